@@ -1,0 +1,129 @@
+"""Checkpoints: everything a run must remember, written asynchronously and atomically. The only file that knows Orbax."""
+
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from jaxgen.errors import UserError
+from jaxgen.state import PyTree, TrainState, Weights
+
+logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save
+
+
+def _saved(state: TrainState) -> dict[str, PyTree]:
+    """The saved part of a state: all but the frozen weights, which live in checkpoints of their own."""
+    return {"step": state.step, "nets": state.nets, "extra": state.extra}
+
+
+class Checkpoints:
+    """The checkpoints of one run directory."""
+
+    def __init__(self, workdir: str | Path, keep: int = 3, read_only: bool = False) -> None:
+        self.folder = Path(workdir).resolve() / "checkpoints"
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=None if read_only else keep, read_only=read_only, create=not read_only, enable_async_checkpointing=True
+        )
+        self.manager = ocp.CheckpointManager(self.folder, options=options) if self.folder.is_dir() or not read_only else None
+
+    def steps(self) -> list[int]:
+        """Steps that have a complete checkpoint, oldest first."""
+        return sorted(self.manager.all_steps()) if self.manager else []
+
+    def save(self, step: int, state: TrainState, config: str) -> None:
+        """Start writing; the state may be donated as soon as this returns. `config` is the run's JSON."""
+        if step in self.steps():
+            return
+        args = ocp.args.Composite(
+            state=ocp.args.PyTreeSave(_saved(state)), config=ocp.args.JsonSave({"config": json.loads(config)})
+        )
+        try:
+            self.manager.save(step, args=args, force=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._failed(step, error) from error
+
+    def wait(self) -> None:
+        """Until everything is on disk; a failed write is a UserError here."""
+        try:
+            self.manager.wait_until_finished()
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._failed("the last save", error) from error
+
+    def _failed(self, step: Any, error: Exception) -> UserError:
+        whole = self.steps()
+        last = f"the last good one is step {whole[-1]}" if whole else "there is none before it"
+        reason = str(error).strip().split("\n")[0][:200]
+        return UserError(
+            f"checkpoint {step} could not be written to {self.folder}: {reason}; {last}. "
+            "Free some space (or lower config.keep) and run the same command again"
+        )
+
+    def config(self, step: int) -> str | None:
+        """The JSON config stored with a checkpoint; None when it cannot be read."""
+        try:
+            return json.dumps(self.manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]["config"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def restore(self, like: TrainState, step: int = -1) -> tuple[int, TrainState] | None:
+        """The newest readable checkpoint (or that of `step`) -> (step, state) on `like`'s shardings; None if there is none.
+
+        `like` is an abstract state whose leaves carry shardings (any mesh will do). A damaged checkpoint is passed over
+        with one warning that names it; if every one is damaged, or `step` is, that is a UserError.
+        """
+        whole = self.steps()
+        if step >= 0 and step not in whole:
+            raise UserError(f"there is no checkpoint of step {step} in {self.folder}; there are: {whole}")
+        candidates = [step] if step >= 0 else whole[::-1]
+        problem: Exception | None = None
+        for at in candidates:
+            try:
+                item = _saved(like)
+                args = ocp.args.PyTreeRestore(item=item, restore_args=ocp.checkpoint_utils.construct_restore_args(item))
+                saved = self.manager.restore(at, args=ocp.args.Composite(state=args))["state"]
+                fit(item, saved)
+                return at, like.replace(step=saved["step"], nets=saved["nets"], extra=saved["extra"])
+            except UserError:
+                raise
+            except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
+                problem = error
+                if at != candidates[-1]:
+                    warnings.warn(
+                        f"checkpoint {at} in {self.folder} is damaged ({_line(error)}); falling back to an older one",
+                        stacklevel=2,
+                    )
+        if problem is None:
+            return None
+        raise UserError(
+            f"checkpoint {candidates[-1]} in {self.folder} cannot be read ({_line(problem)}); "
+            "delete that folder to start afresh, or choose another --workdir"
+        )
+
+    def restore_weights(self, like: TrainState, ema: bool, step: int = -1) -> tuple[int, Weights]:
+        """(step, weights) for sampling and evaluation."""
+        found = self.restore(like, step)
+        if found is None:
+            raise UserError(f"there is no checkpoint in {self.folder}; train first: add --config=...")
+        return found[0], found[1].view(ema)
+
+    def close(self) -> None:
+        """Wait and release."""
+        if self.manager:
+            self.wait()
+            self.manager.close()
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:160]}"
+
+
+def fit(like: PyTree, saved: PyTree) -> None:
+    """Raise a ValueError when a restored leaf has another shape or dtype than the model's."""
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(like), jax.tree.leaves(saved), strict=True):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            raise ValueError(f"{jax.tree_util.keystr(path)} is {b.shape} {b.dtype}, the model wants {a.shape} {a.dtype}")

@@ -1,0 +1,244 @@
+"""Config files, overrides and the options of a run: where text becomes one checked ConfigDict."""
+
+import ast
+import importlib.util
+import json
+from dataclasses import dataclass, field
+from dataclasses import fields as dataclass_fields
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from jaxgen.errors import UserError
+from jaxgen.registry import KEYS, TABLES, check, complete, keys, nearest
+
+GIVEN = ("shape", "classes", "batch", "steps")  # decided by the data and the run, handed to every part that has them
+
+
+@dataclass(frozen=True)
+class Feed:
+    """How data reaches the step; the keys of config.data that are not the source's."""
+
+    batch: int = 64  # global batch of one update, over all devices and hosts
+    labels: bool = False  # hand the labels to the method (and so make it conditional)
+    augment: tuple = ()  # on the device, inside the step: names or dicts of the table `augment`
+    transforms: tuple = ()  # on the host, by Grain: names or dicts of the table `transform`
+    placement: str = "auto"  # host | device | auto: keep the whole set on the device when it fits in `device_mb`
+    device_mb: int = 1024
+    workers: int = 0  # decoding threads; 0: what suits the image size
+    prefetch: int = 4  # batches
+
+
+FEED = tuple(f.name for f in dataclass_fields(Feed))
+PLACEMENTS = ("auto", "host", "device")
+
+@dataclass(frozen=True)
+class Run:
+    """Options of a run: the top level of every config."""
+
+    data: dict = field(default_factory=dict)
+    method: dict = field(default_factory=dict)
+    eval: dict = field(default_factory=dict)  # evaluator name -> its fields
+    seed: int = 0
+    steps: int = 1000
+    steps_per_call: int = 1  # steps per dispatch (a scan); worth raising when a step is short
+    log_every: int = 100
+    save_every: int = 5_000
+    keep: int = 3  # newest checkpoints kept
+    mesh: dict = field(default_factory=lambda: {"data": -1})
+    sharding: tuple = ((".*", "replicate"),)  # regex on the state's paths -> replicate | fsdp | axis names
+    phases: tuple = ()  # ({"until": step, "data.batch": ..., ...}, ...): changes that hold up to a step
+
+
+def tiny(c: ConfigDict, **overrides: Any) -> ConfigDict:
+    """The form of a config that runs on a CPU in seconds: few steps, small built-in data, then `overrides` by path.
+
+    Grey sets become 8x8 digits, colour sets 16x16 shapes; everything else stays the recipe's.
+    """
+    batch = min(8, c.data.get("batch", 8))
+    keep = {k: v for k, v in c.data.items() if k in ("labels", "augment", "transforms")}
+    grey = c.data.name == "digits" or "mnist" in c.data.get("dataset", "")
+    source = {"name": "digits"} if grey else {"name": "shapes", "size": 16, "num": 256, "eval_num": 32}
+    c.data = ConfigDict({**source, **keep, "batch": batch})
+    c.update(steps=4, log_every=2, save_every=2, steps_per_call=1)
+    for name in c.get("eval", {}):
+        c.eval[name].update(every=4, num=8)
+    with c.unlocked():
+        for path, value in overrides.items():
+            _set(c, path, value)
+    return c
+
+
+def _set(c: ConfigDict, path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for key in parents:
+        if not isinstance(c.get(key), ConfigDict):
+            c[key] = ConfigDict({"name": c[key]} if isinstance(c.get(key), str) else {})
+        c = c[key]
+    c[last] = value
+
+
+def available(folder: str | Path = "configs") -> dict[str, str]:
+    """Config file -> first line of its docstring."""
+    found = {}
+    for path in sorted(Path(folder).glob("*.py")):
+        doc = ast.get_docstring(ast.parse(path.read_text())) or ""
+        found[path.as_posix()] = doc.split("\n")[0]
+    return found
+
+
+def load(argument: str) -> ConfigDict:
+    """`FILE.py` or `FILE.py:ARG` -> what its get_config(ARG) returns."""
+    name, _, arg = argument.partition(":")
+    path = Path(name)
+    if not path.is_file():
+        raise UserError(f"--config={name}: no such file{nearest(name, available(path.parent) or available())}")
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if arg not in ("", "tiny"):
+        raise UserError(f"--config={argument}: the argument {arg!r} is unknown{nearest(arg, ['tiny'])}")
+    return module.get_config(arg)
+
+
+def parse_value(text: str) -> Any:
+    """Python literals as themselves, true/false as bools, all else as text."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def override(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
+    """Apply `{"method.net.width": "64"}` (text is parsed) -> a normalised config.
+
+    Names go first: a section that becomes another part (`method.solver.name=ddim`, or just `method.solver=ddim`) keeps
+    the keys that both parts have and takes the defaults of the rest.
+    """
+    tree = _plain(normalise(config))
+    values = {k: parse_value(v) if isinstance(v, str) else v for k, v in changes.items()}
+
+    def is_name(path: str) -> bool:
+        return path.endswith(".name") or isinstance(_find(tree, path), dict)
+
+    for path in sorted(values, key=lambda p: (not is_name(p), p.count("."))):
+        value = values[path]
+        if is_name(path) and not isinstance(value, dict):
+            section = path.removesuffix(".name")
+            _put(tree, section, _renamed(section, _find(tree, section), value))
+        else:
+            _put(tree, path, value)
+        tree = _plain(normalise(ConfigDict(tree)))
+    return ConfigDict(tree)
+
+
+def _find(tree: Any, path: str) -> Any:
+    for key in path.split("."):
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
+
+
+def _put(tree: dict[str, Any], path: str, value: Any) -> None:
+    node, (*parents, last), here = tree, path.split("."), "config"
+    for key in parents:
+        if here == "config.eval":
+            node.setdefault(key, {})
+        if key not in node:
+            raise UserError(f"{here}.{key} is not a key of this config{nearest(key, node)}")
+        node, here = node[key], f"{here}.{key}"
+        if not isinstance(node, dict):
+            raise UserError(f"{here} is a plain value and has no key {last!r}; set {here}=VALUE")
+    if last not in node and here not in ("config.mesh", "config.eval") and not here.startswith("config.eval."):
+        raise UserError(f"{here}.{last} is not a key of this config{nearest(last, node)}")
+    node[last] = value
+
+
+def _renamed(section: str, old: Any, name: Any) -> Any:
+    key = section.rpartition(".")[2]
+    table = {"method": "method", "data": "source"}.get(section) or KEYS.get(key)
+    if table is None:
+        raise UserError(f"config.{section} is a section; set one of its keys: {', '.join(old or {})}")
+    if not isinstance(name, str):
+        return name  # ema=0.999 and the like: normalise knows the short forms
+    allowed = keys(table, name, f"config.{section}") + (FEED if table == "source" else ())
+    return {**{k: v for k, v in (old or {}).items() if k in allowed}, "name": name}
+
+
+def normalise(config: ConfigDict) -> ConfigDict:
+    """A config with every default spelled out and every key checked; applied twice it changes nothing."""
+    raw = _plain(config)
+    known = {f.name: f for f in dataclass_fields(Run)}
+    for key in raw:
+        if key not in known:
+            raise UserError(f"config.{key} is not a key of a run{nearest(key, known)}")
+    out = {k: check(raw.get(k, getattr(Run(), k)), f, f"config.{k}") for k, f in known.items()}
+    for key in ("data", "method"):
+        if not out[key]:
+            raise UserError(f"config.{key} is missing")
+    out["data"] = _data(out["data"])
+    out["method"] = complete("method", out["method"], GIVEN, "config.method")
+    out["eval"] = {k: _evaluator(k, v) for k, v in out["eval"].items()}
+    for key, least in (("steps", 1), ("steps_per_call", 1), ("log_every", 1), ("save_every", 1), ("keep", 1)):
+        if out[key] < least:
+            raise UserError(f"config.{key}={out[key]} must be at least {least}")
+    return ConfigDict(out)
+
+
+def _data(spec: dict[str, Any]) -> dict[str, Any]:
+    """config.data is a source and a Feed in one dict."""
+    known = {f.name: f for f in dataclass_fields(Feed)}
+    name = spec.get("name", "")
+    allowed = keys("source", name, "config.data")
+    for key in spec:
+        if key != "name" and key not in allowed and key not in known:
+            raise UserError(f"config.data.{key} is not a field of {name}{nearest(key, [*allowed, *known])}")
+    feed = {k: check(spec.get(k, getattr(Feed(), k)), f, f"config.data.{k}") for k, f in known.items()}
+    if feed["batch"] < 1:
+        raise UserError(f"config.data.batch={feed['batch']} must be at least 1")
+    if feed["placement"] not in PLACEMENTS:
+        raise UserError(f"config.data.placement={feed['placement']!r} is unknown{nearest(feed['placement'], PLACEMENTS)}")
+    return {**complete("source", {k: v for k, v in spec.items() if k not in known}, (), "config.data"), **feed}
+
+
+def _evaluator(name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """An evaluator's section is called by its name."""
+    if name not in TABLES["evaluator"]:
+        raise UserError(f"config.eval.{name} is not an evaluator{nearest(name, TABLES['evaluator'])}")
+    return {k: v for k, v in complete("evaluator", {**spec, "name": name}, (), f"config.eval.{name}").items() if k != "name"}
+
+
+def _plain(config: Any) -> Any:
+    """ConfigDict -> dict all the way down; lists become tuples (JSON has none)."""
+    if isinstance(config, ConfigDict):
+        config = config.to_dict()
+    if isinstance(config, dict):
+        return {k: _plain(v) for k, v in config.items()}
+    if isinstance(config, list | tuple):
+        return tuple(_plain(v) for v in config)
+    return config
+
+
+def to_json(config: ConfigDict) -> str:
+    """The text kept in run directories and checkpoints."""
+    return json.dumps(_plain(config), indent=2)
+
+
+def from_json(text: str) -> ConfigDict:
+    """The inverse of `to_json`, with keys that were added since filled in."""
+    return normalise(ConfigDict(_plain(json.loads(text))))
+
+
+def differences(a: ConfigDict, b: ConfigDict) -> list[str]:
+    """Paths at which two configs differ, with both values."""
+    left, right = _flat(_plain(a)), _flat(_plain(b))
+    return [f"{k}: {left.get(k)!r} -> {right.get(k)!r}" for k in sorted({*left, *right}) if left.get(k) != right.get(k)]
+
+
+def _flat(tree: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(tree, dict):
+        return {k: v for key, sub in tree.items() for k, v in _flat(sub, f"{path}.{key}" if path else key).items()}
+    return {path: tree}
+

@@ -1,0 +1,137 @@
+"""Evaluators: what is measured and drawn while training and by `--mode=eval`. Each says which capability it needs."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+import jax
+import numpy as np
+
+from jaxgen import parallel
+from jaxgen.data.sources import Source
+from jaxgen.errors import UserError
+from jaxgen.experiment import Experiment
+from jaxgen.images import beside, to_float
+from jaxgen.method import Batch, Method, Reconstructs, Samples, Scores
+from jaxgen.state import Array, Weights
+
+
+@dataclass
+class Report:
+    """Figures and pictures of one evaluation."""
+
+    scalars: dict[str, float] = field(default_factory=dict)
+    images: dict[str, np.ndarray] = field(default_factory=dict)  # [N, H, W, C] each, drawn as grids
+    columns: int = 0  # of the grids; 0 is near square
+
+
+class Evaluator(Protocol):
+    """Runs on all hosts together; `source` is the held-out data (None when a method needs none)."""
+
+    needs: ClassVar[Any]  # a capability of jaxgen.method
+    reads: ClassVar[bool]  # whether it needs held-out data
+    every: int  # steps between runs while training; 0: only at the end and by --mode=eval
+
+    def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
+        """Measure."""
+
+
+def check(name: str, evaluator: Evaluator, exp: Experiment) -> None:
+    """A UserError when the method lacks what the evaluator needs."""
+    if not isinstance(exp.method, evaluator.needs):
+        raise UserError(
+            f"config.eval.{name} needs a method that is {evaluator.needs.__name__}, and {exp.config.method.name} is not; "
+            f"remove config.eval.{name}"
+        )
+
+
+def averages(exp: Experiment, w: Weights, source: Source, num: int, name: str, function) -> dict[str, float]:
+    """Means of `function(w, batch, rng) -> dict of [B]` over the held-out set, every example counted once."""
+    program = exp.jit(name, function)
+    totals: dict[str, float] = {}
+    count = 0.0
+    for i, (batch, mask) in enumerate(exp.held_out(source, num)):
+        rng = jax.random.fold_in(jax.random.fold_in(exp.root, 3), i)  # the same noise at every evaluation
+        for key, values in jax.device_get(program(w, batch, rng)).items():
+            totals[key] = totals.get(key, 0.0) + float(np.sum(values.astype(np.float64) * mask))
+        count += float(mask.sum())
+    return {key: total / count for key, total in totals.items()}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The method's own per-example figures on held-out data, with averaged weights."""
+
+    needs: ClassVar[Any] = Method
+    reads: ClassVar[bool] = True
+    every: int = 1000
+    num: int = 0  # images; 0: the whole held-out set
+
+    def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
+        """Means over the set."""
+        return Report(averages(exp, ema, source, self.num, "eval_step", exp.method.eval_step))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Sample grids from one seed, raw and averaged weights side by side as two files."""
+
+    needs: ClassVar[Any] = Samples
+    reads: ClassVar[bool] = False
+    every: int = 1000
+    num: int = 64
+    seed: int = 0
+
+    def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
+        """Labels run through 0 .. classes - 1, a column each where they fit."""
+        columns = exp.info.classes if exp.feed.labels and exp.info.classes <= 16 else 0
+        num = max(1, self.num // columns) * columns if columns else self.num
+        made = {"ema": exp.sample(ema, num, self.seed), "raw": exp.sample(raw, num, self.seed)}
+        averaged = any(a is not b for a, b in zip(jax.tree.leaves(raw), jax.tree.leaves(ema), strict=True))
+        return Report(images=made if averaged else {"raw": made["raw"]}, columns=columns)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """Mean squared error, PSNR and a grid of held-out images next to their reconstructions."""
+
+    needs: ClassVar[Any] = Reconstructs
+    reads: ClassVar[bool] = True
+    every: int = 1000
+    num: int = 0  # images measured; 0: the whole held-out set
+    shown: int = 32
+
+    def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
+        """mse in units of [-1, 1]; psnr in dB of the 0..255 scale, averaged over images."""
+
+        def errors(w: Weights, batch: Batch, rng: Array) -> dict[str, Array]:
+            x = to_float(batch["image"])
+            mse = ((exp.method.reconstruct(w, batch, rng) - x) ** 2).reshape(x.shape[0], -1).mean(1)
+            return {"mse": mse, "psnr": -10.0 * jax.numpy.log10(jax.numpy.maximum(mse / 4.0, 1e-10))}
+
+        def pairs(w: Weights, batch: Batch, rng: Array) -> tuple[Array, Array]:
+            return to_float(batch["image"]), exp.method.reconstruct(w, batch, rng)
+
+        figures = averages(exp, ema, source, self.num, "reconstruction", errors)
+        batch, mask = next(exp.held_out(source, self.shown))
+        shown = min(self.shown, int(mask.sum()))
+        both = parallel.to_host(exp.jit("pairs", pairs)(ema, batch, exp.root))
+        return Report(figures, {"reconstruction": beside([p[:shown] for p in both])}, columns=8)
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Held-out log-likelihood (or its bound) in nats per image and in bits per dimension."""
+
+    needs: ClassVar[Any] = Scores
+    reads: ClassVar[bool] = True
+    every: int = 0
+    num: int = 0
+
+    def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
+        """nats = mean log p(x); bits_per_dim = -nats / (D ln 2)."""
+
+        def scores(w: Weights, batch: Batch, rng: Array) -> dict[str, Array]:
+            return {"nats": exp.method.log_prob(w, batch, rng)}
+
+        nats = averages(exp, ema, source, self.num, "log_prob", scores)["nats"]
+        return Report({"nats": nats, "bits_per_dim": -nats / (np.prod(exp.info.shape) * np.log(2))})

@@ -1,0 +1,132 @@
+"""jaxgen: train, evaluate and sample image generators.
+
+  python -m jaxgen.main --config=configs/ddpm_digits.py --workdir=runs/digits          train (again: resume)
+  python -m jaxgen.main --config=configs/ddpm_digits.py:tiny --workdir=runs/tiny       the same in seconds
+  python -m jaxgen.main --config=FILE --config.method.net.width=64 --config.steps=500  change any key
+  python -m jaxgen.main --workdir=runs/digits --mode=sample --num=100 --labels=3,7     images from a run
+  python -m jaxgen.main --workdir=runs/digits --mode=eval                              figures of a run
+  python -m jaxgen.main --config=FILE --mode=show                                      every key and its value
+"""
+
+import argparse
+import sys
+import warnings
+
+from jaxgen.errors import UserError
+
+MODES = ("train", "eval", "sample", "show")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; `--config.KEY=VALUE` is taken apart by `split`."""
+    from jaxgen.config import available
+
+    configs = "\n".join(f"  {path:<34}{line}" for path, line in available().items())
+    p = argparse.ArgumentParser(
+        prog="python -m jaxgen.main",
+        description=__doc__,
+        epilog=f"configs (add :tiny for the CPU form of seconds):\n{configs}" if configs else "",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    p.add_argument("--config", default="", metavar="FILE[:tiny]", help="what to train; a run directory remembers it")
+    p.add_argument("--workdir", default="", metavar="DIR", help="the run directory: checkpoints, metrics, samples")
+    p.add_argument("--mode", default="train", choices=MODES)
+    p.add_argument("--step", type=int, default=-1, help="eval, sample: the checkpoint (default: the newest)")
+    s = p.add_argument_group("sample")
+    s.add_argument("--num", type=int, default=64, help="images (default 64)")
+    s.add_argument("--labels", default="", metavar="A,B,...", help="labels to ask for, repeated (default: all in turn)")
+    s.add_argument("--seed", type=int, default=0, help="of the samples (default 0)")
+    s.add_argument("--weights", default="ema", choices=("ema", "raw"), help="averaged or raw weights (default ema)")
+    s.add_argument("--out", default="", metavar="PATH", help="PATH.png and PATH.npz (default: in DIR/samples)")
+    s.add_argument("--files", action="store_true", help="write every image as a file of its own too")
+    d = p.add_argument_group("machine")
+    d.add_argument("--distributed", action="store_true", help="join the other hosts (SLURM, Open MPI, TPU, GKE)")
+    d.add_argument("--cache", default="", metavar="DIR", help="compiled programs (default: JAXGEN_CACHE or ~/.cache)")
+    p.add_argument("--traceback", action="store_true", help="show where an error came from")
+    return p
+
+
+def split(argv: list[str]) -> tuple[list[str], dict[str, str]]:
+    """Take `--config.KEY=VALUE` (or `--config.KEY VALUE`) out of argv -> (the rest, {KEY: VALUE})."""
+    rest, changes, pending = [], {}, ""
+    for word in argv:
+        if pending:
+            changes[pending], pending = word, ""
+        elif word.startswith("--config."):
+            key, equals, value = word.removeprefix("--config.").partition("=")
+            changes[key], pending = value, "" if equals else key
+        else:
+            rest.append(word)
+    if pending:
+        raise UserError(f"--config.{pending} needs a value: --config.{pending}=VALUE")
+    return rest, changes
+
+
+def run(argv: list[str]) -> None:
+    """Parse and act."""
+    rest, changes = split(argv)
+    args = parser().parse_args(rest)
+    from jaxgen import backend
+
+    backend.configure(args.cache)  # before JAX starts
+    from jaxgen import config as configs
+    from jaxgen import parallel
+
+    if args.distributed:
+        parallel.initialize()
+    if args.config:
+        config = configs.override(configs.load(args.config), changes)
+    elif changes and args.mode != "train":
+        raise UserError("--config.KEY=VALUE needs --config=FILE")
+    if args.mode == "show":
+        print(configs.to_json(config if args.config else _remembered(args.workdir)))
+        return
+    if not args.workdir:
+        raise UserError("--workdir=DIR is missing: the directory that holds (or will hold) the run")
+    if args.mode == "train":
+        from jaxgen.train import train
+
+        train(config if args.config else configs.override(_remembered(args.workdir), changes), args.workdir)
+    elif args.mode == "eval":
+        from jaxgen.evaluate import evaluate
+
+        evaluate(args.workdir, args.step)
+    else:
+        from jaxgen.sample import sample
+
+        try:
+            labels = tuple(int(label) for label in args.labels.split(",") if label)
+        except ValueError:
+            raise UserError(f"--labels={args.labels} must be numbers, such as --labels=3,7") from None
+        sample(args.workdir, args.num, args.out, args.seed, labels, args.weights, args.step, args.files)
+
+
+def _remembered(workdir: str):
+    from jaxgen.rundir import RunDir
+
+    if not workdir:
+        raise UserError("--config=FILE or --workdir=DIR is missing; run without arguments for help")
+    return RunDir(workdir).config()
+
+
+def main() -> None:
+    """Exit code 0: done; 1: an error told in one line."""
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    if len(sys.argv) == 1:
+        parser().print_help()
+        return
+    try:
+        run(sys.argv[1:])
+    except UserError as error:
+        if "--traceback" in sys.argv:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Variational autoencoder (Kingma & Welling 2013, arXiv:1312.6114; Rezende et al. 2014, arXiv:1401.4082).
+
+    L(x) = -E_{q(z|x)} log p(x|z) + beta KL(q(z|x) || N(0, I))                               (Kingma & Welling, eq. 3)
+    z = mu(x) + sigma(x) eps, eps ~ N(0, I): gradients pass through the draw                                 (eq. 9-10)
+
+beta = 1 bounds the likelihood, -L <= log p(x); another beta trades it for disentangled codes (beta-VAE, Higgins et al.
+2017), and `beta_warmup` steps of linear growth keep the decoder from ignoring z at first (Soenderby et al. 2016).
+Evaluation tightens the bound with K draws (IWAE, Burda et al. 2015, arXiv:1509.00519):
+
+    log p(x) >= E log 1/K sum_k p(x, z_k) / q(z_k | x)                                             (Burda et al., eq. 8)
+"""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.errors import UserError
+from jaxgen.images import to_float
+from jaxgen.losses.likelihood import Bernoulli, Likelihood, kl_normal, log_normal
+from jaxgen.method import Batch, LossMethod, Metrics
+from jaxgen.state import Array, PyTree, Variables, Weights
+
+
+def draw(rng: Array, mean: Array, log_var: Array) -> Array:
+    """z ~ N(mean, exp(log_var)), differentiable in both (eq. 10)."""
+    return mean + jnp.exp(0.5 * log_var) * jax.random.normal(rng, mean.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vae(LossMethod):
+    """The net has `latent`, encode(x) -> (mean, log_var) [B, latent] and decode(z, channels) -> [B, H, W, channels]."""
+
+    shape: tuple[int, int, int]  # [H, W, C] of the data
+    likelihood: Likelihood = field(default_factory=Bernoulli)
+    beta: float = 1.0
+    beta_warmup: int = 0  # steps
+    iwae_samples: int = 64  # K of the bound that `log_prob` gives
+    iwae_chunk: int = 8  # draws held in memory at once
+    pixels: str = "mean"  # of samples: the "mean" of p(x|z), as papers show it, or a "sample" of it
+
+    def __post_init__(self) -> None:
+        if self.pixels not in ("mean", "sample"):
+            raise UserError(f"method.pixels={self.pixels!r} is unknown; there are: mean, sample")
+
+    @property
+    def channels(self) -> int:
+        """Channels that the decoder must put out."""
+        return self.likelihood.params(self.shape[-1])
+
+    def example(self, batch: Batch) -> tuple[tuple, dict]:
+        """Net arguments for a batch."""
+        return (to_float(batch["image"]), self.channels), {}
+
+    def loss(
+        self, params: PyTree, w: Weights, batch: Batch, rng: Array, train: bool
+    ) -> tuple[Array, tuple[Metrics, Variables]]:
+        """-log p(x|z) + beta KL, [B] nats."""
+        see_rng, draw_rng, net_rng = jax.random.split(rng, 3)
+        x = self.likelihood.prepare(to_float(batch["image"]), see_rng)
+        vars = {k: v for k, v in w.nets["net"].items() if k != "params"}
+        rngs = {"dropout": net_rng}
+        (mean, log_var), vars = self.net.apply(params, vars, x, train=train, rngs=rngs, method="encode")
+        z = draw(draw_rng, mean, log_var)
+        out, vars = self.net.apply(params, vars, z, self.channels, train=train, rngs=rngs, method="decode")
+        nll, kl = -self.likelihood.log_prob(out, x), kl_normal(mean, log_var)
+        metrics = {"elbo": -nll - kl, "nll": nll, "kl": kl, **self.bits(-nll - kl)}
+        beta = self.beta * jnp.minimum(1.0, (w.step + 1.0) / self.beta_warmup) if self.beta_warmup else self.beta
+        return nll + beta * kl, (metrics, vars)
+
+    def bits(self, log_prob: Array) -> Metrics:
+        """Bits per dimension, where pixels have levels: a density has none."""
+        dims = self.shape[0] * self.shape[1] * self.shape[2]
+        return {"bits_per_dim": -log_prob / (dims * jnp.log(2.0))} if self.likelihood.levels else {}
+
+    def log_prob(self, w: Weights, batch: Batch, rng: Array) -> Array:
+        """Burda's bound with `iwae_samples` draws, [B] nats; it grows with their number towards log p(x)."""
+        see_rng, draw_rng = jax.random.split(rng)
+        x = self.likelihood.prepare(to_float(batch["image"]), see_rng)
+        mean, log_var = self.net.module.apply(w.nets["net"], x, method="encode")
+
+        def log_weight(key: Array) -> Array:  # log p(x, z) / q(z | x) for one draw
+            z = draw(key, mean, log_var)
+            ratio = log_normal(z, 0.0, 0.0) - log_normal(z, mean, log_var)
+            return self.likelihood.log_prob(self._decoded(w, z), x) + ratio
+
+        keys = jax.random.split(draw_rng, self.iwae_samples)
+        weights = jax.lax.map(log_weight, keys, batch_size=self.iwae_chunk)  # [K, B]
+        return jax.nn.logsumexp(weights, axis=0) - jnp.log(self.iwae_samples)
+
+    def sample(self, w: Weights, rng: Array, num: int, cond: Batch) -> Array:
+        """Decoded draws from the prior, [num, H, W, C]."""
+        z_rng, x_rng = jax.random.split(rng)
+        out = self._decoded(w, jax.random.normal(z_rng, (num, self.net.module.latent)))
+        return self.likelihood.mean(out) if self.pixels == "mean" else self.likelihood.sample(out, x_rng)
+
+    def encode(self, w: Weights, x: Array, rng: Array) -> Array:
+        """z ~ q(z|x), [B, latent]."""
+        see_rng, draw_rng = jax.random.split(rng)
+        x = self.likelihood.prepare(to_float(x), see_rng)
+        return draw(draw_rng, *self.net.module.apply(w.nets["net"], x, method="encode"))
+
+    def decode(self, w: Weights, z: Array) -> Array:
+        """E[x|z], [B, H, W, C]."""
+        return self.likelihood.mean(self._decoded(w, z))
+
+    def reconstruct(self, w: Weights, batch: Batch, rng: Array) -> Array:
+        """The decoding of the posterior's mean."""
+        x = self.likelihood.prepare(to_float(batch["image"]), rng)
+        mean, _ = self.net.module.apply(w.nets["net"], x, method="encode")
+        return self.decode(w, mean)
+
+    def _decoded(self, w: Weights, z: Array) -> Array:
+        return self.net.module.apply(w.nets["net"], z, self.channels, method="decode")

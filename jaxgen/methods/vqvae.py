@@ -1,0 +1,63 @@
+"""VQ-VAE: discrete codes from a learned codebook (van den Oord et al. 2017, arXiv:1711.00937).
+
+    L = -log p(x | z_q(x)) + |sg[z_e(x)] - e|^2 + beta |z_e(x) - sg[e]|^2                                          (3)
+
+z_q is the nearest code to z_e (eq. 1-2); gradients jump from z_q to z_e. All three terms are means over elements, as
+in the authors' code. The second term is absent where exponential averages move the codebook (appendix A.1).
+A model of the codes themselves (the prior) is trained apart.
+"""
+
+from dataclasses import dataclass, field
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.images import to_float
+from jaxgen.losses.likelihood import Gaussian, Likelihood
+from jaxgen.method import Batch, LossMethod, Metrics
+from jaxgen.state import Array, PyTree, Variables, Weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class VqVae(LossMethod):
+    """The net has __call__(x, channels) -> (out, quantized), encode(x) -> ids and decode(ids, channels) -> out."""
+
+    shape: tuple[int, int, int]  # [H, W, C] of the data
+    likelihood: Likelihood = field(default_factory=lambda: Gaussian(sigma=0.35))  # 2 sigma^2: CIFAR-10's variance
+    beta: float = 0.25  # of the commitment
+
+    @property
+    def channels(self) -> int:
+        """Channels that the decoder must put out."""
+        return self.likelihood.params(self.shape[-1])
+
+    def example(self, batch: Batch) -> tuple[tuple, dict]:
+        """Net arguments for a batch."""
+        return (to_float(batch["image"]), self.channels), {}
+
+    def loss(
+        self, params: PyTree, w: Weights, batch: Batch, rng: Array, train: bool
+    ) -> tuple[Array, tuple[Metrics, Variables]]:
+        """Eq. 3, [B]."""
+        see_rng, code_rng, net_rng = jax.random.split(rng, 3)
+        x = self.likelihood.prepare(to_float(batch["image"]), see_rng)
+        vars = {k: v for k, v in w.nets["net"].items() if k != "params"}
+        rngs = {"codebook": code_rng, "dropout": net_rng}
+        (out, q), vars = self.net.apply(params, vars, x, self.channels, train=train, rngs=rngs)
+        nll = -self.likelihood.log_prob(out, x) / x[0].size
+        mse = jnp.mean((self.likelihood.mean(out) - x) ** 2, axis=(1, 2, 3))
+        metrics = {"nll": nll, "mse": mse, "commitment": q.commitment, **q.metrics}
+        return nll + q.codebook + self.beta * q.commitment, (metrics, vars)
+
+    def encode(self, w: Weights, x: Array, rng: Array) -> Array:
+        """Codes' indices int32 [B, h, w]."""
+        x = self.likelihood.prepare(to_float(x), rng)
+        return self.net.module.apply(w.nets["net"], x, method="encode")
+
+    def decode(self, w: Weights, z: Array) -> Array:
+        """Indices [B, h, w] -> images [B, H, W, C]."""
+        return self.likelihood.mean(self.net.module.apply(w.nets["net"], z, self.channels, method="decode"))
+
+    def reconstruct(self, w: Weights, batch: Batch, rng: Array) -> Array:
+        """Decoded codes of the images."""
+        return self.decode(w, self.encode(w, batch["image"], rng))

@@ -1,0 +1,1 @@
+"""Networks: Flax linen modules only. No loss, no config, no optimizer lives here."""

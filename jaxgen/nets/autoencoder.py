@@ -1,0 +1,164 @@
+"""Encoders, decoders, and the nets composed of them.
+
+An encoder is called as encoder(x [B, H, W, C], train) -> features [B, ...]; a decoder as decoder(z, channels, train)
+-> [B, H, W, channels], where the caller says how many channels its likelihood needs.
+
+    Mlp*   Kingma & Welling 2013 (arXiv:1312.6114), app. C: tanh layers
+    Conv*  van den Oord et al. 2017 (arXiv:1711.00937), sec. 4.1: strided 4x4 convolutions, then residual blocks
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxgen.nets.layers import Conv, ConvTranspose, Dense, torch_kernel_init
+from jaxgen.nets.quantize import Quantized
+
+Array = jax.Array
+
+
+class MlpEncoder(nn.Module):
+    """[B, H, W, C] -> [B, width]."""
+
+    width: int = 500
+    depth: int = 1
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        x = x.reshape(x.shape[0], -1)
+        for _ in range(self.depth):
+            x = jnp.tanh(Dense(self.width, dtype=self.dtype)(x))
+        return x
+
+
+class MlpDecoder(nn.Module):
+    """z [B, Z] -> [B, H, W, channels]."""
+
+    shape: tuple[int, int, int] = (28, 28, 1)
+    width: int = 500
+    depth: int = 1
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, z: Array, channels: int, train: bool = False) -> Array:
+        for _ in range(self.depth):
+            z = jnp.tanh(Dense(self.width, dtype=self.dtype)(z))
+        height, width, _ = self.shape
+        return Dense(height * width * channels, dtype=self.dtype)(z).reshape(-1, height, width, channels)
+
+
+class Residual(nn.Module):
+    """x + conv1x1(relu(conv3x3(relu(x))))."""
+
+    hidden: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        h = Conv(self.hidden, 3, use_bias=False, dtype=self.dtype)(nn.relu(x))
+        return x + Conv(x.shape[-1], 1, use_bias=False, dtype=self.dtype)(nn.relu(h))
+
+
+class ConvEncoder(nn.Module):
+    """[B, H, W, C] -> [B, ceil(H / 2^downs), ceil(W / 2^downs), width]."""
+
+    width: int = 256
+    hidden: int = 256  # of the residual blocks
+    downs: int = 2
+    blocks: int = 2
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        edges = [(0, -side % 2**self.downs) for side in x.shape[1:3]]  # sides that do not halve are continued
+        x = jnp.pad(x, ((0, 0), *edges, (0, 0)), mode="edge")
+        for i in range(self.downs):
+            x = x if i == 0 else nn.relu(x)
+            x = Conv(self.width, 4, stride=2, padding=1, dtype=self.dtype)(x)
+        for _ in range(self.blocks):
+            x = Residual(self.hidden, self.dtype)(x)
+        return nn.relu(x)
+
+
+class ConvDecoder(nn.Module):
+    """z [B, h, w, Z] (a vector [B, Z] is first spread over that grid) -> [B, H, W, channels]."""
+
+    shape: tuple[int, int, int] = (32, 32, 3)
+    width: int = 256
+    hidden: int = 256
+    downs: int = 2
+    blocks: int = 2
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, z: Array, channels: int, train: bool = False) -> Array:
+        height, width, _ = self.shape
+        grid = (-(-height // 2**self.downs), -(-width // 2**self.downs))
+        if z.ndim == 2:
+            x = Dense(math.prod(grid) * self.width, dtype=self.dtype)(z).reshape(-1, *grid, self.width)
+        else:
+            x = Conv(self.width, 3, dtype=self.dtype)(z)
+        for _ in range(self.blocks):
+            x = Residual(self.hidden, self.dtype)(x)
+        for i in reversed(range(self.downs)):
+            features = self.width if i else channels
+            x = ConvTranspose(features, dtype=self.dtype, kernel_init=torch_kernel_init)(nn.relu(x))
+        if not self.downs:
+            x = Conv(channels, 3, dtype=self.dtype)(nn.relu(x))
+        return x[:, :height, :width]
+
+
+class VaeNet(nn.Module):
+    """q(z | x) and p(x | z) with a vector z [B, latent]."""
+
+    encoder: nn.Module
+    decoder: nn.Module
+    latent: int = 20
+
+    def setup(self) -> None:
+        self.posterior = Dense(2 * self.latent)
+
+    def encode(self, x: Array, train: bool = False) -> tuple[Array, Array]:
+        """Mean and log-variance of q(z | x), float32 [B, latent] each."""
+        features = self.encoder(x, train=train).astype(jnp.float32)
+        mean, log_var = jnp.split(self.posterior(features.reshape(x.shape[0], -1)), 2, axis=-1)
+        return mean, log_var
+
+    def decode(self, z: Array, channels: int, train: bool = False) -> Array:
+        """Parameters of p(x | z), [B, H, W, channels]."""
+        return self.decoder(z, channels, train=train)
+
+    def __call__(self, x: Array, channels: int, train: bool = False) -> Array:
+        """The mean's decoding: touches every parameter."""
+        return self.decode(self.encode(x, train)[0], channels, train)
+
+
+class VqVaeNet(nn.Module):
+    """Encoder, codebook of `quantizer.dim` numbers a code, decoder."""
+
+    encoder: nn.Module
+    decoder: nn.Module
+    quantizer: nn.Module
+
+    def setup(self) -> None:
+        self.project = Dense(self.quantizer.dim)
+
+    def quantize(self, x: Array, train: bool = False) -> Quantized:
+        """x [B, H, W, C] -> codes of its features."""
+        return self.quantizer(self.project(self.encoder(x, train=train).astype(jnp.float32)), train=train)
+
+    def encode(self, x: Array, train: bool = False) -> Array:
+        """ids int32 [B, h, w]."""
+        return self.quantize(x, train).ids
+
+    def decode(self, ids: Array, channels: int, train: bool = False) -> Array:
+        """ids [B, h, w] -> parameters of p(x | z), [B, H, W, channels]."""
+        return self.decoder(self.quantizer.lookup(ids), channels, train=train)
+
+    def __call__(self, x: Array, channels: int, train: bool = False) -> tuple[Array, Quantized]:
+        """Parameters of p(x | z_q(x)), and z_q."""
+        quantized = self.quantize(x, train)
+        return self.decoder(quantized.codes, channels, train=train), quantized

@@ -1,0 +1,245 @@
+"""The UNet of denoising diffusion.
+
+Ho, Jain & Abbeel 2020, "Denoising Diffusion Probabilistic Models", arXiv:2006.11239, appendix B. The defaults are its
+CIFAR-10 net (35.7 M parameters); the other fields cover what diffusers' `UNet2DModel` can be configured to.
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from jaxgen.errors import UserError
+from jaxgen.nets.layers import (
+    Conv,
+    Dense,
+    GaussianFourier,
+    GroupNorm,
+    UpConv,
+    attention,
+    ddpm_init,
+    timestep_embedding,
+    upsample2x,
+)
+
+ACTIVATIONS = {
+    "silu": nn.silu,
+    "swish": nn.silu,
+    "relu": nn.relu,
+    "mish": lambda x: x * jnp.tanh(nn.softplus(x)),
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+}
+
+
+def average2x2(x: Array) -> Array:
+    """Means of 2x2 windows, [B, H, W, C] -> [B, ceil(H/2), ceil(W/2), C]; windows at an odd edge are smaller."""
+    return nn.avg_pool(x, (2, 2), (2, 2), "SAME", count_include_pad=False)
+
+
+class ResBlock(nn.Module):
+    """norm, act, conv, + time embedding, norm, act, dropout, conv, + shortcut: [B, H, W, C] -> [B, H, W, features].
+
+    resample: "none", "down" (2x2 means) or "up" (nearest) before the first convolution and on the shortcut.
+    scale_shift: the embedding scales and shifts the second norm instead of being added before it.
+    """
+
+    features: int
+    groups: int = 32
+    eps: float = 1e-6
+    dropout: float = 0.0
+    scale_shift: bool = False
+    activation: str = "silu"
+    resample: str = "none"
+    scale: float = 1.0
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array, emb: Array, train: bool = False) -> Array:
+        act = ACTIVATIONS[self.activation]
+        resample = {"none": lambda x: x, "down": average2x2, "up": upsample2x}[self.resample]
+        h = act(GroupNorm(self.groups, self.eps, self.dtype, name="norm0")(x))
+        x, h = resample(x), resample(h)
+        h = Conv(self.features, 3, padding=1, dtype=self.dtype, kernel_init=ddpm_init(), name="conv0")(h)
+        width = 2 * self.features if self.scale_shift else self.features
+        emb = Dense(width, dtype=self.dtype, kernel_init=ddpm_init(), name="emb")(act(emb))[:, None, None]  # [B,1,1,F]
+        norm = GroupNorm(self.groups, self.eps, self.dtype, name="norm1")
+        if self.scale_shift:
+            scale, shift = jnp.split(emb, 2, -1)
+            h = norm(h) * (1 + scale) + shift
+        else:
+            h = norm(h + emb)
+        h = nn.Dropout(self.dropout, deterministic=not train)(act(h))
+        h = Conv(self.features, 3, padding=1, dtype=self.dtype, kernel_init=ddpm_init(0.0), name="conv1")(h)
+        if x.shape[-1] != self.features:
+            x = Conv(self.features, 1, dtype=self.dtype, kernel_init=ddpm_init(), name="shortcut")(x)
+        return (x + h) / self.scale if self.scale != 1 else x + h
+
+
+class SelfAttention(nn.Module):
+    """x + out(attention(norm(x))) over all positions: [B, H, W, C] -> [B, H, W, C]. groups = 0: no norm."""
+
+    heads: int = 1
+    groups: int = 32
+    eps: float = 1e-6
+    scale: float = 1.0
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        b, height, width, c = x.shape
+        h = GroupNorm(self.groups, self.eps, self.dtype, name="norm")(x) if self.groups else x
+        h = Dense(3 * c, dtype=self.dtype, kernel_init=ddpm_init(), name="qkv")(h.reshape(b, height * width, c))
+        q, k, v = (a.reshape(b, height * width, self.heads, -1) for a in jnp.split(h, 3, -1))
+        h = attention(q, k, v).reshape(x.shape)
+        x = x + Dense(c, dtype=self.dtype, kernel_init=ddpm_init(0.0), name="out")(h)
+        return x / self.scale if self.scale != 1 else x
+
+
+class UNet(nn.Module):
+    """eps(x, t) of Ho et al. 2020, or any other output of the image's size.
+
+    x [B, H, W, C] float; t [B] in diffusion steps, 0..999, fractions allowed; label [B] int32 in 0..classes-1 (and
+    `classes` itself, the null label, with `null_label`); -> [B, H, W, out] float32. Level i works on an image halved i
+    times (odd sizes round up), with `width * mults[i]` channels. Any H and W, square or not. `train=True` draws dropout
+    from the rng "dropout".
+
+    shape: image [H, W, C]; C is the number of output channels unless `out_channels` says otherwise.
+    classes: labels of a conditional net, embedded and added to the time embedding; 0 = unconditional, label ignored.
+    attend: image heights whose levels attend; heights that do not occur are ignored.
+    attend_down, attend_up: one bool per level, finest first, in place of `attend`; () = use `attend`.
+    head_dim: channels per attention head; 0 = use `heads`.
+    mid_norm_groups: groups of the middle attention's norm; 0 = no norm, -1 = `groups`.
+    downsample, upsample: "conv" or "resnet" (a residual block that resamples), for all levels or one per level.
+    downsample_padding: of the strided convolution: "SAME" as in the paper, or 1 on every side.
+    time_embedding: "positional", or "fourier" (Song et al. 2021: t is a noise level, the output is divided by it).
+    time_width: channels of the time embedding; 0 = 4 * width.
+    """
+
+    shape: tuple[int, int, int] = (32, 32, 3)
+    classes: int = 0
+    null_label: bool = False
+    width: int = 128
+    mults: tuple[float, ...] = (1, 2, 2, 2)
+    blocks: int = 2
+    attend: tuple[int, ...] = (16,)
+    attend_down: tuple[bool, ...] = ()
+    attend_up: tuple[bool, ...] = ()
+    attend_mid: bool = True
+    mid_norm_groups: int = -1
+    mid_scale: float = 1.0
+    heads: int = 1
+    head_dim: int = 0
+    dropout: float = 0.1
+    groups: int = 32
+    norm_eps: float = 1e-6
+    activation: str = "silu"
+    scale_shift: bool = False
+    downsample: str | tuple[str, ...] = "conv"
+    upsample: str | tuple[str, ...] = "conv"
+    downsample_padding: int | str = "SAME"
+    time_embedding: str = "positional"
+    time_width: int = 0
+    flip_sin_to_cos: bool = False
+    freq_shift: float = 1.0
+    center_input: bool = False
+    out_channels: int = 0
+    dtype: str = "float32"
+    remat: bool = False
+
+    def per_level(self, name: str, value: bool | str | tuple) -> tuple:
+        """`value` for each level; a tuple must have one entry per level."""
+        if not isinstance(value, tuple | list):
+            return (value,) * len(self.mults)
+        if len(value) != len(self.mults):
+            raise UserError(f"unet: {name} has {len(value)} entries but mults has {len(self.mults)}: give one per level")
+        return tuple(value)
+
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level, finest first."""
+        return tuple(round(self.width * m) for m in self.mults)
+
+    def attends(self) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
+        """Whether each level attends on the way down and on the way up, finest first."""
+        heights = [-(-self.shape[0] // 2**i) for i in range(len(self.mults))]
+        found = tuple(h in self.attend for h in heights)
+        down = self.per_level("attend_down", self.attend_down) if self.attend_down else found
+        up = self.per_level("attend_up", self.attend_up) if self.attend_up else found
+        return down, up
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array, label: Array | None = None, train: bool = False) -> Array:
+        resnet = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
+        common = dict(eps=self.norm_eps, dtype=self.dtype)
+
+        def block(h, features, name, resample="none", scale=1.0):
+            module = resnet(
+                features, self.groups, dropout=self.dropout, scale_shift=self.scale_shift, activation=self.activation,
+                resample=resample, scale=scale, name=name, **common,
+            )  # fmt: skip
+            return module(h, emb, train)
+
+        def attend(h, name, groups=self.groups, scale=1.0):
+            heads = h.shape[-1] // self.head_dim if self.head_dim else self.heads
+            if heads < 1 or h.shape[-1] % heads or (self.head_dim and h.shape[-1] % self.head_dim):
+                raise UserError(
+                    f"unet: {h.shape[-1]} channels do not split into heads={self.heads}, head_dim={self.head_dim}"
+                )
+            return SelfAttention(heads, groups, scale=scale, name=name, **common)(h)
+
+        def conv(features, name, scale=1.0, **kw):
+            return Conv(features, 3, dtype=self.dtype, kernel_init=ddpm_init(scale), name=name, **kw)
+
+        levels = range(len(self.mults))
+        widths, (attend_down, attend_up) = self.widths(), self.attends()
+        downsample = self.per_level("downsample", self.downsample)
+        upsample = self.per_level("upsample", self.upsample)
+
+        emb = self.embed(t, label)
+        skips = [conv(widths[0], "conv_in", padding=1)(2 * x - 1 if self.center_input else x)]
+        for i in levels:
+            for j in range(self.blocks):
+                h = block(skips[-1], widths[i], f"down{i}_block{j}")
+                skips.append(attend(h, f"down{i}_attend{j}") if attend_down[i] else h)
+            if i < levels[-1]:
+                if downsample[i] == "resnet":
+                    h = block(skips[-1], widths[i], f"down{i}_sample", "down")
+                else:
+                    h = conv(widths[i], f"down{i}_sample", stride=2, padding=self.downsample_padding)(skips[-1])
+                skips.append(h)
+
+        h = block(skips[-1], widths[-1], "mid_block0", scale=self.mid_scale)
+        if self.attend_mid:
+            groups = self.groups if self.mid_norm_groups < 0 else self.mid_norm_groups
+            h = attend(h, "mid_attend", groups, self.mid_scale)
+        h = block(h, widths[-1], "mid_block1", scale=self.mid_scale)
+
+        for i in reversed(levels):
+            for j in range(self.blocks + 1):
+                h = block(jnp.concatenate([h, skips.pop()], -1), widths[i], f"up{i}_block{j}")
+                h = attend(h, f"up{i}_attend{j}") if attend_up[i] else h
+            if i > 0:
+                if upsample[i] == "resnet":
+                    h = block(h, widths[i], f"up{i}_sample", "up")
+                else:
+                    h = UpConv(widths[i], dtype=self.dtype, kernel_init=ddpm_init(), name=f"up{i}_sample")(h)
+                h = h[:, : skips[-1].shape[1], : skips[-1].shape[2]]  # an odd size was rounded up
+
+        h = nn.silu(GroupNorm(self.groups, self.norm_eps, self.dtype, name="norm_out")(h))
+        out = conv(self.out_channels or self.shape[2], "conv_out", 0.0, padding=1)(h).astype(jnp.float32)
+        return out / t[:, None, None, None] if self.time_embedding == "fourier" else out
+
+    def embed(self, t: Array, label: Array | None) -> Array:
+        """The conditioning vector of time and label, [B, time_width]."""
+        dim = self.time_width or 4 * self.width
+        if self.time_embedding == "fourier":
+            emb = GaussianFourier(self.width, name="time_fourier")(t)
+        else:
+            emb = timestep_embedding(t, self.width, self.flip_sin_to_cos, self.freq_shift)
+        emb = Dense(dim, dtype=self.dtype, kernel_init=ddpm_init(), name="time0")(emb)
+        emb = Dense(dim, dtype=self.dtype, kernel_init=ddpm_init(), name="time1")(nn.silu(emb))
+        if self.classes:
+            if label is None and not self.null_label:
+                raise UserError(f"unet: a net of classes={self.classes} needs a label; set null_label for none")
+            label = jnp.full(t.shape, self.classes) if label is None else label
+            rows = self.classes + int(self.null_label)
+            emb += nn.Embed(rows, dim, embedding_init=nn.initializers.normal(1.0), name="label")(label).astype(emb.dtype)
+        return emb

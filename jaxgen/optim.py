@@ -1,0 +1,110 @@
+"""Optimizer specs -> optax chains: schedule, warm-up, clipping, decay and freezing by regex."""
+
+import re
+from dataclasses import dataclass
+
+import jax
+import optax
+
+from jaxgen.errors import UserError
+from jaxgen.state import PyTree, path_name
+
+
+def mask(pattern: str):
+    """A function params -> tree of bools: True where the whole path (`Dense_0/kernel`) matches `pattern`."""
+    rule = re.compile(pattern)
+
+    def select(params: PyTree) -> PyTree:
+        return jax.tree_util.tree_map_with_path(lambda p, _: rule.fullmatch(path_name(p)) is not None, params)
+
+    return select
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """What all optimizers share. Order: freeze -> clip -> scale -> decay -> learning rate."""
+
+    lr: float = 1e-3
+    warmup: int = 0  # steps of linear warm-up from 0
+    schedule: str = "constant"  # constant | cosine | linear; the last two end at lr * final when the run ends
+    final: float = 0.0
+    clip: float = 0.0  # global gradient norm; 0 switches it off
+    weight_decay: float = 0.0  # decoupled (AdamW)
+    decay: str = r".*kernel"  # regex of the params that weight decay touches
+    train: str = r".*"  # regex of the params that are trained
+    steps: int = 0  # updates in the run; given by the run
+
+    def rate(self) -> optax.Schedule:
+        """step -> learning rate."""
+        after = max(1, self.steps - self.warmup)
+        shapes = {
+            "constant": lambda: optax.constant_schedule(self.lr),
+            "cosine": lambda: optax.cosine_decay_schedule(self.lr, after, alpha=self.final),
+            "linear": lambda: optax.linear_schedule(self.lr, self.lr * self.final, after),
+        }
+        if self.schedule not in shapes:
+            raise UserError(f"optimizer.schedule={self.schedule!r} is unknown; there are: {', '.join(shapes)}")
+        if self.schedule != "constant" and self.steps <= 0:
+            raise UserError(f"optimizer.schedule={self.schedule!r} needs optimizer.steps, the length of the run")
+        body = shapes[self.schedule]()
+        if self.warmup <= 0:
+            return body
+        rise = optax.linear_schedule(self.lr / (self.warmup + 1), self.lr, self.warmup)  # the first step moves too
+        return optax.join_schedules([rise, body], [self.warmup])
+
+    def scale(self) -> optax.GradientTransformation:
+        """The preconditioner: gradients -> directions."""
+        return optax.identity()
+
+    def build(self) -> optax.GradientTransformation:
+        """The whole chain."""
+        parts = [optax.clip_by_global_norm(self.clip)] if self.clip > 0 else []
+        parts.append(self.scale())
+        if self.weight_decay > 0:
+            parts.append(optax.add_decayed_weights(self.weight_decay, mask=mask(self.decay)))
+        parts.append(optax.scale_by_learning_rate(self.rate()))
+        tx = optax.chain(*parts)
+        if self.train == r".*":
+            return tx
+
+        def labels(params: PyTree) -> PyTree:
+            return jax.tree.map(lambda m: "train" if m else "freeze", mask(self.train)(params))
+
+        return optax.multi_transform({"train": tx, "freeze": optax.set_to_zero()}, labels)
+
+
+@dataclass(frozen=True)
+class Sgd(Optimizer):
+    """Stochastic gradient descent with (Nesterov) momentum."""
+
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def scale(self) -> optax.GradientTransformation:
+        """Momentum trace."""
+        return optax.trace(self.momentum, self.nesterov) if self.momentum > 0 else optax.identity()
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adam (Kingma & Ba 2014); AdamW when weight_decay > 0."""
+
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+
+    def scale(self) -> optax.GradientTransformation:
+        """Bias-corrected moments."""
+        return optax.scale_by_adam(self.b1, self.b2, self.eps)
+
+
+@dataclass(frozen=True)
+class RmsProp(Optimizer):
+    """RMSProp (Tieleman & Hinton 2012)."""
+
+    rho: float = 0.99
+    eps: float = 1e-8
+
+    def scale(self) -> optax.GradientTransformation:
+        """Root mean square of past gradients."""
+        return optax.scale_by_rms(self.rho, self.eps)

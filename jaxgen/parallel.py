@@ -1,0 +1,135 @@
+"""Meshes, regex rules -> shardings, microbatches and what several hosts need."""
+
+import math
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxgen.errors import UserError
+from jaxgen.state import PyTree, path_name
+
+FSDP_BYTES = 4 << 20  # smaller leaves cost more to gather than to keep
+
+
+def initialize() -> None:
+    """Join the other hosts; SLURM, Open MPI, TPU pods and GKE are recognised by JAX, else JAX's own variables are read."""
+    jax.distributed.initialize()
+
+
+def is_lead() -> bool:
+    """Whether this process writes logs, pictures and configs."""
+    return jax.process_index() == 0
+
+
+def make_mesh(axes: dict[str, int]) -> Mesh:
+    """{"data": -1} -> a Mesh over all devices; one axis may be -1 (the rest). The only caller of jax.make_mesh."""
+    devices = jax.device_count()
+    sizes = dict(axes)
+    free = [name for name, size in sizes.items() if size == -1]
+    if len(free) > 1:
+        raise UserError(f"mesh={sizes} leaves {len(free)} axes open; only one may be -1")
+    known = math.prod(size for size in sizes.values() if size != -1)
+    if free:
+        if devices % known:
+            raise UserError(f"mesh={sizes} does not divide {devices} devices; change config.mesh")
+        sizes[free[0]] = devices // known
+    if math.prod(sizes.values()) != devices:
+        raise UserError(f"mesh={sizes} asks for {math.prod(sizes.values())} devices and there are {devices}; set one axis to -1")
+    # Auto axes: the compiler places the rest. Explicit ones (JAX's default) refuse ordinary slicing.
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+
+
+def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
+    """Examples are spread over every axis of the mesh but `model`; `leading` unsharded axes come before the batch's."""
+    axes = tuple(name for name in mesh.axis_names if name != "model")
+    return NamedSharding(mesh, PartitionSpec(*(None,) * leading, axes))
+
+
+def batch_devices(mesh: Mesh) -> int:
+    """Into how many shards a batch is cut."""
+    return math.prod(size for name, size in mesh.shape.items() if name != "model")
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same value on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def _fsdp(mesh: Mesh, leaf: Any, least: int) -> PartitionSpec:
+    axis = "fsdp" if "fsdp" in mesh.axis_names else "data"
+    if leaf.size * leaf.dtype.itemsize < least:
+        return PartitionSpec()
+    fitting = [(size, i) for i, size in enumerate(leaf.shape) if size % mesh.shape[axis] == 0]
+    if not fitting:
+        return PartitionSpec()
+    _, at = max(fitting)
+    return PartitionSpec(*(None,) * at, axis)
+
+
+def shardings(mesh: Mesh, abstract: PyTree, rules: tuple[tuple[str, Any], ...]) -> PyTree:
+    """Abstract state -> NamedShardings. The first rule whose regex matches a leaf's path decides.
+
+    An action is "replicate", "fsdp" (the largest divisible axis of leaves over 4 MB; "fsdp:BYTES" sets the size), or
+    a tuple of axis names (or None) for the leaf's dimensions. A leaf that no rule matches is an error.
+    """
+    compiled = [(re.compile(pattern), action) for pattern, action in rules]
+
+    def place(path: tuple, leaf: Any) -> NamedSharding:
+        name = path_name(path)
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return replicated(mesh)
+        for pattern, action in compiled:
+            if not pattern.search(name):
+                continue
+            if action == "replicate":
+                return replicated(mesh)
+            if isinstance(action, str) and action.split(":")[0] == "fsdp":
+                least = int(action.split(":")[1]) if ":" in action else FSDP_BYTES
+                return NamedSharding(mesh, _fsdp(mesh, leaf, least))
+            if isinstance(action, str):
+                raise UserError(f"sharding action {action!r} is unknown; use replicate, fsdp, fsdp:BYTES or axis names")
+            return NamedSharding(mesh, PartitionSpec(*action))
+        raise UserError(f"no sharding rule matches {name}; end config.sharding with ('.*', 'replicate')")
+
+    return jax.tree_util.tree_map_with_path(place, abstract)
+
+
+def microbatches(batch: PyTree, n: int) -> PyTree:
+    """[n * b, ...] -> [n, b, ...] by striding: every example stays on its device (a plain reshape would move them)."""
+
+    def split(x: jax.Array) -> jax.Array:
+        if x.shape[0] % n:
+            raise UserError(f"a batch of {x.shape[0]} cannot be split into {n} microbatches; change data.batch")
+        return x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1)
+
+    return jax.tree.map(split, batch)
+
+
+def put_batch(mesh: Mesh, batch: dict[str, np.ndarray], leading: int = 0) -> dict[str, jax.Array]:
+    """This host's part of a global batch -> global arrays, spread over the devices; returns before the copy ends."""
+    place = batch_sharding(mesh, leading)
+    return {k: jax.make_array_from_process_local_data(place, v) for k, v in batch.items()}
+
+
+def put_replicated(mesh: Mesh, tree: PyTree) -> PyTree:
+    """The same host values on every device of every host."""
+    place = replicated(mesh)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, np.asarray(x), np.shape(x)), tree)
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """Global arrays -> numpy on every host (collective when there are several)."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def agree(flag: bool) -> bool:
+    """True on every host if it is true on any."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))

@@ -1,0 +1,1 @@
+"""Other projects' checkpoints -> our modules and variables, and back. No torch needed."""

@@ -1,0 +1,230 @@
+"""Names -> objects: the only place where a name becomes a class.
+
+Every config dict with a `name` is one frozen dataclass (or linen module) whose fields are the keys. A key listed in
+KEYS holds a member of that table; everything else is a plain value. What the data decides (image shape, number of
+labels, batch, length of the run) is handed to every class that has a field of that name.
+"""
+
+import dataclasses
+import difflib
+import importlib
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+from jaxgen.errors import UserError
+
+# table -> name -> "module:Class"
+TABLES: dict[str, dict[str, str]] = {
+    "source": {
+        "tfds": "jaxgen.data.sources:Tfds",
+        "folder": "jaxgen.data.sources:Folder",
+        "digits": "jaxgen.data.sources:Digits",
+        "shapes": "jaxgen.data.sources:Shapes",
+        "arrays": "jaxgen.data.sources:Arrays",
+    },
+    "transform": {
+        "flip": "jaxgen.data.transforms:Flip",
+        "crop": "jaxgen.data.transforms:Crop",
+    },
+    "augment": {
+        "flip": "jaxgen.augment:Flip",
+        "crop": "jaxgen.augment:Crop",
+    },
+    "method": {
+        "diffusion": "jaxgen.methods.diffusion:Diffusion",
+        "vae": "jaxgen.methods.vae:Vae",
+        "gan": "jaxgen.methods.gan:Gan",
+        "vqvae": "jaxgen.methods.vqvae:VqVae",
+    },
+    "module": {
+        "unet": "jaxgen.nets.unet:UNet",
+    },
+    "optimizer": {
+        "adam": "jaxgen.optim:Adam",
+        "rmsprop": "jaxgen.optim:RmsProp",
+        "sgd": "jaxgen.optim:Sgd",
+    },
+    "ema": {
+        "none": "jaxgen.net:NoEma",
+        "decay": "jaxgen.net:Decay",
+        "half_life": "jaxgen.net:HalfLife",
+        "power": "jaxgen.net:Power",
+    },
+    "process": {"vp": "jaxgen.diffusion.process:VP"},
+    "predict": {
+        "eps": "jaxgen.diffusion.predict:Eps",
+        "x0": "jaxgen.diffusion.predict:X0",
+        "v": "jaxgen.diffusion.predict:V",
+    },
+    "weight": {
+        "simple": "jaxgen.diffusion.weight:Simple",
+        "min_snr": "jaxgen.diffusion.weight:MinSnr",
+    },
+    "times": {
+        "uniform": "jaxgen.diffusion.times:Uniform",
+        "stratified": "jaxgen.diffusion.times:Stratified",
+    },
+    "solver": {
+        "ancestral": "jaxgen.diffusion.solve:Ancestral",
+        "ddim": "jaxgen.diffusion.solve:Ddim",
+    },
+    "guide": {
+        "none": "jaxgen.diffusion.guide:NoGuide",
+        "cfg": "jaxgen.diffusion.guide:ClassifierFree",
+    },
+    "likelihood": {
+        "bernoulli": "jaxgen.losses.likelihood:Bernoulli",
+        "gaussian": "jaxgen.losses.likelihood:Gaussian",
+        "logistic": "jaxgen.losses.likelihood:DiscretisedLogistic",
+    },
+    "gan_loss": {
+        "saturating": "jaxgen.losses.gan:Saturating",
+        "nonsaturating": "jaxgen.losses.gan:NonSaturating",
+        "least_squares": "jaxgen.losses.gan:LeastSquares",
+        "hinge": "jaxgen.losses.gan:Hinge",
+        "wasserstein": "jaxgen.losses.gan:Wasserstein",
+    },
+    "penalty": {
+        "none": "jaxgen.losses.regularize:NoPenalty",
+        "gradient": "jaxgen.losses.regularize:GradientPenalty",
+        "r1": "jaxgen.losses.regularize:R1",
+    },
+    "evaluator": {
+        "loss": "jaxgen.evaluators:Loss",
+        "grid": "jaxgen.evaluators:Grid",
+        "reconstruct": "jaxgen.evaluators:Reconstruction",
+        "likelihood": "jaxgen.evaluators:Likelihood",
+    },
+}
+
+# config key -> table; a "net" is a module with its optimizer and average
+KEYS: dict[str, str] = {
+    "net": "net", "gen": "net", "disc": "net",
+    "encoder": "module", "decoder": "module", "quantizer": "module",
+    "optimizer": "optimizer", "ema": "ema",
+    "process": "process", "predict": "predict", "weight": "weight", "times": "times", "solver": "solver",
+    "guide": "guide", "likelihood": "likelihood", "loss": "gan_loss", "penalty": "penalty",
+}  # fmt: skip
+
+# keys of a net that are not fields of its module, with their defaults
+NET_PARTS: dict[str, Any] = {"optimizer": {"name": "adam"}, "ema": {"name": "none"}}
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` or the list of what there is: the end of every message about a wrong name."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(known)}"
+
+
+def lookup(table: str, name: str, where: str) -> type:
+    """The class called `name`; `where` is the config path for the message."""
+    table = "module" if table == "net" else table
+    if not isinstance(name, str) or name not in TABLES[table]:
+        raise UserError(f"{where}.name={name!r} is unknown{nearest(str(name), TABLES[table])}")
+    module, _, attribute = TABLES[table][name].partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def fields(cls: type) -> dict[str, dataclasses.Field]:
+    """What a config may set: the dataclass fields but linen's own (`parent`, `name`)."""
+    own = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    return {k: f for k, f in own.items() if k not in ("parent", "name")}
+
+
+def default(field: dataclasses.Field) -> Any:
+    """A field's default, or dataclasses.MISSING."""
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+
+
+def as_spec(table: str, value: Any, where: str) -> dict[str, Any]:
+    """The long form of a member: "eps" -> {"name": "eps"}; ema=0.999 -> {"name": "decay", "rate": 0.999}; object -> its fields."""
+    table = "module" if table == "net" else table
+    if table == "ema" and isinstance(value, int | float) and not isinstance(value, bool):
+        return {"name": "decay", "rate": float(value)} if value else {"name": "none"}
+    if isinstance(value, str):
+        return {"name": value}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        path = f"{type(value).__module__}:{type(value).__name__}"
+        name = next(n for n, target in TABLES[table].items() if target == path)
+        return {"name": name, **{k: getattr(value, k) for k in fields(type(value))}}
+    if not hasattr(value, "items") or "name" not in value:
+        raise UserError(f"{where}={value!r} must be a name or a dict with a name{nearest('', TABLES[table])}")
+    return dict(value.items())
+
+
+def kinds(annotation: Any) -> tuple[type, ...]:
+    """The plain types that an annotation admits: `int | str` -> (int, str); () when anything goes."""
+    if annotation in (bool, int, float, str, tuple, dict):
+        return (annotation,)
+    if typing.get_origin(annotation) is tuple:
+        return (tuple,)
+    if isinstance(annotation, types.UnionType):
+        return tuple(k for member in typing.get_args(annotation) for k in kinds(member))
+    return ()
+
+
+def check(value: Any, field: dataclasses.Field, where: str) -> Any:
+    """`value` as the field's type wants it (lists as tuples, ints as floats); a mismatch is a UserError."""
+    if isinstance(value, list):
+        value = tuple(value)
+    wanted = kinds(field.type)
+    if not wanted or type(value) in wanted:
+        return value
+    if float in wanted and type(value) is int:
+        return float(value)
+    names = " or ".join(k.__name__ for k in wanted)
+    raise UserError(f"{where} must be {names} (such as {default(field)!r}), got {value!r} ({type(value).__name__})")
+
+
+def keys(table: str, name: str, where: str) -> tuple[str, ...]:
+    """What a config dict of this name may hold."""
+    return (*fields(lookup(table, name, where)), *(NET_PARTS if table == "net" else ()))
+
+
+def complete(table: str, spec: Any, given: Iterable[str] = (), where: str = "config") -> dict[str, Any]:
+    """A spec with every default spelled out (but what the data decides), checked key by key."""
+    spec = as_spec(table, spec, where)
+    parts = NET_PARTS if table == "net" else {}
+    cls = lookup(table, spec["name"], where)
+    known = fields(cls)
+    out: dict[str, Any] = {"name": spec["name"]}
+    for key in spec:
+        if key != "name" and key not in known and key not in parts:
+            raise UserError(f"{where}.{key} is not a field of {spec['name']}{nearest(key, [*known, *parts])}")
+    for key, field in known.items():
+        like = default(field)
+        value = spec.get(key, like)
+        if key in KEYS and value is not dataclasses.MISSING:
+            out[key] = complete(KEYS[key], value, given, f"{where}.{key}")
+        elif key in spec:
+            out[key] = check(value, field, f"{where}.{key}")
+        elif key in given:
+            continue
+        elif like is dataclasses.MISSING:
+            raise UserError(f"{where}.{key} is missing: {spec['name']} needs it")
+        else:
+            out[key] = value
+    for key, like in parts.items():
+        out[key] = complete(KEYS[key], spec.get(key, like), given, f"{where}.{key}")
+    return out
+
+
+def build(table: str, spec: Any, given: dict[str, Any] | None = None, where: str = "config") -> Any:
+    """Spec -> object. `given` (shape, classes, batch, steps) fills the fields that the spec leaves open."""
+    given = given or {}
+    spec = complete(table, spec, given, where)
+    cls = lookup(table, spec.pop("name"), where)
+    parts = {key: build(KEYS[key], spec.pop(key), given, f"{where}.{key}") for key in NET_PARTS if table == "net"}
+    values = {k: build(KEYS[k], v, given, f"{where}.{k}") if k in KEYS else v for k, v in spec.items()}
+    values |= {k: given[k] for k in fields(cls) if k in given and k not in spec}
+    built = cls(**values)
+    if table == "optimizer":
+        return built.build()
+    if table == "net":
+        from jaxgen.net import Net
+
+        return Net(built, tx=parts["optimizer"], ema=parts["ema"])
+    return built

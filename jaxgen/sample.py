@@ -1,0 +1,55 @@
+"""A run directory -> images: a grid, an .npz and single files."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from jaxgen import parallel
+from jaxgen.checkpoint import Checkpoints
+from jaxgen.errors import UserError
+from jaxgen.experiment import Experiment
+from jaxgen.images import save_grid, save_png, to_uint8
+from jaxgen.rundir import RunDir
+
+
+def sample(
+    workdir: str | Path,
+    num: int = 64,
+    out: str | Path = "",
+    seed: int = 0,
+    labels: tuple[int, ...] = (),
+    weights: str = "ema",
+    step: int = -1,
+    files: bool = False,
+) -> np.ndarray:
+    """uint8 [num, H, W, C] from the newest checkpoint (or `step`'s), with averaged or raw weights.
+
+    Writes OUT.png (a grid) and OUT.npz (`images`, and `labels` where asked for), and OUT/00000.png ... with `files`.
+    `labels` repeat over the samples; empty means 0, 1, ..., classes - 1, 0, ... Needs neither config file nor data.
+    """
+    run = RunDir(workdir)
+    config, info = run.config(), run.info()
+    exp = Experiment.open(config, info)
+    if num < 1:
+        raise UserError(f"--num={num} must be at least 1")
+    if labels and not exp.feed.labels:
+        raise UserError(f"--labels was given but {run.path} is an unconditional run; train one with data.labels=True")
+    for label in labels:
+        if not 0 <= label < info.classes:
+            raise UserError(f"--labels={label} is out of range; the labels are 0 to {info.classes - 1}: {', '.join(info.label_names)}")
+    wanted = np.resize(np.asarray(labels, np.int32), num) if labels else exp.labels(num)
+    at, w = Checkpoints(run.path, read_only=True).restore_weights(exp.abstract, weights == "ema", step)
+    images = to_uint8(exp.sample(w, num, seed, wanted))
+    if parallel.is_lead():
+        target = Path(out) if str(out) else run.path / "samples" / f"{at:07d}_seed{seed}"
+        target = target.with_suffix("") if target.suffix in (".png", ".npz") else target
+        columns = info.classes if exp.feed.labels and not labels and info.classes <= 16 else 0
+        save_grid(target.with_suffix(".png"), images, columns)
+        part = target.with_name(target.name + ".part.npz")
+        np.savez(part, images=images, **({"labels": wanted} if exp.feed.labels else {}))
+        part.replace(target.with_suffix(".npz"))
+        for i, image in enumerate(images if files else ()):
+            save_png(target / f"{i:05d}.png", image)
+        print(f"{num} samples of step {at} ({weights} weights, seed {seed}): {target.with_suffix('.png')}", file=sys.stderr)
+    return images

@@ -1,0 +1,74 @@
+"""The state of a run as one value with named parts. Only `Net` and methods write it; the trainer moves it."""
+
+from typing import Any
+
+import jax
+from flax import struct
+
+Array = jax.Array
+PyTree = Any
+Variables = dict[str, PyTree]  # {"params": ..., "batch_stats": ..., "codebook": ...}, as linen's apply takes them
+
+
+@struct.dataclass
+class NetState:
+    """One network: what is trained, how, what it carries along, and its average."""
+
+    params: PyTree  # trained by gradients
+    opt: PyTree  # optimizer state
+    vars: Variables  # every other linen collection: batch_stats, codebook, spectral-norm u, ...
+    ema: PyTree  # averaged params; {} when the net is not averaged
+
+    def variables(self, ema: bool) -> Variables:
+        """What `module.apply` takes; the average in place of the params where asked for and kept."""
+        averaged = ema and bool(jax.tree.leaves(self.ema))
+        return {"params": self.ema if averaged else self.params, **self.vars}
+
+
+@struct.dataclass
+class Weights:
+    """TrainState without optimizers: all that losses, samplers and evaluators may see."""
+
+    step: Array
+    nets: dict[str, Variables]
+    frozen: dict[str, PyTree]
+    extra: dict[str, PyTree]
+
+
+@struct.dataclass
+class TrainState:
+    """Everything a run must remember, and nothing else."""
+
+    step: Array  # int32 []; the only clock
+    nets: dict[str, NetState]
+    frozen: dict[str, PyTree] = struct.field(default_factory=dict)  # pretrained inputs of the step; never saved
+    extra: dict[str, PyTree] = struct.field(default_factory=dict)  # what a method must remember between steps
+
+    def view(self, ema: bool = False) -> Weights:
+        """The state as losses and samplers see it, with raw or averaged weights."""
+        nets = {name: net.variables(ema) for name, net in self.nets.items()}
+        return Weights(self.step, nets, self.frozen, self.extra)
+
+
+def path_name(path: tuple) -> str:
+    """A tree path as the text that sharding rules and messages use: `nets/gen/params/Dense_0/kernel`."""
+    return "/".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)
+
+
+def adopt(fresh: TrainState, old: TrainState) -> tuple[TrainState, list[str]]:
+    """Carry a state into a changed model (the next phase of a run).
+
+    Every leaf of `fresh` that has a leaf of the same path, shape and dtype in `old` takes its value; the rest stay
+    fresh. Returns the state and the names of the leaves that stayed fresh.
+    """
+    known = {path_name(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(old)}
+    stayed: list[str] = []
+
+    def take(path: tuple, leaf: Array) -> Array:
+        other = known.get(path_name(path))
+        if other is not None and other.shape == leaf.shape and other.dtype == leaf.dtype:
+            return other
+        stayed.append(path_name(path))
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(take, fresh), stayed

@@ -1,0 +1,314 @@
+"""THE loop: phases, step, log, evaluate, save. It moves a state through data and never sees a loss or an optimizer."""
+
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from jaxgen import __version__, evaluate, parallel
+from jaxgen import config as configs
+from jaxgen.checkpoint import Checkpoints
+from jaxgen.data.pipeline import index_stream, load_all, train_stream
+from jaxgen.data.sources import Source
+from jaxgen.errors import UserError
+from jaxgen.evaluators import Evaluator
+from jaxgen.experiment import Experiment, open_source
+from jaxgen.rundir import RunDir
+from jaxgen.state import PyTree, TrainState, adopt
+from jaxgen.writers import Writers
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
+SMALL = 16 << 20  # bytes of a data set that is kept on the device even where that is the host's own memory
+
+
+class Interrupt:
+    """SIGTERM and SIGINT set a flag that the loop reads between steps; a second SIGINT stops at once."""
+
+    def __init__(self) -> None:
+        self.name = ""
+
+    def __enter__(self) -> "Interrupt":
+        self.old = {number: signal.signal(number, self.note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """The handler."""
+        if self.name and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.name = signal.Signals(number).name
+
+    def __exit__(self, *_: Any) -> None:
+        for number, handler in self.old.items():
+            signal.signal(number, handler)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a run under one config: from step `start` up to step `stop`."""
+
+    start: int
+    stop: int
+    config: ConfigDict
+
+
+def phases(config: ConfigDict) -> list[Phase]:
+    """One phase per entry of config.phases, each until its own step, then the plain config to the end.
+
+    phases=({"until": 1000, "data.batch": 32},) trains the first 1,000 steps with batches of 32.
+    """
+    found, start = [], 0
+    for i, entry in enumerate(config.phases):
+        changes = dict(entry)
+        until = changes.pop("until", None)
+        if not isinstance(until, int) or not start < until < config.steps:
+            raise UserError(f"config.phases[{i}]['until']={until!r} must be a step between {start} and {config.steps}")
+        found.append(Phase(start, until, configs.override(config, changes)))
+        start = until
+    return [*found, Phase(start, config.steps, config)]
+
+
+def train(config: ConfigDict, workdir: str | Path) -> None:
+    """Run `config` in `workdir` to its last step, from the newest checkpoint if there is one.
+
+    SIGTERM and SIGINT finish the step, save and return.
+    """
+    began = time.monotonic()
+    stages = phases(config)
+    run = RunDir(workdir)
+    run.claim(config, write=parallel.is_lead())
+    checkpoints = Checkpoints(run.path, config.keep)
+    try:
+        at = max(checkpoints.steps(), default=0)
+        if at >= config.steps > 0:
+            print(f"{run.path} is at step {at} already; raise config.steps (now {config.steps}) to go on", file=sys.stderr)
+            return
+        state: TrainState | None = None
+        with Interrupt() as interrupt:
+            for stage in stages:
+                if at > stage.stop:
+                    continue
+                exp = Experiment.open(stage.config, open_source(stage.config, "train").info)
+                if state is None:
+                    at, state = checkpoints.restore(exp.abstract) or (0, exp.init())
+                else:
+                    state = jax.device_put(adopt(exp.init(), state)[0], exp.shardings)
+                if at >= stage.stop > 0:
+                    continue  # the run was saved at this border: the next stage adopts the state
+                loop = Loop(exp, run, checkpoints, interrupt, began, config.steps)
+                state, at = loop(state, at, stage.stop)
+                if at < stage.stop:
+                    return
+    finally:
+        checkpoints.close()
+
+
+class Loop:
+    """One phase of a run: what is fixed while it lasts, and what the loop does at its borders."""
+
+    def __init__(
+        self, exp: Experiment, run: RunDir, checkpoints: Checkpoints, interrupt: Interrupt, began: float, total: int
+    ) -> None:
+        self.exp, self.run, self.checkpoints, self.interrupt, self.began = exp, run, checkpoints, interrupt, began
+        self.total = total
+        self.config = exp.config
+        self.source, self.held_out = open_source(exp.config, "train"), open_source(exp.config, "eval")
+        self.tests = evaluate.evaluators(exp)
+        self.programs: dict[int, Callable] = {}
+
+    def __call__(self, state: TrainState, at: int, stop: int) -> tuple[TrainState, int]:
+        """From step `at` to `stop`, or to where a signal ends it -> (state, step)."""
+        config, exp = self.config, self.exp
+        self.data, self.batches = self.feed(at)
+        self.writers = Writers(self.run.path, at, self.total, parallel.is_lead())
+        if parallel.is_lead():
+            self.run.record(self.source.info, environment())
+        try:
+            self.plan(at, min(config.steps_per_call, stop - at))
+            interval: list[PyTree] = []  # metrics still on the device
+            since, mark, clock, first = at, at, time.monotonic(), True
+            self.late: tuple[int, int, float, list[PyTree]] | None = None  # the interval before: read while this one runs
+            while at < stop:
+                border = min([stop, *(at - at % n + n for n in (config.log_every, config.save_every, *self.rhythms()))])
+                num = config.steps_per_call if border - at >= config.steps_per_call else 1
+                state, metrics = self.program(num)(state, self.batches(at, num), self.data, exp.root)
+                at += num
+                interval.append(metrics)
+                if first:
+                    jax.block_until_ready(metrics)
+                    self.writers.say(f"first step done {time.monotonic() - self.began:.1f} s after the start")
+                    mark, clock, first = at, time.monotonic(), False  # compiling and loading are not speed
+                self.writers.progress(at)
+                halt = self.halted(at)
+                ends = at >= stop or halt
+                if at % config.log_every == 0 or ends:
+                    self.log()
+                    now = time.monotonic()
+                    self.late = (since, at, (at - mark) * exp.batch / max(now - clock, 1e-9), interval)
+                    interval, since, mark, clock = [], at, at, now
+                if at % config.save_every == 0 or ends:
+                    self.log()
+                    self.save(state, at)
+                due = [t for t in self.tests if t.every and at % t.every == 0]
+                final = at >= stop == self.total
+                if due or final:
+                    self.log()
+                    self.evaluate(self.tests if final else due, state, at)
+                    clock = time.monotonic()
+                if halt:
+                    self.checkpoints.wait()
+                    self.writers.say(f"{self.interrupt.name or 'a signal'}: step {at} is saved; the same command goes on from there")
+                    break
+            self.checkpoints.wait()
+            return state, at
+        finally:
+            self.writers.close()
+
+    def rhythms(self) -> list[int]:
+        """Steps between evaluations."""
+        return [t.every for t in self.tests if t.every]
+
+    def program(self, num: int) -> Callable:
+        """The compiled program of `num` steps per dispatch."""
+        if num not in self.programs:
+            try:
+                self.programs[num] = self.exp.compile_steps(num, self.data)
+            except jax.errors.JaxRuntimeError as error:
+                if "RESOURCE_EXHAUSTED" not in str(error):
+                    raise
+                raise UserError(
+                    f"the step does not fit in the device's memory with config.data.batch={self.config.data.batch}; raise "
+                    "method.microbatches, set method.net.remat=True, or shard with sharding=(('.*', 'fsdp'),)"
+                ) from error
+        return self.programs[num]
+
+    def feed(self, at: int) -> tuple[dict[str, jax.Array], Callable[[int, int], PyTree]]:
+        """(resident data or {}, function (step, num) -> num batches on the devices), reading on from step `at`."""
+        exp, feed, mesh = self.exp, self.exp.feed, self.exp.mesh
+        host = {"host": jax.process_index(), "hosts": jax.process_count()}
+        size = len(self.source) * int(np.prod(self.source.info.shape))
+        room = feed.device_mb << 20 if jax.default_backend() != "cpu" else min(SMALL, feed.device_mb << 20)
+        if feed.placement == "device" and exp.transforms:
+            raise UserError("config.data.placement='device' cannot run config.data.transforms (host); use config.data.augment")
+        if feed.placement == "device" or feed.placement == "auto" and size <= room and not exp.transforms:
+            keys = exp.spec(1)
+            limit = feed.device_mb << 20
+            with tqdm(desc="loading", total=len(self.source), unit="img", delay=2, disable=not parallel.is_lead()) as bar:
+                whole = load_all(self.source, limit, lambda done, _: bar.update(done - bar.n), feed.workers)
+            data = parallel.put_replicated(mesh, {k: whole[k] for k in keys})
+            stream = index_stream(len(self.source), exp.batch, self.config.seed, **host)
+            return data, lambda step, num: parallel.put_batch(
+                mesh, {"i": np.stack([stream.batch_at(step + i) for i in range(num)])}, leading=1
+            )["i"]
+        stream = train_stream(
+            self.source, exp.batch, self.config.seed, exp.transforms, workers=feed.workers, prefetch=feed.prefetch, **host
+        )
+        iterator, keys = stream.start(at), exp.spec(1)
+
+        def batches(step: int, num: int) -> PyTree:
+            parts = [next(iterator) for _ in range(num)]
+            return parallel.put_batch(mesh, {k: np.stack([p[k] for p in parts]) for k in keys}, leading=1)
+
+        return {}, batches
+
+    def plan(self, at: int, num: int) -> None:
+        """Compile, and say what is about to happen."""
+        exp, config, info = self.exp, self.config, self.source.info
+        hits: list[str] = []
+        jax.monitoring.register_event_listener(lambda event, **_: hits.append(event) if "cache_hits" in event else None)
+        start = time.monotonic()
+        num = num if num == config.steps_per_call else 1
+        memory = self.program(num).memory_analysis()
+        seconds = time.monotonic() - start
+        labels = f", {info.classes} labels" if exp.feed.labels else ""
+        held = "on the device" if self.data else "read by the host"
+        rules = ", ".join(f"{pattern} {action}" for pattern, action in config.sharding)
+        nets = {k: sum(x.size for x in jax.tree.leaves(n.params)) for k, n in exp.abstract.nets.items()}
+        bytes_ = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(exp.abstract))
+        updates = exp.batch // exp.feed.batch
+        lines = {
+            "run": f"{config.method.name} in {self.run.path}, steps {at} to {config.steps}",
+            "data": f"{config.data.name}: {info.num:,} images {'x'.join(map(str, info.shape))}{labels}, {held}",
+            "devices": f"{jax.device_count()} {jax.devices()[0].device_kind} on {jax.process_count()} host(s); mesh "
+            f"{', '.join(f'{k}={v}' for k, v in exp.mesh.shape.items())}; {rules}",
+            "nets": ", ".join(f"{k} {v:,} parameters" for k, v in nets.items()),
+            "state": f"{bytes_ / 1e6:,.1f} MB (parameters, optimizer, averages)",
+            "step": f"{exp.batch} images" + (f" ({updates} batches)" if updates > 1 else "") + f", {num} per dispatch",
+            "memory": f"{memory.temp_size_in_bytes / 1e6:,.1f} MB of temporaries per device" if memory else "unknown",
+            "compile": f"{seconds:.1f} s, {'from the cache' if hits else 'new'}",
+        }
+        self.writers.say("\n".join(f"{name:<9}{text}" for name, text in lines.items()))
+
+    def halted(self, at: int) -> bool:
+        """Whether to stop here. Several hosts agree at log ticks only, so that no step waits for the network."""
+        if jax.process_count() == 1:
+            return bool(self.interrupt.name)
+        return at % self.config.log_every == 0 and parallel.agree(bool(self.interrupt.name))
+
+    def log(self) -> None:
+        """Write the last interval's means; NaN or infinity ends the run here."""
+        if self.late is None:
+            return
+        (start, stop, rate, interval), self.late = self.late, None
+        fetched = jax.device_get(interval)
+        means = {k: float(np.mean(np.concatenate([m[k] for m in fetched]), dtype=np.float64)) for k in fetched[0]}
+        broken = [k for k, v in means.items() if not np.isfinite(v)]
+        if broken:
+            raise self.diverged(f"{', '.join(broken)} became NaN or infinite between steps {start + 1} and {stop}")
+        self.writers.scalars(stop, {**means, "images_per_s": rate})
+        self.writers.console(stop, {"loss": means["loss"], "images/s": rate})
+
+    def diverged(self, what: str) -> UserError:
+        """The NaN policy: stop, keep what was good."""
+        self.checkpoints.wait()
+        whole = self.checkpoints.steps()
+        last = f"the last good checkpoint is step {whole[-1]}" if whole else "there is no checkpoint yet"
+        return UserError(f"{what}; {last} in {self.checkpoints.folder}. Lower the learning rate or clip gradients (optimizer.clip=1.0)")
+
+    def save(self, state: TrainState, at: int) -> None:
+        """Start a checkpoint of step `at`, unless the weights are broken."""
+        if not bool(self.exp.is_finite(state)):
+            raise self.diverged(f"weights became NaN or infinite by step {at}")
+        self.checkpoints.save(at, state, configs.to_json(self.config))
+
+    def evaluate(self, tests: list[Evaluator], state: TrainState, at: int) -> None:
+        """Run the evaluators that are due."""
+        raw, ema = state.view(), state.view(ema=True)
+        for name, report in evaluate.reports(self.exp, tests, raw, ema, self.held_out):
+            if report.scalars:
+                self.writers.scalars(at, report.scalars, prefix="eval")
+                self.writers.say(f"step {at} {name}: " + "  ".join(f"{k} {v:.5g}" for k, v in report.scalars.items()))
+            for label, images in report.images.items():
+                self.writers.image(at, label, images, report.columns)
+        self.writers.draw()
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices, commit and command: what a result depends on besides the config."""
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        commit = "unknown"
+    return {
+        "jaxgen": __version__,
+        "commit": commit,
+        "command": " ".join(["python -m jaxgen.main", *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in LIBRARIES},
+        "devices": [d.device_kind for d in jax.devices()][:1] * jax.device_count(),
+        "hosts": jax.process_count(),
+    }

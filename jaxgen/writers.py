@@ -1,0 +1,142 @@
+"""What a run tells: console progress, metrics.jsonl, TensorBoard events, sample grids and a loss plot."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from jaxgen.images import grid, save_png
+
+Scalars = Mapping[str, float]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write beside the target, then rename: a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def read_metrics(workdir: str | Path) -> list[dict[str, float]]:
+    """The records of metrics.jsonl, oldest first; a half-written last line is left out."""
+    path = Path(workdir) / "metrics.jsonl"
+    records = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return records
+
+
+class Writers:
+    """All sinks of one run directory. With `active=False` (hosts other than the first) every call is silent."""
+
+    def __init__(self, workdir: str | Path, start: int, total: int, active: bool = True) -> None:
+        self.workdir, self.active, self.total = Path(workdir), active, total
+        if not active:
+            return
+        from tensorboardX import SummaryWriter
+
+        self._forget_after(start)
+        self.jsonl = (self.workdir / "metrics.jsonl").open("a")
+        self.events = SummaryWriter(str(self.workdir / "tensorboard"), purge_step=start, flush_secs=10)
+        self.live = sys.stderr.isatty()
+        self.bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, disable=not self.live)
+        self.began, self.first = time.monotonic(), start
+
+    def _forget_after(self, start: int) -> None:
+        """A resumed run repeats the steps after its checkpoint: their old records go."""
+        records = read_metrics(self.workdir)
+        kept = [r for r in records if r["step"] <= start]
+        if len(kept) < len(records):
+            write_text(self.workdir / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in kept))
+
+    def progress(self, step: int) -> None:
+        """Move the bar."""
+        if self.active and self.live:
+            self.bar.update(step - self.bar.n)
+
+    def scalars(self, step: int, values: Scalars, prefix: str = "train") -> None:
+        """One record: {"step": ..., "train/loss": ..., ...}."""
+        if not self.active:
+            return
+        named = {f"{prefix}/{k}": float(v) for k, v in values.items()}
+        self.jsonl.write(json.dumps({"step": step, **named}) + "\n")
+        self.jsonl.flush()
+        for name, value in named.items():
+            self.events.add_scalar(name, value, step)
+
+    def console(self, step: int, values: Scalars) -> None:
+        """The line people watch: loss, images/s, time left. A terminal shows it on the bar, a log gets lines."""
+        if not self.active:
+            return
+        shown = {k: f"{v:.4g}" for k, v in values.items()}
+        if self.live:
+            self.bar.set_postfix(shown)
+            return
+        rate = (step - self.first) / max(1e-9, time.monotonic() - self.began)
+        left = tqdm.format_interval((self.total - step) / rate) if rate > 0 else "?"
+        self.say(f"step {step}/{self.total}  {'  '.join(f'{k} {v}' for k, v in shown.items())}  left {left}")
+
+    def say(self, text: str) -> None:
+        """Print without breaking the bar."""
+        if self.active:
+            tqdm.write(text, file=sys.stderr)
+            sys.stderr.flush()
+
+    def image(self, step: int, name: str, images: np.ndarray, columns: int = 0) -> None:
+        """A grid as samples/<step>_<name>.png and in TensorBoard."""
+        if not self.active:
+            return
+        picture = grid(images, columns)
+        save_png(self.workdir / "samples" / f"{step:07d}_{name}.png", picture, min_side=320)
+        self.events.add_image(name, picture, step, dataformats="HWC")
+
+    def draw(self) -> None:
+        """loss.png as of now."""
+        if self.active:
+            plot(self.workdir)
+
+    def close(self) -> None:
+        """Flush, and draw the curves."""
+        if not self.active:
+            return
+        self.bar.close()
+        self.jsonl.close()
+        self.events.close()
+        self.draw()
+
+
+def plot(workdir: str | Path) -> None:
+    """loss.png: every loss-like curve of metrics.jsonl over steps, training and held-out in the same panel."""
+    records = read_metrics(workdir)
+    names = {name for r in records for name in r if name != "step"}
+    panels = sorted({name.split("/", 1)[1] for name in names if not name.endswith("images_per_s")})
+    if not panels:
+        return
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    for i, panel in enumerate(panels):
+        axes = figure.add_subplot(rows, columns, i + 1)
+        for name in sorted(n for n in names if n.split("/", 1)[1] == panel):
+            points = [(r["step"], r[name]) for r in records if name in r]
+            axes.plot(*zip(*points, strict=True), label=name.split("/")[0], linewidth=1)
+        axes.set_title(panel, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.set_xlabel("step", fontsize=7)
+        axes.legend(fontsize=7)
+    path = Path(workdir) / "loss.png"
+    part = path.with_name(path.name + ".part")
+    figure.savefig(part, dpi=110, format="png")
+    part.replace(path)
