@@ -112,7 +112,10 @@ class Experiment:
             blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self.spec(self.feed.batch))
             return self.method.init(rng, blank)
 
-        return jax.jit(fresh, out_shardings=self.shardings)(jax.random.fold_in(self.root, 0))
+        # It runs once: XLA's CPU backend spends most of its time on optimising each random draw.
+        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+        program = jax.jit(fresh, out_shardings=self.shardings, compiler_options=options)
+        return program(jax.random.fold_in(self.root, 0))
 
     def step(self, state: TrainState, batch: Batch, rng: Array) -> tuple[TrainState, Metrics]:
         """Augment and take one training step; the key depends on the run's seed and the step alone."""

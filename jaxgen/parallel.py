@@ -1,6 +1,7 @@
 """Meshes, regex rules -> shardings, microbatches and what several hosts need."""
 
 import math
+import os
 import re
 from typing import Any
 
@@ -16,8 +17,21 @@ FSDP_BYTES = 4 << 20  # smaller leaves cost more to gather than to keep
 
 
 def initialize() -> None:
-    """Join the other hosts; SLURM, Open MPI, TPU pods and GKE are recognised by JAX, else JAX's own variables are read."""
-    jax.distributed.initialize()
+    """Join the other hosts: SLURM, Open MPI, TPU pods and GKE are recognised by JAX.
+
+    Elsewhere JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID say it.
+    """
+    number, at = os.environ.get("JAX_NUM_PROCESSES"), os.environ.get("JAX_PROCESS_ID")
+    try:
+        if number and at:
+            jax.distributed.initialize(num_processes=int(number), process_id=int(at))
+        else:
+            jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise UserError(
+            f"--distributed: the other hosts were not found ({str(error).splitlines()[0]}); start it under SLURM, Open MPI, "
+            "on a TPU pod or GKE, or set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
+        ) from error
 
 
 def is_lead() -> bool:
@@ -26,7 +40,10 @@ def is_lead() -> bool:
 
 
 def make_mesh(axes: dict[str, int]) -> Mesh:
-    """{"data": -1} -> a Mesh over all devices; one axis may be -1 (the rest). The only caller of jax.make_mesh."""
+    """{"data": -1} -> a Mesh over all devices; one axis may be -1 (the rest).
+
+    On one host a mesh may be smaller than the machine. The only caller of jax.make_mesh.
+    """
     devices = jax.device_count()
     sizes = dict(axes)
     free = [name for name, size in sizes.items() if size == -1]
@@ -37,10 +54,12 @@ def make_mesh(axes: dict[str, int]) -> Mesh:
         if devices % known:
             raise UserError(f"mesh={sizes} does not divide {devices} devices; change config.mesh")
         sizes[free[0]] = devices // known
-    if math.prod(sizes.values()) != devices:
-        raise UserError(f"mesh={sizes} asks for {math.prod(sizes.values())} devices and there are {devices}; set one axis to -1")
+    used = math.prod(sizes.values())
+    if used > devices or used < devices and jax.process_count() > 1:
+        raise UserError(f"mesh={sizes} asks for {used} devices and there are {devices}; set one axis to -1")
     # Auto axes: the compiler places the rest. Explicit ones (JAX's default) refuse ordinary slicing.
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * len(sizes))
+    types = (AxisType.Auto,) * len(sizes)
+    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=types, devices=jax.devices()[:used])
 
 
 def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:

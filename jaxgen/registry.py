@@ -40,6 +40,20 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "module": {
         "unet": "jaxgen.nets.unet:UNet",
+        "vae_net": "jaxgen.nets.autoencoder:VaeNet",
+        "vqvae_net": "jaxgen.nets.autoencoder:VqVaeNet",
+        "mlp_encoder": "jaxgen.nets.autoencoder:MlpEncoder",
+        "mlp_decoder": "jaxgen.nets.autoencoder:MlpDecoder",
+        "conv_encoder": "jaxgen.nets.autoencoder:ConvEncoder",
+        "conv_decoder": "jaxgen.nets.autoencoder:ConvDecoder",
+        "ema_quantizer": "jaxgen.nets.quantize:EmaQuantizer",
+        "gradient_quantizer": "jaxgen.nets.quantize:GradientQuantizer",
+        "mlp_generator": "jaxgen.nets.gan:MlpGenerator",
+        "mlp_discriminator": "jaxgen.nets.gan:MlpDiscriminator",
+        "dcgan_generator": "jaxgen.nets.gan:DcganGenerator",
+        "dcgan_discriminator": "jaxgen.nets.gan:DcganDiscriminator",
+        "resnet_generator": "jaxgen.nets.gan:ResnetGenerator",
+        "resnet_discriminator": "jaxgen.nets.gan:ResnetDiscriminator",
     },
     "optimizer": {
         "adam": "jaxgen.optim:Adam",
@@ -77,6 +91,7 @@ TABLES: dict[str, dict[str, str]] = {
     "likelihood": {
         "bernoulli": "jaxgen.losses.likelihood:Bernoulli",
         "gaussian": "jaxgen.losses.likelihood:Gaussian",
+        "learned_gaussian": "jaxgen.losses.likelihood:LearnedGaussian",
         "logistic": "jaxgen.losses.likelihood:DiscretisedLogistic",
     },
     "gan_loss": {

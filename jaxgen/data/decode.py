@@ -52,6 +52,10 @@ def open_image(file: str | BinaryIO) -> Image.Image:
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """(width, height) after the EXIF orientation is applied; reads the header only."""
     w, h = image.size
+    if (
+        image.format == "PNG" and "exif" not in image.info
+    ):  # Pillow would decode the whole file to look behind the pixels
+        return w, h
     return (h, w) if image.getexif().get(ExifTags.Base.Orientation, 1) >= 5 else (w, h)
 
 

@@ -9,6 +9,7 @@ import functools
 import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from jaxgen.data.sources import Info, Source
+from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -46,10 +47,12 @@ class Order(grain.MapDataset[int]):
 
     def take(self, start: int, count: int) -> np.ndarray:
         """Indices of positions start .. start + count, int32 [count]; they may reach over several epochs."""
-        first, last = start // self.num, (start + count - 1) // self.num
-        epochs = [permutation(self.num, self.order_seed, epoch) for epoch in range(first, last + 1)]
-        start -= first * self.num
-        return np.concatenate(epochs)[start : start + count]
+        parts = []
+        for epoch in range(start // self.num, (start + count - 1) // self.num + 1):
+            begin = epoch * self.num
+            part = slice(max(0, start - begin), start + count - begin)
+            parts.append(permutation(self.num, self.order_seed, epoch)[part])
+        return np.concatenate(parts)
 
 
 class HostSlice(grain.MapDataset[Any]):
@@ -114,10 +117,16 @@ class Stream:
         return batches
 
 
-def threads(info: Info) -> int:
-    """How many threads decode best: small images spend their time under Python's lock, so a second one only waits."""
-    small = math.prod(info.shape[:2]) <= 64 * 64
-    return 1 if small else min(8, os.cpu_count() or 1)
+def threads(source: Source) -> int:
+    """How many threads read best: what takes under 0.2 ms mostly holds Python's lock, where a second only waits."""
+
+    def seconds(i: int) -> float:
+        start = time.perf_counter()
+        source[i]
+        return time.perf_counter() - start
+
+    fastest = min(seconds(i) for i in range(min(8, len(source))))
+    return 1 if fastest < 2e-4 else min(8, os.cpu_count() or 1)
 
 
 def _check(num: int, batch: int, seed: int, host: int, hosts: int) -> None:
@@ -151,14 +160,14 @@ def train_stream(
     """Endless shuffled batches, never ragged: dict(image=uint8 [B/hosts, H, W, C], label=int32 [B/hosts], ...).
 
     `batch` is the global batch and may exceed the data set (it runs on into the next epoch). workers: decoding threads,
-    0 = what suits the image size; prefetch: batches made ahead, 0 = none. Errors: batch not divisible by hosts.
+    0 = what suits the source; prefetch: batches made ahead, 0 = none. Errors: batch not divisible by hosts.
     """
     _check(len(source), batch, seed, host, hosts)
     stream = Order(len(source), seed).seed(seed).map(functools.partial(_example, source, captions))
     for transform in transforms:
         stream = stream.random_map(transform) if hasattr(transform, "random_map") else stream.map(transform)
     batches = HostSlice(stream, batch, host, hosts).batch(batch // hosts, drop_remainder=True)
-    return Stream(batches, workers or threads(source.info), prefetch)
+    return Stream(batches, workers or threads(source), prefetch)
 
 
 def index_stream(num: int, batch: int, seed: int, host: int = 0, hosts: int = 1) -> Stream:
@@ -189,7 +198,7 @@ def eval_batches(
 
     stream = grain.MapDataset.range(math.ceil(num / batch) * batch).map(example)
     batches = HostSlice(stream, batch, host, hosts).batch(batch // hosts, drop_remainder=True)
-    return Stream(batches, workers or threads(source.info), prefetch)
+    return Stream(batches, workers or threads(source), prefetch)
 
 
 def _silent(done: int, total: int) -> None:
@@ -222,7 +231,7 @@ def load_all(
                 values[i] = example[key]
         return stop
 
-    with ThreadPoolExecutor(workers or threads(info)) as pool:
+    with ThreadPoolExecutor(workers or threads(source)) as pool:
         for done in pool.map(fill, range(0, num, 256)):
             progress(done, num)
     return out

@@ -261,9 +261,13 @@ class FolderSource:
         return len(self.files)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
         for j in itertools.chain(range(i, len(self)), range(i)):
             try:
                 example = {"image": decode.photo(self.files[j], self.info.shape[2], self.size, self.resize)}
+                if example["image"].shape != self.info.shape:
+                    raise ValueError(f"its shape is {example['image'].shape}, not {self.info.shape}")
             except decode.BROKEN as e:
                 if self.on_broken == "stop":
                     raise UserError(f"image '{self.files[j]}' is broken: {_line(e)}") from e
@@ -337,13 +341,11 @@ class Folder:
     def _sound(self, root: Path, names: list[str], broken: dict[str, str]) -> list[str]:
         """The names without the broken ones, each of which is told."""
         for name in names:
-            if name in broken and self.on_broken == "stop":
-                raise UserError(f"image '{root / name}' is broken: {broken[name]}")
             if name in broken:
                 log.warning("skipped broken image '%s': %s", root / name, broken[name])
         sound = [name for name in names if name not in broken]
         if not sound:
-            raise UserError(f"no readable image is held out of '{root}': set a larger eval_fraction")
+            raise UserError(f"none of the {len(names)} images that '{root}' gives to this split can be read")
         return sound
 
     def _shape(self, root: Path, names: list[str], channels: int) -> tuple[tuple[int, int, int], dict[str, str]]:
@@ -354,6 +356,9 @@ class Folder:
         with ThreadPoolExecutor(4) as pool:
             heads = dict(zip(names, pool.map(_head, [str(root / name) for name in names]), strict=True))
         broken = {name: head for name, head in heads.items() if isinstance(head, str)}
+        if broken and self.on_broken == "stop":
+            name = min(broken)
+            raise UserError(f"image '{root / name}' is broken: {broken[name]}")
         found = [head for head in heads.values() if not isinstance(head, str)]
         if not found:
             raise UserError(f"none of the {len(names)} images in '{root}' can be read: '{names[0]}': {heads[names[0]]}")

@@ -30,7 +30,7 @@ class NoGuide:
 
 @dataclass(frozen=True)
 class ClassifierFree:
-    """D_null + scale (D_label - D_null) in one doubled batch (Ho & Salimans 2022); scale = 1 + w of their eq. 6."""
+    """(1 - scale) D_null + scale D_label in one doubled batch (Ho & Salimans 2022); scale = 1 + w of their eq. 6."""
 
     scale: float = 1.5
 
@@ -40,6 +40,6 @@ class ClassifierFree:
         def guided(x: Array, t: Array) -> Array:
             both = jnp.concatenate([label, jnp.full_like(label, null)])
             with_label, without = jnp.split(model(jnp.concatenate([x, x]), jnp.concatenate([t, t]), both), 2)
-            return without + self.scale * (with_label - without)
+            return (1.0 - self.scale) * without + self.scale * with_label
 
         return guided

@@ -114,7 +114,8 @@ def _kernel_shape(x, y, *, window, **_):
 def _bilinear(name, shape, default, cpu, foldable):
     """A primitive bilinear in two operands. `foldable`: a vmapped first operand can be folded into the batch."""
     p = Primitive(name)
-    p.def_impl(lambda a, b, **params: jax.jit(partial(p.bind, **params))(a, b))
+    eager = jax.jit(lambda a, b, params: p.bind(a, b, **dict(params)), static_argnums=2)
+    p.def_impl(lambda a, b, **params: eager(a, b, tuple(params.items())))
     p.def_abstract_eval(lambda a, b, **params: a.update(shape=shape(a, b, **params), weak_type=False))
     mlir.register_lowering(p, mlir.lower_fun(default, multiple_results=False))
     mlir.register_lowering(p, mlir.lower_fun(cpu, multiple_results=False), platform="cpu")

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxgen.nets.unet import UNet
-from jaxgen.pretrained.diffusers import WEIGHTS, from_weights, to_weights, unet_fields
+from jaxgen.pretrained.diffusers import WEIGHTS, from_weights, load_unet, to_weights, unet_config, unet_fields
 
 
 @pytest.mark.golden("unet2d_*")
@@ -50,3 +50,17 @@ def test_unet2d(folder, recipe_weights):
     # the tolerance of the case is for outputs; a key's bias has no gradient at all, only rounding
     for name, norm in case["grad_l2_norms"].items():
         np.testing.assert_allclose(norms[name], norm, rtol=10 * tolerance["rtol"], atol=1e-6, err_msg=name)
+
+
+@pytest.mark.golden("unet2d_*")
+def test_import_then_export_is_the_identity(folder):
+    if not (folder / "config.json").is_file():
+        pytest.skip(f"{folder.name} stores no weights")
+    module, variables = load_unet(folder)
+    theirs = load_file(folder / WEIGHTS)
+    ours = to_weights(module, variables)
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        np.testing.assert_array_equal(ours[key], value)
+    config = json.loads((folder / "config.json").read_text())
+    assert unet_fields(unet_config(module, config["in_channels"])) == unet_fields(config)

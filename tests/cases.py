@@ -1,0 +1,8 @@
+"""The configs that the laws run over."""
+
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+# One config per method and mechanism: the laws hold for these in the quick suite, for all in the full one.
+CHOSEN = ("ddpm_digits", "vae_digits", "dcgan_digits", "wgan_gp_digits", "vqvae_digits")

@@ -1,0 +1,37 @@
+"""Eight virtual CPU devices for every test, a compilation cache of the session's own, and the configs by name."""
+
+import os
+import tempfile
+
+# Before JAX starts. Level 0 compiles three times faster; what is computed stays the same.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAXGEN_CACHE", os.path.join(tempfile.gettempdir(), f"jaxgen-tests-{os.getuid()}"))
+
+import pytest
+from cases import CHOSEN, CONFIGS, ROOT
+
+from jaxgen import backend
+
+backend.configure()
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test with an argument `name` runs for every config; all but the chosen ones are slow."""
+    if "name" in metafunc.fixturenames and "laws" in str(metafunc.definition.path):
+        every = [pytest.param(n, marks=[] if n in CHOSEN else pytest.mark.slow) for n in CONFIGS]
+        metafunc.parametrize("name", every)
+
+
+@pytest.fixture
+def tiny():
+    """(config name, {path: value}) -> its :tiny form on one device."""
+    from jaxgen import config as configs
+
+    def load(name: str, **changes):
+        changes = {"mesh": {"data": 1}, **changes}
+        return configs.override(configs.load(f"{ROOT}/configs/{name}.py:tiny"), changes)
+
+    return load
+

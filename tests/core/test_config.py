@@ -1,0 +1,94 @@
+"""Configs: overrides, names, defaults and the messages for what is wrong."""
+
+import json
+
+import pytest
+from cases import CONFIGS, ROOT
+
+from jaxgen import config as configs
+from jaxgen import registry
+from jaxgen.errors import UserError
+
+
+@pytest.fixture
+def ddpm():
+    return configs.load(f"{ROOT}/configs/ddpm_cifar.py")
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("arg", ["", ":tiny"])
+def test_every_config_is_whole_and_survives_json(name, arg):
+    config = configs.normalise(configs.load(f"{ROOT}/configs/{name}.py{arg}"))
+    assert configs.to_json(configs.normalise(config)) == configs.to_json(config)
+    assert configs.differences(configs.from_json(configs.to_json(config)), config) == []
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_is_a_document(name):
+    line = configs.available(ROOT / "configs")[f"{ROOT}/configs/{name}.py"]
+    assert len(line) > 20
+    assert f"--config=configs/{name}.py" in (ROOT / f"configs/{name}.py").read_text()
+
+
+def test_every_name_in_the_tables_can_be_imported():
+    for table, members in registry.TABLES.items():
+        for name in members:
+            assert registry.fields(registry.lookup(table, name, "here")) is not None
+
+
+def test_overrides_reach_what_the_file_does_not_mention(ddpm):
+    config = configs.override(ddpm, {"method.net.norm_eps": "1e-5", "method.net.optimizer.b2": "0.99", "seed": "3"})
+    assert config.method.net.norm_eps == 1e-5 and config.method.net.optimizer.b2 == 0.99 and config.seed == 3
+
+
+def test_a_part_is_replaced_by_name_and_keeps_what_both_have(ddpm):
+    config = configs.override(ddpm, {"method.solver": "ddim", "method.solver.eta": "0.5"})
+    assert config.method.solver.to_dict() == {"name": "ddim", "steps": 1000, "eta": 0.5, "clip": True}
+    config = configs.override(ddpm, {"data.name": "digits"})
+    assert config.data.name == "digits" and config.data.batch == 128 and "dataset" not in config.data
+
+
+def test_short_forms(ddpm):
+    config = configs.override(ddpm, {"method.net.ema": "0.99", "method.predict": "v", "mesh.fsdp": "2"})
+    assert config.method.net.ema.rate == 0.99 and config.method.predict.name == "v" and config.mesh.fsdp == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"method.net.widht": "64"}, ["config.method.net.widht", "did you mean 'width'"]),
+        ({"metod.net.width": "64"}, ["metod", "did you mean 'method'"]),
+        ({"stepz": "3"}, ["stepz", "did you mean 'steps'"]),
+        ({"method.net.width": "wide"}, ["config.method.net.width must be int", "'wide'"]),
+        ({"method.net.dropout": "True"}, ["must be float"]),
+        ({"steps": "0"}, ["config.steps=0"]),
+        ({"steps": "many"}, ["config.steps must be int"]),
+        ({"method.solver.name": "dimm"}, ["did you mean 'ddim'"]),
+        ({"method": "difusion"}, ["did you mean 'diffusion'"]),
+        ({"data.name": "digit"}, ["did you mean 'digits'"]),
+        ({"data.batchsize": "3"}, ["config.data.batchsize", "batch"]),
+        ({"data.placement": "disk"}, ["config.data.placement='disk'", "device"]),
+        ({"eval.fdi.every": "3"}, ["config.eval.fdi", "is not an evaluator"]),
+        ({"seed.x": "3"}, ["config.seed is a plain value"]),
+        ({"method.net": "3"}, ["config.method.net"]),
+    ],
+)
+def test_mistakes_are_told_in_one_line_that_names_the_cure(ddpm, changes, words):
+    with pytest.raises(UserError) as caught:
+        configs.override(ddpm, changes)
+    message = str(caught.value)
+    assert "\n" not in message and all(word in message for word in words), message
+
+
+def test_a_missing_file_names_the_nearest(tmp_path):
+    with pytest.raises(UserError, match=r"no such file; did you mean '.*ddpm_cifar\.py'"):
+        configs.load(f"{ROOT}/configs/ddpm_cifra.py")
+
+
+def test_values_are_python_literals_or_text():
+    assert [configs.parse_value(t) for t in ("3", "1e-4", "(1, 2)", "true", "adam")] == [3, 1e-4, (1, 2), True, "adam"]
+
+
+def test_json_has_tuples_back(ddpm):
+    config = configs.from_json(json.dumps(json.loads(configs.to_json(configs.normalise(ddpm)))))
+    assert config.method.net.mults == (1, 2, 2, 2)

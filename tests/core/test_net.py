@@ -1,0 +1,162 @@
+"""Nets, averages, optimizers, methods: the small algebra under every family."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import linen as nn
+
+from jaxgen.errors import UserError
+from jaxgen.method import LossMethod
+from jaxgen.net import Decay, HalfLife, Net, NoEma, Power
+from jaxgen.optim import Adam, Optimizer, RmsProp, Sgd, mask
+from jaxgen.state import TrainState, adopt
+
+
+class Line(nn.Module):
+    """One dense layer and a running mean of its inputs."""
+
+    features: int = 1
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        mean = self.variable("batch_stats", "mean", jnp.zeros, x.shape[-1:])
+        if train:
+            mean.value = 0.5 * mean.value + 0.5 * x.mean(0)
+        return nn.Dense(self.features)(x)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regression(LossMethod):
+    """Least squares: a LossMethod whose gradient is known."""
+
+    def example(self, batch):
+        return (batch["image"],), {}
+
+    def loss(self, params, w, batch, rng, train):
+        vars = {k: v for k, v in w.nets["net"].items() if k != "params"}
+        out, vars = self.net.apply(params, vars, batch["image"], train=train)
+        error = (out[:, 0] - batch["label"]) ** 2
+        return error, ({"error": error}, vars)
+
+
+BATCH = {"image": jax.random.normal(jax.random.key(1), (16, 3)), "label": jnp.arange(16.0)}
+
+
+def fit(steps=3, ema=NoEma(), tx=None, **fields):
+    method = Regression(net=Net(Line(), tx or optax.sgd(0.01), ema), **fields)
+    state = method.init(jax.random.key(0), BATCH)
+    trail = [state]
+    for _ in range(steps):
+        state, _ = jax.jit(method.train_step)(state, BATCH, jax.random.key(2))
+        trail.append(state)
+    return trail
+
+
+def leaves(tree):
+    return [np.asarray(x) for x in jax.tree.leaves(tree)]
+
+
+def test_microbatches_make_the_gradient_of_the_whole_batch():
+    whole, parts = fit(1)[-1], fit(1, microbatches=4)[-1]
+    for a, b in zip(leaves(whole.nets["net"].params), leaves(parts.nets["net"].params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_microbatches_carry_the_other_collections_along():
+    stats = fit(1, microbatches=4)[-1].nets["net"].vars["batch_stats"]["mean"]
+    want = np.zeros(3)
+    for part in np.asarray(BATCH["image"]).reshape(4, 4, 3).swapaxes(0, 1):  # strided: example i goes to part i % 4
+        want = 0.5 * want + 0.5 * part.mean(0)
+    np.testing.assert_allclose(stats, want, rtol=1e-5, atol=1e-6)
+
+
+def test_eval_step_changes_nothing_and_is_per_example():
+    method = Regression(net=Net(Line(), optax.sgd(0.1)))
+    state = method.init(jax.random.key(0), BATCH)
+    out = method.eval_step(state.view(), BATCH, jax.random.key(3))
+    assert set(out) == {"loss", "error"} and all(v.shape == (16,) for v in out.values())
+
+
+@pytest.mark.parametrize("rule", [Decay(0.5, warmup=False), Decay(0.9), HalfLife(100, batch=16), Power(0.1)])
+def test_the_average_follows_its_rule(rule):
+    trail = fit(5, ema=rule)
+    mean = leaves(trail[0].nets["net"].params)
+    for step, state in enumerate(trail[1:]):
+        decay = float(rule.decay(jnp.asarray(step, jnp.int32)))
+        assert 0 <= decay < 1
+        mean = [decay * m + (1 - decay) * p for m, p in zip(mean, leaves(state.nets["net"].params), strict=True)]
+    for a, b in zip(mean, leaves(trail[-1].nets["net"].ema), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_power_profile_has_the_width_it_is_named_for():
+    """The weights that the rule gives to past steps have relative standard deviation `std` (EDM2, appendix C)."""
+    rule, steps = Power(0.1), 4000
+    decays = np.array([float(rule.decay(np.float64(t))) for t in range(steps)])
+    weights = (1 - decays) * np.append(np.cumprod(decays[::-1])[::-1][1:], 1.0)
+    time = np.arange(1, steps + 1) / steps
+    mean = (weights * time).sum() / weights.sum()
+    assert np.sqrt((weights * (time - mean) ** 2).sum() / weights.sum()) == pytest.approx(0.1, rel=0.01)
+
+
+def test_half_life_is_a_half_life():
+    rule = HalfLife(images=1000, rampup=0, batch=10)
+    assert float(rule.decay(jnp.int32(7))) ** 100 == pytest.approx(0.5, rel=1e-4)
+
+
+def test_view_gives_averages_only_where_they_are_kept():
+    state = fit(2, ema=Decay(0.9))[-1]
+    assert not np.allclose(leaves(state.view(True).nets)[1], leaves(state.view(False).nets)[1])
+    plain = fit(2)[-1]
+    for a, b in zip(leaves(plain.view(True)), leaves(plain.view(False)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_adopt_takes_what_fits_and_names_the_rest():
+    small = Regression(net=Net(Line(1), optax.sgd(0.1))).init(jax.random.key(0), BATCH)
+    wide = Regression(net=Net(Line(2), optax.sgd(0.1))).init(jax.random.key(5), BATCH)
+    trained = small.replace(step=jnp.asarray(7, jnp.int32))
+    got, fresh = adopt(wide, trained)
+    assert int(got.step) == 7
+    assert sorted(fresh) == ["nets/net/params/Dense_0/bias", "nets/net/params/Dense_0/kernel"]
+    assert adopt(small, trained)[1] == []
+
+
+@pytest.mark.parametrize("kind", [Sgd(lr=0.1), Adam(lr=0.1), RmsProp(lr=0.1), Adam(lr=0.1, clip=1.0, weight_decay=0.01)])
+def test_optimizers_descend(kind):
+    tx, params = kind.build(), {"kernel": jnp.array([2.0, -3.0])}
+    state = tx.init(params)
+    for _ in range(200):
+        updates, state = tx.update(params, state, params)  # gradient of |x|^2 / 2
+        params = optax.apply_updates(params, updates)
+    assert float(jnp.abs(params["kernel"]).max()) < 0.2
+
+
+def test_schedules_warm_up_and_end_where_they_say():
+    rate = Adam(lr=1.0, warmup=10, schedule="cosine", final=0.1, steps=100).rate()
+    assert 0 < float(rate(0)) < 0.1 + 1e-6
+    assert float(rate(10)) == pytest.approx(1.0)
+    assert float(rate(100)) == pytest.approx(0.1)
+    assert all(float(rate(t)) >= float(rate(t + 5)) for t in range(10, 95, 5))
+
+
+def test_masks_freeze_by_path():
+    tx = Sgd(lr=1.0, train=r"body/.*").build()
+    params = {"body": {"kernel": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    assert float(updates["head"]["kernel"][0]) == 0.0 and float(updates["body"]["kernel"][0]) == -1.0
+    assert mask(r".*bias")({"a": {"bias": 0, "kernel": 0}}) == {"a": {"bias": True, "kernel": False}}
+
+
+def test_an_unknown_schedule_names_those_there_are():
+    with pytest.raises(UserError, match=r"cosin.*constant, cosine, linear"):
+        Optimizer(schedule="cosin").rate()
+
+
+def test_state_is_one_value():
+    state = fit(1)[-1]
+    assert isinstance(state, TrainState) and jax.tree.structure(state) == jax.tree.structure(fit(0)[-1])

@@ -1,0 +1,228 @@
+"""Laws of the data pipeline, over every kind of source."""
+
+import os
+import pickle
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxgen.data import (
+    Arrays,
+    Crop,
+    Digits,
+    Flip,
+    Folder,
+    Shapes,
+    Source,
+    Tfds,
+    eval_batches,
+    index_stream,
+    load_all,
+    train_stream,
+)
+from jaxgen.data.pipeline import permutation
+from jaxgen.errors import UserError
+
+DATA = Path(os.environ.get("JAXGEN_DATA", Path(__file__).parents[2] / "../shared/data"))
+KINDS = ("digits", "shapes", "arrays", "folder", "tfds")
+
+
+def _make(kind: str, tmp: Path) -> Source:
+    rng = np.random.default_rng(0)
+    if kind == "digits":
+        return Digits().open("eval")
+    if kind == "shapes":
+        return Shapes(size=16, num=37, max_shapes=2).open("train")
+    if kind == "arrays":
+        np.save(tmp / "x.npy", rng.integers(0, 256, (50, 6, 5, 3), np.uint8))
+        return Arrays(str(tmp / "x.npy")).open("train")
+    if kind == "folder":
+        for i in range(29):
+            (tmp / f"class{i % 3}").mkdir(exist_ok=True)
+            image = rng.integers(0, 256, (10 + i % 4, 12, 3), np.uint8)
+            Image.fromarray(image).save(tmp / f"class{i % 3}" / f"{i}.png")
+        return Folder(str(tmp), size=8).open("train")
+    if not (DATA / "tfds" / "mnist").is_dir():
+        pytest.skip(f"no MNIST in {DATA / 'tfds'}: set JAXGEN_DATA")
+    return Tfds("mnist", str(DATA / "tfds"), split="train[:53]").open("train")
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def source(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Source:
+    return _make(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def _same(a: dict, b: dict) -> None:
+    assert a.keys() == b.keys()
+    for key in a:
+        assert a[key].dtype == b[key].dtype
+        np.testing.assert_array_equal(a[key], b[key])
+
+
+def _union(parts: list[dict]) -> dict:
+    return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+
+def test_examples_keep_the_promise_of_info(source: Source):
+    assert len(source) == source.info.num
+    for i in (0, len(source) // 2, len(source) - 1):
+        example = source[i]
+        assert example["image"].shape == source.info.shape and example["image"].dtype == np.uint8
+        assert ("label" in example) == (source.info.classes > 0)
+        if source.info.classes:
+            assert isinstance(example["label"], np.int32) and 0 <= example["label"] < source.info.classes
+    assert len(source.info.label_names) == source.info.classes
+
+
+def test_a_source_survives_pickling(source: Source):
+    twin = pickle.loads(pickle.dumps(source))
+    assert twin.info == source.info
+    np.testing.assert_array_equal(twin[3]["image"], source[3]["image"])
+
+
+def test_a_batch_depends_on_source_seed_and_step_only(source: Source):
+    a, b = (train_stream(source, 8, 5, (Flip(), Crop(2))) for _ in range(2))
+    _same(a.batch_at(7), b.batch_at(7))
+    assert (a.batch_at(7)["image"] != a.batch_at(8)["image"]).any()
+    assert (train_stream(source, 8, 6).batch_at(7)["image"] != train_stream(source, 8, 5).batch_at(7)["image"]).any()
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_hosts_see_parts_of_one_batch(source: Source, hosts: int):
+    transforms = (Flip(), Crop(2))
+    whole = train_stream(source, 8, 3, transforms)
+    parts = [train_stream(source, 8, 3, transforms, host, hosts) for host in range(hosts)]
+    for step in (0, 1, 11):
+        _same(whole.batch_at(step), _union([part.batch_at(step) for part in parts]))
+        indices = [index_stream(len(source), 8, 3, host, hosts).batch_at(step) for host in range(hosts)]
+        np.testing.assert_array_equal(index_stream(len(source), 8, 3).batch_at(step), np.concatenate(indices))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_seeking_equals_iterating_across_epochs(source: Source, workers: int):
+    batch = 9
+    steps = 2 * len(source) // batch + 3
+    stream = train_stream(source, batch, 0, (Flip(), Crop(1)), workers=workers, prefetch=3)
+    run = stream.start(0)
+    seen = [next(run) for _ in range(steps)]
+    run.close()
+    for step in (0, steps // 2, steps - 1):
+        _same(seen[step], stream.batch_at(step))
+    resumed = stream.start(steps - 2)
+    _same(seen[-2], next(resumed))
+    _same(seen[-1], next(resumed))
+    resumed.close()
+
+
+def test_seeking_far_is_as_good_as_near(source: Source):
+    stream = train_stream(source, 4, 0, (Flip(),), prefetch=0)
+    step = 10**9 + 7
+    _same(next(stream.start(step)), stream.batch_at(step))
+
+
+def test_indices_name_the_images_of_the_stream(source: Source):
+    stream, indices = train_stream(source, 16, 9), index_stream(len(source), 16, 9)
+    images = load_all(source, 1 << 30)["image"]
+    for step in range(3 * len(source) // 16 + 1):
+        np.testing.assert_array_equal(images[indices.batch_at(step)], stream.batch_at(step)["image"])
+    run = indices.start(2)
+    np.testing.assert_array_equal(next(run), indices.batch_at(2))
+    run.close()
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64])
+@pytest.mark.parametrize("hosts", [1, 2, 4])
+def test_evaluation_counts_every_example_once(source: Source, batch: int, hosts: int):
+    parts = [eval_batches(source, batch * hosts, host=host, hosts=hosts) for host in range(hosts)]
+    assert len({len(part) for part in parts}) == 1
+    whole = _union([_union(list(step)) for step in zip(*parts, strict=True)])
+    assert whole["mask"].dtype == np.float32 and whole["mask"].sum() == len(source)
+    kept = whole["image"][whole["mask"] == 1]
+    np.testing.assert_array_equal(kept, load_all(source, 1 << 30)["image"])
+    assert len(whole["image"]) == len(parts[0]) * batch * hosts
+
+
+def test_evaluation_of_a_part(source: Source):
+    batches = list(eval_batches(source, 4, num=10))
+    assert [batch["mask"].tolist() for batch in batches] == [[1] * 4, [1] * 4, [1, 1, 0, 0]]
+    np.testing.assert_array_equal(batches[-1]["image"][-1], source[9]["image"])
+
+
+def test_load_all_equals_reading_one_by_one(source: Source):
+    calls = []
+    stored = load_all(source, 1 << 30, lambda done, total: calls.append((done, total)), workers=2)
+    assert calls[-1] == (len(source), len(source))
+    assert ("label" in stored) == (source.info.classes > 0)
+    for i in range(0, len(source), 5):
+        for key in stored:
+            np.testing.assert_array_equal(stored[key][i], source[i][key])
+
+
+def test_load_all_refuses_what_does_not_fit():
+    with pytest.raises(UserError, match="limit"):
+        load_all(Digits().open("train"), limit_bytes=1000)
+
+
+@pytest.mark.parametrize("num", [1, 2, 7, 100])
+def test_each_epoch_is_its_own_permutation(num: int):
+    indices = index_stream(num, 1, 0)
+    epochs = [[int(indices.batch_at(e * num + i)[0]) for i in range(num)] for e in range(4)]
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(num))
+    assert num < 7 or len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_permutations_are_uniform():
+    counts = Counter(tuple(permutation(3, 0, epoch).tolist()) for epoch in range(3000))
+    assert len(counts) == 6
+    chi2 = sum((count - 500) ** 2 / 500 for count in counts.values())
+    assert chi2 < 25  # five degrees of freedom: p = 1e-4
+
+
+@pytest.mark.parametrize("batch", [5, 23, 50])
+def test_a_batch_may_exceed_the_data_set(batch: int):
+    stream = index_stream(10, batch, 1)
+    flat = np.concatenate([stream.batch_at(step) for step in range(40 // 5)])
+    assert all(len(stream.batch_at(step)) == batch for step in range(4))
+    for epoch in range(len(flat) // 10):
+        assert sorted(flat[epoch * 10 : epoch * 10 + 10]) == list(range(10))
+    images = train_stream(Shapes(size=8, num=3).open("train"), 8, 0).batch_at(0)["image"]
+    assert images.shape == (8, 8, 8, 3)
+
+
+def test_augmentation_differs_between_epochs():
+    stream = train_stream(Shapes(size=16, num=1).open("train"), 1, 0, (Crop(4),))
+    assert len({stream.batch_at(step)["image"].tobytes() for step in range(20)}) > 10
+
+
+def test_captions_come_only_when_asked_for():
+    source = Shapes(size=8, num=10).open("train")
+    assert set(train_stream(source, 4, 0).batch_at(0)) == {"image", "label"}
+    assert set(next(iter(eval_batches(source, 4)))) == {"image", "label", "mask"}
+    batch = train_stream(source, 4, 0, captions=True).batch_at(1)
+    by_image = {source[i]["image"].tobytes(): source[i]["caption"] for i in range(10)}
+    assert [by_image[image.tobytes()] for image in batch["image"]] == batch["caption"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("batch", "seed", "host", "hosts", "says"),
+    [(6, 0, 0, 4, "batch=6"), (0, 0, 0, 1, "batch=0"), (8, 0, 2, 2, "host 2"), (8, -1, 0, 1, "seed=-1")],
+)
+def test_impossible_requests_are_told_in_one_line(batch: int, seed: int, host: int, hosts: int, says: str):
+    for make in (
+        lambda: train_stream(Digits().open("train"), batch, seed, host=host, hosts=hosts),
+        lambda: index_stream(100, batch, seed, host, hosts),
+    ):
+        with pytest.raises(UserError, match=says) as error:
+            make()
+        assert "\n" not in str(error.value)
+
+
+def test_a_finished_stream_ends():
+    stream = eval_batches(Digits().open("eval"), 100)
+    assert len(list(stream)) == len(stream) == 3
+    with pytest.raises(IndexError):
+        stream.batch_at(3)

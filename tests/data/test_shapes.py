@@ -1,0 +1,115 @@
+"""Procedural scenes: one picture at any resolution, captions that are true."""
+
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from jaxgen.data import Shapes
+from jaxgen.data.shapes import (
+    BACKGROUNDS,
+    COLOURS,
+    CORNERS,
+    PLACES,
+    RADII,
+    SHAPES,
+    Scene,
+    Shape,
+    caption,
+    render,
+    scene,
+)
+from jaxgen.errors import UserError
+
+PHRASE = re.compile(r"a (small|large) (\w+) (\w+) ((?:at|in) the [a-z ]+)$")
+
+
+def test_a_scene_is_a_function_of_its_index():
+    assert scene(3, seed=1) == scene(3, seed=1)
+    assert len({scene(i, seed, split) for i in range(20) for seed in (0, 1) for split in (0, 1)}) == 80
+    train, held = (Shapes(num=50, eval_num=50).open(split) for split in ("train", "eval"))
+    assert all((train[i]["image"] != held[i]["image"]).any() for i in range(50))
+
+
+@pytest.mark.parametrize("index", range(8))
+def test_the_picture_does_not_depend_on_the_resolution(index: int):
+    picture = scene(index, seed=2, max_shapes=4)
+    large = render(picture, 256).astype(float)
+    for size in (32, 64, 128):
+        k = 256 // size
+        shrunk = large.reshape(size, k, size, k, 3).mean((1, 3))
+        off = np.abs(shrunk - render(picture, size))
+        assert off.mean() < 1.0 and np.mean(off > 64) < 2e-3
+
+
+def test_every_kind_has_its_own_outline_inside_its_radius():
+    outlines = {}
+    for kind in SHAPES:
+        image = render(Scene("black", (Shape(kind, "red", "large", "in the centre", 0.5, 0.5, 0.2),)), 100)
+        y, x = np.nonzero(image[..., 0])
+        assert np.hypot((x + 0.5) / 100 - 0.5, (y + 0.5) / 100 - 0.5).max() < 0.2 * np.sqrt(2)
+        assert len(x) > 200
+        np.testing.assert_array_equal(image, image[:, ::-1])  # every kind is symmetric
+        outlines[kind] = image.tobytes()
+    assert len(set(outlines.values())) == len(SHAPES)
+    area = np.mean(render(Scene("black", (Shape("circle", "red", "", "", 0.5, 0.5, 0.2),)), 200)[..., 0] / 225.0)
+    assert area == pytest.approx(np.pi * 0.2**2, rel=0.01)
+
+
+def test_captions_are_true():
+    source = Shapes(size=128, num=60, seed=4, max_shapes=4).open("train")
+    for i in range(len(source)):
+        example = source[i]
+        things, _, background = example["caption"].rpartition(", on ")
+        corner = example["image"][0, 0]
+        assert tuple(corner) == BACKGROUNDS[background]
+        for k, phrase in enumerate(things.split(" and ")):
+            size, colour, kind, place = PHRASE.match(phrase).groups()
+            x, y = PLACES[place]
+            block = example["image"][
+                int((y - 0.24) * 128) : int((y + 0.24) * 128), int((x - 0.24) * 128) : int((x + 0.24) * 128)
+            ]
+            painted = (block == COLOURS[colour]).all(-1)
+            assert painted.mean() > 0.02, (phrase, i)  # the colour is there, at that place
+            rows, columns = np.nonzero(painted.any(1))[0], np.nonzero(painted.any(0))[0]
+            extent = max(np.ptp(rows), np.ptp(columns)) / 128
+            assert (extent > 0.275) == (size == "large"), (phrase, extent)
+            if k == 0:
+                assert source.info.label_names[example["label"]] == kind
+
+
+def test_several_shapes_never_overlap():
+    for i in range(200):
+        things = scene(i, max_shapes=4).shapes
+        assert len({thing.place for thing in things}) == len(things)
+        if len(things) > 1:
+            assert {thing.place for thing in things} <= set(CORNERS)
+            for a in things:
+                for b in things:
+                    assert a is b or max(abs(a.x - b.x), abs(a.y - b.y)) > a.radius + b.radius
+
+
+def test_everything_appears():
+    drawn = [scene(i, max_shapes=3) for i in range(600)]
+    things = [thing for picture in drawn for thing in picture.shapes]
+    assert {thing.kind for thing in things} == set(SHAPES)
+    assert {thing.colour for thing in things} == set(COLOURS)
+    assert {thing.size for thing in things} == set(RADII)
+    assert {thing.place for thing in things} == set(PLACES)
+    counts = Counter(len(picture.shapes) for picture in drawn)
+    assert set(counts) == {1, 2, 3} and min(counts.values()) > 150
+    assert caption(drawn[0]).endswith(f", on {drawn[0].background}")
+
+
+def test_labels_and_bounds():
+    source = Shapes(size=16, num=5).open("train")
+    assert source.info.classes == len(SHAPES) and source.info.shape == (16, 16, 3)
+    with pytest.raises(IndexError):
+        source[5]
+
+
+@pytest.mark.parametrize("spec", [Shapes(size=0), Shapes(num=0), Shapes(max_shapes=5)])
+def test_impossible_specs_are_told(spec: Shapes):
+    with pytest.raises(UserError, match="shapes"):
+        spec.open("train")

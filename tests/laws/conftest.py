@@ -1,0 +1,52 @@
+"""What the laws share: a few training steps of a config, without the run directory around them."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import pytest
+
+from jaxgen import config as configs
+from jaxgen import parallel
+from jaxgen.data.pipeline import index_stream, load_all
+from jaxgen.experiment import Experiment, open_source
+
+
+@pytest.fixture
+def advance() -> Callable:
+    """(config, start state or None, first step, steps, steps per call) -> (experiment, state on the devices, metrics)."""
+
+    def go(config, state=None, start=0, num=2, per_call=1):
+        source = open_source(config, "train")
+        exp = Experiment.open(config, source.info)
+        data = {k: v for k, v in load_all(source, 1 << 30).items() if k in exp.spec(1)}
+        data = parallel.put_replicated(exp.mesh, data)
+        stream = index_stream(len(source), exp.batch, config.seed)
+        state = exp.init() if state is None else jax.device_put(state, exp.shardings)
+        program, history = exp.compile_steps(per_call, data), []
+        for step in range(start, start + num, per_call):
+            indices = np.stack([stream.batch_at(step + i) for i in range(per_call)])
+            batch = parallel.put_batch(exp.mesh, {"i": indices}, leading=1)["i"]
+            state, metrics = program(state, batch, data, exp.root)
+            history.append(jax.device_get(metrics))
+        return exp, state, jax.tree.map(lambda *m: np.concatenate(m), *history)
+
+    return go
+
+
+@pytest.fixture
+def plain_sgd() -> Callable:
+    """A config with every optimizer replaced by SGD: Adam's first steps turn rounding into signs."""
+
+    def optimizers(tree, path):
+        for key, value in tree.items():
+            if key == "optimizer":
+                yield f"{path}.{key}"
+            elif isinstance(value, dict):
+                yield from optimizers(value, f"{path}.{key}")
+
+    def change(config, lr=1e-2):
+        found = list(optimizers(config.method.to_dict(), "method"))
+        return configs.override(config, {p: {"name": "sgd", "lr": lr, "momentum": 0.9} for p in found})
+
+    return change

@@ -1,0 +1,113 @@
+"""Law 1: every config trains, evaluates, samples and saves. Law 2: a run cut short and resumed is the same run, bitwise."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxgen.checkpoint import Checkpoints
+from jaxgen.evaluate import evaluate
+from jaxgen.experiment import Experiment, open_source
+from jaxgen.method import Samples
+from jaxgen.sample import sample
+from jaxgen.train import train
+
+
+def final(config, workdir):
+    """The newest checkpoint, on the host."""
+    exp = Experiment.open(config, open_source(config, "train").info)
+    step, state = Checkpoints(workdir, read_only=True).restore(exp.abstract)
+    return step, jax.device_get((state.step, state.nets, state.extra))
+
+
+def same(a, b):
+    """Every leaf equal, bit by bit."""
+    for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
+
+
+def test_a_run_and_its_resumption(name, tiny, tmp_path):
+    config = tiny(name)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(config, whole)
+
+    # what the run tells
+    assert json.loads((whole / "config.json").read_text())["method"]["name"] == config.method.name
+    records = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [r["step"] for r in records if "train/loss" in r] == [2, 4]
+    assert all(np.isfinite(v) for r in records for v in r.values())
+    assert (whole / "loss.png").stat().st_size and list((whole / "tensorboard").iterdir())
+    assert Image.open(next((whole / "samples").glob("*.png"))).width >= 320
+    figures = evaluate(whole)
+    logged = {k: v for r in records for k, v in r.items() if k.startswith("eval/")}
+    assert {f"eval/{k}": v for k, v in figures.items()} == pytest.approx(logged)  # the same figures from the checkpoint
+
+    exp = Experiment.open(config, open_source(config, "train").info)
+    if isinstance(exp.method, Samples):
+        images = sample(whole, num=5, out=tmp_path / "five", seed=1)
+        assert images.shape == (5, *exp.info.shape) and images.dtype == np.uint8
+        assert np.load(tmp_path / "five.npz")["images"].shape == images.shape
+        np.testing.assert_array_equal(images, sample(whole, num=5, out=tmp_path / "again", seed=1))
+
+    # as if the machine had died after the checkpoint of step 2
+    shutil.copytree(whole, cut)
+    shutil.rmtree(cut / "checkpoints" / "4")
+    train(config, cut)
+    (a, one), (b, two) = final(config, whole), final(config, cut)
+    assert a == b == 4
+    same(one, two)
+    resumed = [json.loads(line) for line in (cut / "metrics.jsonl").read_text().splitlines()]
+    drop = {"train/images_per_s"}
+    assert [{k: v for k, v in r.items() if k not in drop} for r in resumed] == [
+        {k: v for k, v in r.items() if k not in drop} for r in records
+    ]
+
+
+@pytest.mark.parametrize("name", ["vae_digits"])
+def test_a_damaged_checkpoint_is_passed_over(name, tiny, tmp_path):
+    config = tiny(name)
+    train(config, tmp_path)
+    _, before = final(config, tmp_path)
+    for file in (tmp_path / "checkpoints" / "4" / "state").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(file.read_bytes()[:20])
+    with pytest.warns(UserWarning, match="checkpoint 4 in .* is damaged"):
+        step, _ = final(config, tmp_path)
+    assert step == 2
+    with pytest.warns(UserWarning, match="damaged"):
+        train(config, tmp_path)  # goes on from step 2 and replaces what was damaged
+    step, after = final(config, tmp_path)
+    assert step == 4
+    same(before, after)
+
+
+@pytest.mark.parametrize("name", ["vae_digits"])
+def test_phases_with_nothing_changed_are_one_run(name, tiny, tmp_path):
+    train(tiny(name), tmp_path / "one")
+    phased = tiny(name, phases=({"until": 2},), save_every=3)
+    train(phased, tmp_path / "two")
+    same(final(tiny(name), tmp_path / "one")[1], final(phased, tmp_path / "two")[1])
+
+
+@pytest.mark.parametrize("name", ["vae_digits"])
+def test_a_phase_changes_the_batch_and_survives_a_restart_at_its_border(name, tiny, tmp_path):
+    config = tiny(name, phases=({"until": 2, "data.batch": 16},))
+    train(config, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut/checkpoints/4")
+    train(config, tmp_path / "cut")
+    same(final(config, tmp_path / "whole")[1], final(config, tmp_path / "cut")[1])
+    plain = tiny(name)
+    train(plain, tmp_path / "plain")
+    with pytest.raises(AssertionError):
+        same(final(config, tmp_path / "whole")[1], final(plain, tmp_path / "plain")[1])
+
+
+@pytest.mark.parametrize("name", ["vae_digits"])
+def test_where_the_data_lie_does_not_change_a_bit(name, tiny, tmp_path):
+    for placement in ("host", "device"):
+        train(tiny(name, **{"data.placement": placement}), tmp_path / placement)
+    same(*(final(tiny(name), tmp_path / placement)[1] for placement in ("host", "device")))
