@@ -3,6 +3,7 @@
 import json
 import logging
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxgen.errors import UserError
-from jaxgen.state import PyTree, TrainState, Weights
+from jaxgen.state import PyTree, TrainState
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save
 
@@ -69,10 +70,15 @@ class Checkpoints:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def restore(self, like: TrainState, step: int = -1) -> tuple[int, TrainState] | None:
+    def forget_after(self, step: int) -> None:
+        """Delete what is newer than `step`: checkpoints that `restore` passed over, which the run will make again."""
+        for newer in [s for s in self.steps() if s > step]:
+            self.manager.delete(newer)
+
+    def restore(self, like: Callable[[int], TrainState], step: int = -1) -> tuple[int, TrainState] | None:
         """The newest readable checkpoint (or that of `step`) -> (step, state) on `like`'s shardings; None if there is none.
 
-        `like` is an abstract state whose leaves carry shardings (any mesh will do). A damaged checkpoint is passed over
+        `like(step)` is the abstract state at a step; its leaves carry shardings (of any mesh). A damaged checkpoint is passed over
         with one warning that names it; if every one is damaged, or `step` is, that is a UserError.
         """
         whole = self.steps()
@@ -82,11 +88,12 @@ class Checkpoints:
         problem: Exception | None = None
         for at in candidates:
             try:
-                item = _saved(like)
+                target = like(at)
+                item = _saved(target)
                 args = ocp.args.PyTreeRestore(item=item, restore_args=ocp.checkpoint_utils.construct_restore_args(item))
                 saved = self.manager.restore(at, args=ocp.args.Composite(state=args))["state"]
                 fit(item, saved)
-                return at, like.replace(step=saved["step"], nets=saved["nets"], extra=saved["extra"])
+                return at, target.replace(step=saved["step"], nets=saved["nets"], extra=saved["extra"])
             except UserError:
                 raise
             except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
@@ -103,12 +110,12 @@ class Checkpoints:
             "delete that folder to start afresh, or choose another --workdir"
         )
 
-    def restore_weights(self, like: TrainState, ema: bool, step: int = -1) -> tuple[int, Weights]:
-        """(step, weights) for sampling and evaluation."""
-        found = self.restore(like, step)
+    def trained(self, like: TrainState, step: int = -1) -> tuple[int, TrainState]:
+        """`restore` for sampling and evaluation, which cannot do without a checkpoint."""
+        found = self.restore(lambda _: like, step)
         if found is None:
             raise UserError(f"there is no checkpoint in {self.folder}; train first: add --config=...")
-        return found[0], found[1].view(ema)
+        return found
 
     def close(self) -> None:
         """Wait and release."""

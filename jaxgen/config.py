@@ -131,8 +131,7 @@ def override(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
             _put(tree, section, _renamed(section, _find(tree, section), value))
         else:
             _put(tree, path, value)
-        tree = _plain(normalise(ConfigDict(tree)))
-    return ConfigDict(tree)
+    return normalise(ConfigDict(tree))
 
 
 def _find(tree: Any, path: str) -> Any:
@@ -151,9 +150,7 @@ def _put(tree: dict[str, Any], path: str, value: Any) -> None:
         node, here = node[key], f"{here}.{key}"
         if not isinstance(node, dict):
             raise UserError(f"{here} is a plain value and has no key {last!r}; set {here}=VALUE")
-    if last not in node and here not in ("config.mesh", "config.eval") and not here.startswith("config.eval."):
-        raise UserError(f"{here}.{last} is not a key of this config{nearest(last, node)}")
-    node[last] = value
+    node[last] = value  # `normalise` refuses what does not belong there
 
 
 def _renamed(section: str, old: Any, name: Any) -> Any:

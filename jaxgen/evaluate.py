@@ -41,10 +41,7 @@ def evaluate(workdir: str | Path, step: int = -1) -> dict[str, float]:
     tests = evaluators(exp)
     if not tests:
         raise UserError(f"{run.path}/config.json names no evaluator; add one: --config.eval.loss.num=0")
-    found = Checkpoints(run.path, read_only=True).restore(exp.abstract, step)
-    if found is None:
-        raise UserError(f"there is no checkpoint in {run.path}; train first")
-    at, state = found
+    at, state = Checkpoints(run.path, read_only=True).trained(exp.abstract, step)
     figures: dict[str, float] = {}
     for name, report in reports(exp, tests, state.view(), state.view(ema=True), source):
         figures |= report.scalars

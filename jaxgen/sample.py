@@ -39,8 +39,8 @@ def sample(
         if not 0 <= label < info.classes:
             raise UserError(f"--labels={label} is out of range; the labels are 0 to {info.classes - 1}: {', '.join(info.label_names)}")
     wanted = np.resize(np.asarray(labels, np.int32), num) if labels else exp.labels(num)
-    at, w = Checkpoints(run.path, read_only=True).restore_weights(exp.abstract, weights == "ema", step)
-    images = to_uint8(exp.sample(w, num, seed, wanted))
+    at, state = Checkpoints(run.path, read_only=True).trained(exp.abstract, step)
+    images = to_uint8(exp.sample(state.view(ema=weights == "ema"), num, seed, wanted))
     if parallel.is_lead():
         target = Path(out) if str(out) else run.path / "samples" / f"{at:07d}_seed{seed}"
         target = target.with_suffix("") if target.suffix in (".png", ".npz") else target

@@ -1,5 +1,6 @@
 """THE loop: phases, step, log, evaluate, save. It moves a state through data and never sees a loss or an optimizer."""
 
+import functools
 import platform
 import signal
 import subprocess
@@ -89,26 +90,30 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
     run = RunDir(workdir)
     run.claim(config, write=parallel.is_lead())
     checkpoints = Checkpoints(run.path, config.keep)
+
+    @functools.cache
+    def experiment(index: int) -> Experiment:
+        return Experiment.open(stages[index].config, open_source(stages[index].config, "train").info)
+
+    def owner(step: int) -> int:
+        """A checkpoint made at a border belongs to the phase that ends there."""
+        return next((i for i, stage in enumerate(stages) if step <= stage.stop), len(stages) - 1)
+
     try:
-        at = max(checkpoints.steps(), default=0)
-        if at >= config.steps > 0:
+        found = checkpoints.restore(lambda step: experiment(owner(step)).abstract)
+        at, state = found or (0, experiment(0).init())
+        if at >= config.steps:
             print(f"{run.path} is at step {at} already; raise config.steps (now {config.steps}) to go on", file=sys.stderr)
             return
-        state: TrainState | None = None
+        checkpoints.forget_after(at)
         with Interrupt() as interrupt:
-            for stage in stages:
-                if at > stage.stop:
-                    continue
-                exp = Experiment.open(stage.config, open_source(stage.config, "train").info)
-                if state is None:
-                    at, state = checkpoints.restore(exp.abstract) or (0, exp.init())
-                else:
-                    state = jax.device_put(adopt(exp.init(), state)[0], exp.shardings)
-                if at >= stage.stop > 0:
-                    continue  # the run was saved at this border: the next stage adopts the state
-                loop = Loop(exp, run, checkpoints, interrupt, began, config.steps)
-                state, at = loop(state, at, stage.stop)
-                if at < stage.stop:
+            for i in range(owner(at), len(stages)):
+                if i > owner(at):  # a new phase: keep what fits, start the rest afresh
+                    state = jax.device_put(adopt(experiment(i).init(), state)[0], experiment(i).shardings)
+                if at < stages[i].stop:
+                    loop = Loop(experiment(i), run, checkpoints, interrupt, began, config.steps)
+                    state, at = loop(state, at, stages[i].stop)
+                if at < stages[i].stop:
                     return
     finally:
         checkpoints.close()

@@ -155,14 +155,18 @@ def busy() -> tuple[float, float]:
 
 
 def measure(contenders: dict[str, Contender], rounds: int, quiet: float, repeat: int) -> dict[str, list[float]]:
-    """Seconds per call, the contenders taking turns; disturbed turns are repeated, at most twice as many in all."""
+    """Seconds per call, the contenders taking turns; disturbed turns are repeated, at most twice as many in all.
+
+    A contender with fewer than three quiet turns reports all of its turns: a busy machine gives bad figures, not none.
+    """
     for call in contenders.values():  # compile and warm up
         call()
         call()
-    times = {name: [] for name in contenders}
+    every = {name: [] for name in contenders}
+    calm = {name: [] for name in contenders}
     for _ in range(2 * rounds):
         for name, call in contenders.items():
-            if len(times[name]) >= rounds:
+            if len(calm[name]) >= rounds:
                 continue
             machine, own = busy()
             start = time.perf_counter()
@@ -170,9 +174,10 @@ def measure(contenders: dict[str, Contender], rounds: int, quiet: float, repeat:
                 call()
             wall = time.perf_counter() - start
             machine, own = busy()[0] - machine, busy()[1] - own
+            every[name].append(wall / repeat)
             if machine - own <= quiet * wall * os.cpu_count():
-                times[name].append(wall / repeat)
-    return {name: t for name, t in times.items() if t}
+                calm[name].append(wall / repeat)
+    return {name: calm[name] if len(calm[name]) >= min(3, rounds) else every[name] for name in contenders}
 
 
 def summary(times: dict[str, list[float]], per_call: dict[str, int]) -> dict[str, dict[str, float]]:

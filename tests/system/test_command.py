@@ -1,0 +1,225 @@
+"""The command line as a person uses it: help, mistakes, interruption, resumption, two processes, a full disk."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cases import ROOT
+from PIL import Image
+
+CONFIG = "configs/vae_digits.py:tiny"
+
+
+def command(*args, **env) -> list[str]:
+    return [sys.executable, "-m", "jaxgen.main", *map(str, args)]
+
+
+def environment(**extra) -> dict[str, str]:
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    return {**env, "JAX_PLATFORMS": "cpu", **extra}
+
+
+def run(*args, **env):
+    return subprocess.run(
+        command(*args), cwd=ROOT, env=environment(**env), capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "vae"
+    done = run(f"--config={CONFIG}", f"--workdir={path}")
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_without_arguments_it_helps():
+    done = run()
+    assert done.returncode == 0
+    for word in ("--workdir", "--mode", "configs/ddpm_cifar.py", "configs/vae_digits.py", "resume"):
+        assert word in done.stdout
+
+
+def test_a_run_says_what_it_does_and_leaves_its_story(trained):
+    assert {p.name for p in trained.iterdir()} >= {
+        "config.json", "run.json", "checkpoints", "metrics.jsonl", "tensorboard", "samples", "loss.png",
+    }  # fmt: skip
+    story = json.loads((trained / "run.json").read_text())
+    assert story["data"]["shape"] == [8, 8, 1]
+    start = story["starts"][0]
+    assert start["versions"]["jax"] and start["commit"] and CONFIG in start["command"] and start["devices"]
+
+
+def test_the_workdir_alone_samples_evaluates_and_goes_on(trained):
+    done = run(f"--workdir={trained}", "--mode=sample", "--num=9", "--files")
+    assert done.returncode == 0, done.stderr
+    picture = Path(re.search(r": (\S+\.png)", done.stderr)[1])
+    assert Image.open(picture).width >= 320
+    assert np.load(picture.with_suffix(".npz"))["images"].shape == (9, 8, 8, 1)
+    assert len(list(picture.with_suffix("").glob("*.png"))) == 9
+    done = run(f"--workdir={trained}", "--mode=eval")
+    assert done.returncode == 0 and "elbo" in done.stdout
+    assert json.loads((trained / "results.jsonl").read_text().splitlines()[-1])["step"] == 4
+    done = run(f"--workdir={trained}")
+    assert done.returncode == 0 and "already" in done.stderr
+    done = run(f"--workdir={trained}", "--config.steps=6")
+    assert done.returncode == 0 and "steps 4 to 6" in done.stderr
+
+
+def test_show_prints_every_key():
+    done = run(f"--config={CONFIG}", "--mode=show", "--config.seed=5")
+    assert json.loads(done.stdout)["seed"] == 5 and json.loads(done.stdout)["method"]["net"]["optimizer"]["b1"] == 0.9
+
+
+MISTAKES = {
+    "unknown key": (["--config.method.net.latnet=3"], ["config.method.net.latnet", "did you mean 'latent'"]),
+    "unknown name": (["--config.method.likelihood=bernouli"], ["did you mean 'bernoulli'"]),
+    "wrong type": (["--config.steps=soon"], ["config.steps must be int"]),
+    "missing value": (["--config.steps"], ["--config.steps needs a value"]),
+    "batch and devices": (["--config.data.batch=12"], ["config.data.batch=12 is not divisible by 8 devices", "try 8"]),
+    "missing folder": (["--config.data=folder", "--config.data.path=nowhere"], ["nowhere"]),
+    "missing data set": (["--config.data=tfds", "--config.data.dataset=mnist", "--config.data.data_dir=nowhere"], ["mnist", "prepare"]),
+    "unlabelled": (["--config.data=arrays", "--config.data.path=PLAIN", "--config.data.labels=True"], ["labels"]),
+    "unknown mesh": (["--config.mesh.data=3", "--config.mesh.model=5"], ["mesh="]),
+    "sharding rule": (["--config.sharding=(('gen', 'fsdp'),)"], ["no sharding rule matches"]),
+}
+
+
+@pytest.mark.parametrize("case", MISTAKES)
+def test_mistakes_are_one_line_with_a_cure(case, tmp_path):
+    np.save(tmp_path / "plain.npy", np.zeros((20, 8, 8, 1), np.uint8))
+    args, words = MISTAKES[case]
+    args = [a.replace("PLAIN", str(tmp_path / "plain.npy")) for a in args]
+    done = run(f"--config={CONFIG}", f"--workdir={tmp_path / 'run'}", *args, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    assert done.returncode == 1
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
+    assert all(word in lines[0] for word in words), lines[0]
+
+
+def test_mistakes_about_the_run_directory(trained, tmp_path):
+    cases = [
+        ([f"--workdir={tmp_path}/none", "--mode=sample"], "holds no run"),
+        ([f"--workdir={trained}", "--config=configs/vqvae_digits.py:tiny"], "belongs to method 'vae'"),
+        ([f"--workdir={trained}", f"--config={CONFIG}", "--config.method.net.latent=3"], "method.net.latent"),
+        ([f"--workdir={trained}", "--mode=sample", "--labels=3"], "unconditional"),
+        ([f"--workdir={trained}", "--mode=sample", "--num=0"], "--num=0"),
+        ([f"--workdir={trained}", "--mode=eval", "--step=3"], "no checkpoint of step 3"),
+        ([f"--config={CONFIG}"], "--workdir=DIR is missing"),
+        (["--config=configs/vae_digit.py", f"--workdir={tmp_path}/x"], "did you mean 'configs/vae_digits.py'"),
+        ([f"--config={CONFIG}", f"--workdir={ROOT}/README.md"], "is a file"),
+    ]
+    for args, words in cases:
+        done = run(*args)
+        assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+        assert words in done.stderr.splitlines()[-1], done.stderr
+
+
+def test_a_signal_saves_and_the_same_command_goes_on(tmp_path):
+    args = (f"--config={CONFIG}", f"--workdir={tmp_path}", "--config.steps=1000000", "--config.log_every=50",
+            "--config.save_every=1000000", "--config.eval.loss.every=0", "--config.eval.grid.every=0",
+            "--config.eval.reconstruct.every=0", "--config.eval.likelihood.every=0")  # fmt: skip
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = subprocess.Popen(command(*args), cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+        for line in process.stderr:
+            if line.startswith("step "):
+                break
+        process.send_signal(number)
+        rest = process.stderr.read()
+        assert process.wait(60) == 0, rest
+        assert f"{number.name}: step" in rest
+        saved = int(re.search(r": step (\d+) is saved", rest)[1])
+        assert (tmp_path / "checkpoints" / str(saved)).is_dir()
+    assert len(json.loads((tmp_path / "run.json").read_text())["starts"]) == 2
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps)) and steps[-1] == saved
+
+
+def test_divergence_stops_names_the_interval_and_keeps_the_last_good_checkpoint(tmp_path):
+    args = (f"--config={CONFIG}", f"--workdir={tmp_path}", "--config.steps=60", "--config.log_every=5", "--config.save_every=10",
+            "--config.eval.loss.every=0", "--config.eval.grid.every=0", "--config.eval.reconstruct.every=0")  # fmt: skip
+    assert run(*args, "--config.steps=10").returncode == 0
+    # the same run with a learning rate that no one survives, slipped into its own record
+    file = tmp_path / "config.json"
+    config = json.loads(file.read_text())
+    config["method"]["net"]["optimizer"]["lr"] = 1e30
+    file.write_text(json.dumps(config))
+    done = run(f"--workdir={tmp_path}", "--config.steps=60")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert "NaN or infinite between steps" in last and "last good checkpoint is step 10" in last
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()] == ["10"]
+
+
+def test_a_full_disk_loses_no_checkpoint(tmp_path):
+    """A quota on file size stands in for the full disk: writing fails, the checkpoint before stays, the words are plain."""
+    assert run(f"--config={CONFIG}", f"--workdir={tmp_path}").returncode == 0
+    limited = (
+        "import resource, signal, sys, runpy; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "import jaxgen.checkpoint as c; save = c.Checkpoints.save;\n"
+        "def narrow(self, *a):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); save(self, *a)\n"
+        "c.Checkpoints.save = narrow\n"
+        "sys.argv = ['jaxgen', *sys.argv[1:]]; runpy.run_module('jaxgen.main', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", limited, f"--workdir={tmp_path}", "--config.steps=8"],
+        cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert "could not be written" in done.stderr and "the last good one is step 4" in done.stderr, done.stderr
+    done = run(f"--workdir={tmp_path}", "--config.steps=8")
+    assert done.returncode == 0 and "steps 4 to 8" in done.stderr, done.stderr
+
+
+def two_processes(config: str, workdir: Path, *args) -> None:
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    env = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2", "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
+    started = [
+        subprocess.Popen(
+            command(f"--config={config}", f"--workdir={workdir}", "--distributed", *args),
+            cwd=ROOT, env=environment(**env, JAX_PROCESS_ID=str(i)), stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        for i in range(2)
+    ]
+    told = [p.communicate(timeout=300)[1] for p in started]
+    assert [p.returncode for p in started] == [0, 0], "\n".join(told)
+
+
+@pytest.mark.parametrize("name", ["vae_digits", pytest.param("ddpm_digits", marks=pytest.mark.slow)])
+def test_two_processes_are_one(name, tmp_path):
+    """Law 3 for hosts: the same config over gloo gives the same figures, from both ways of reading data."""
+    one = tmp_path / "one"
+    assert run(f"--config=configs/{name}.py:tiny", f"--workdir={one}").returncode == 0
+    for placement in ("host", "device"):
+        two = tmp_path / placement
+        two_processes(f"configs/{name}.py:tiny", two, f"--config.data.placement={placement}")
+        for a, b in zip(*(map(json.loads, (p / "metrics.jsonl").read_text().splitlines()) for p in (one, two)), strict=True):
+            assert a.keys() == b.keys()
+            for key in a.keys() - {"train/images_per_s"}:
+                assert a[key] == pytest.approx(b[key], rel=2e-4, abs=1e-5), (placement, key)
+    done = run(f"--workdir={two}", "--mode=sample", "--num=3")  # one process reads what two wrote
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_second_start_compiles_nothing(tmp_path):
+    """Persistent compilation cache: the plan says so; no time is asserted."""
+    env = {"JAXGEN_CACHE": str(tmp_path / "cache")}
+    first = run(f"--config={CONFIG}", f"--workdir={tmp_path / 'a'}", **env)
+    again = run(f"--config={CONFIG}", f"--workdir={tmp_path / 'b'}", **env)
+    assert re.search(r"compile .* new", first.stderr) and re.search(r"compile .* from the cache", again.stderr), again.stderr
+
+
+def test_help_is_quick_because_it_does_not_start_jax():
+    """`--help` must not wait for devices: JAX is not even imported."""
+    probe = "import sys; sys.argv = ['x', '--help']\ntry:\n import jaxgen.main as m; m.main()\nexcept SystemExit: pass\nassert 'jax' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, check=False).returncode == 0
