@@ -9,9 +9,9 @@ from jaxgen.config import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    c = ConfigDict(dict(seed=0, steps=4_000, log_every=100, save_every=1_000, steps_per_call=5))
+    c = ConfigDict(dict(seed=0, steps=3_000, log_every=100, save_every=1_000, steps_per_call=5))
     c.data = dict(name="digits", batch=64)
-    adam = dict(name="adam", lr=5e-4, b1=0.0, b2=0.9, schedule="linear")
+    adam = dict(name="adam", lr=5e-4, b1=0.0, b2=0.9)
     c.method = dict(
         name="gan",
         z_dim=32,

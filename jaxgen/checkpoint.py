@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import orbax.checkpoint as ocp
 from jaxgen.errors import UserError
 from jaxgen.state import PyTree, TrainState
 
+SLACK = 4 << 20  # bytes of metadata and of the logs beside a checkpoint
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save
 
 
@@ -39,6 +41,9 @@ class Checkpoints:
         """Start writing; the state may be donated as soon as this returns. `config` is the run's JSON."""
         if step in self.steps():
             return
+        need = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(_saved(state))) + SLACK
+        if (free := shutil.disk_usage(self.folder).free) < need:  # before Orbax leaves half a checkpoint behind
+            raise self._failed(step, OSError(f"{need / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free"))
         args = ocp.args.Composite(
             state=ocp.args.PyTreeSave(_saved(state)), config=ocp.args.JsonSave({"config": json.loads(config)})
         )
@@ -56,6 +61,7 @@ class Checkpoints:
 
     def _failed(self, step: Any, error: Exception) -> UserError:
         whole = self.steps()
+        # an asynchronous failure surfaces in whatever call comes next
         last = f"the last good one is step {whole[-1]}" if whole else "there is none before it"
         reason = str(error).strip().split("\n")[0][:200]
         return UserError(

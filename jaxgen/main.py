@@ -118,10 +118,12 @@ def main() -> None:
         return
     try:
         run(sys.argv[1:])
-    except UserError as error:
+    except (UserError, OSError) as error:
         if "--traceback" in sys.argv:
             raise
-        print(f"error: {error}", file=sys.stderr)
+        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        print(f"error: {where}{error.strerror if isinstance(error, OSError) else error}", file=sys.stderr)
+        sys.unraisablehook = lambda _: None  # what a broken write leaves behind has nothing to add
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -99,9 +99,12 @@ class Writers:
         self.events.add_image(name, picture, step, dataformats="HWC")
 
     def draw(self) -> None:
-        """loss.png as of now."""
-        if self.active:
-            plot(self.workdir)
+        """loss.png as of now; a picture is no reason to end a run."""
+        try:
+            if self.active:
+                plot(self.workdir)
+        except OSError as error:
+            self.say(f"warning: {self.workdir}/loss.png could not be written: {error.strerror}")
 
     def close(self) -> None:
         """Flush, and draw the curves."""
