@@ -1,0 +1,69 @@
+"""Every game has the optimum that its paper proves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.losses.gan import Hinge, LeastSquares, NonSaturating, Saturating, Wasserstein
+
+ALL = [Saturating(), NonSaturating(), LeastSquares(), Hinge(), Wasserstein()]
+DATA, MODEL = np.array([0.7, 0.2, 0.1]), np.array([0.2, 0.3, 0.5])  # p_data and p_g over three points
+
+
+def value(loss, logits):
+    """D's expected loss when it answers `logits` at the three points."""
+    zero = jnp.zeros_like(logits)
+    base = loss.disc(zero[:1], zero[:1])[0]
+    real, fake = loss.disc(logits, zero) - base, loss.disc(zero, logits) - base
+    return (DATA * real + MODEL * fake).sum() + base
+
+
+def best(loss):
+    """The logits that minimise it, by gradient descent."""
+    step = jax.jit(lambda d, _: (d - 0.5 * jax.grad(lambda d: value(loss, d))(d), None))
+    return jax.lax.scan(step, jnp.zeros(3), None, length=2000)[0]
+
+
+@pytest.mark.parametrize("loss", ALL, ids=lambda v: type(v).__name__)
+def test_signs(loss):
+    """D rises on real and falls on fake images; G wants its images to rise."""
+    zero = jnp.zeros(1)
+    assert jax.grad(lambda r: loss.disc(r, zero).sum())(zero) < 0
+    assert jax.grad(lambda f: loss.disc(zero, f).sum())(zero) > 0
+    assert jax.grad(lambda f: loss.gen(f).sum())(zero) < 0
+
+
+@pytest.mark.parametrize("loss", [Saturating(), NonSaturating()], ids=lambda v: type(v).__name__)
+def test_best_discriminator_is_the_ratio(loss):
+    """Proposition 1: D* = p_data / (p_data + p_g); theorem 1: its value is log 4 - 2 JS."""
+    logits = best(loss)
+    np.testing.assert_allclose(jax.nn.sigmoid(logits), DATA / (DATA + MODEL), atol=1e-3)
+    middle = (DATA + MODEL) / 2
+    js = 0.5 * (DATA * np.log(DATA / middle)).sum() + 0.5 * (MODEL * np.log(MODEL / middle)).sum()
+    np.testing.assert_allclose(value(loss, logits), np.log(4) - 2 * js, atol=1e-4)
+
+
+def test_least_squares_best_discriminator():
+    """Eq. 5 of the paper: D* = (b p_data + a p_g) / (p_data + p_g)."""
+    loss = LeastSquares(a=-1.0, b=1.0, c=0.0)
+    np.testing.assert_allclose(best(loss), (DATA - MODEL) / (DATA + MODEL), atol=1e-3)
+
+
+def test_hinge_best_discriminator_is_the_sign():
+    np.testing.assert_allclose(best(Hinge()), np.sign(DATA - MODEL), atol=0.5)
+
+
+def test_saturating_game_is_zero_sum():
+    fake = jnp.linspace(-3, 3, 7)
+    real = jnp.ones(7)
+    constant = Saturating().disc(real, fake) + Saturating().gen(fake)
+    np.testing.assert_allclose(constant, jax.nn.softplus(-real), rtol=1e-5)
+    losing = jnp.array([-8.0])  # where D is sure: the non-saturating loss still has a slope
+    slopes = [abs(float(jax.grad(lambda f, g=g: g.gen(f).sum())(losing)[0])) for g in (Saturating(), NonSaturating())]
+    assert slopes[0] < 1e-3 and slopes[1] > 0.99
+
+
+def test_wasserstein_is_the_difference_of_means():
+    real, fake = jnp.array([1.0, 3.0]), jnp.array([0.5, -0.5])
+    assert float(Wasserstein().disc(real, fake).mean()) == -2.0
