@@ -1,6 +1,6 @@
 """DCGAN (Radford et al. 2015, arXiv:1511.06434) on the built-in 8x8 digits: a few minutes on two cores.
 
-    python -m jaxgen.main --config=configs/dcgan_digits.py --workdir=runs/dcgan_digits    # add :tiny for seconds
+python -m jaxgen.main --config=configs/dcgan_digits.py --workdir=runs/dcgan_digits    # add :tiny for seconds
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """VQ-VAE (van den Oord et al. 2017, arXiv:1711.00937) on the built-in 8x8 digits: 4x4 codes of 64, a minute or two.
 
-    python -m jaxgen.main --config=configs/vqvae_digits.py --workdir=runs/vqvae_digits    # add :tiny for seconds
+python -m jaxgen.main --config=configs/vqvae_digits.py --workdir=runs/vqvae_digits    # add :tiny for seconds
 """
 
 from ml_collections import ConfigDict

@@ -1,6 +1,6 @@
 """VQ-VAE (van den Oord et al. 2017, arXiv:1711.00937) on MNIST: 7x7 codes of 128. The paper has no figure for MNIST.
 
-    python -m jaxgen.main --config=configs/vqvae_mnist.py --workdir=runs/vqvae_mnist    # add :tiny for a CPU run of seconds
+python -m jaxgen.main --config=configs/vqvae_mnist.py --workdir=runs/vqvae_mnist    # add :tiny for a CPU run of seconds
 """
 
 from ml_collections import ConfigDict

@@ -21,7 +21,9 @@ def get_config(arg: str = "") -> ConfigDict:
         penalty=dict(name="gradient", strength=10.0),
         n_critic=5,
         gen=dict(name="resnet_generator", width=128, optimizer=adam, ema=0.999),
-        disc=dict(name="resnet_discriminator", width=128, optimizer=dict(**adam, steps=5 * c.steps)),  # 5 updates a step
+        disc=dict(
+            name="resnet_discriminator", width=128, optimizer=dict(**adam, steps=5 * c.steps)
+        ),  # 5 updates a step
     )
     c.eval = dict(loss=dict(every=2_500), grid=dict(every=2_500))
     small = {"method.gen.width": 8, "method.disc.width": 8, "method.n_critic": 2}

@@ -1,6 +1,6 @@
 """WGAN-GP (Gulrajani et al. 2017, arXiv:1704.00028) on the built-in 8x8 digits: a few minutes on two cores.
 
-    python -m jaxgen.main --config=configs/wgan_gp_digits.py --workdir=runs/wgan_gp_digits    # add :tiny for seconds
+python -m jaxgen.main --config=configs/wgan_gp_digits.py --workdir=runs/wgan_gp_digits    # add :tiny for seconds
 """
 
 from ml_collections import ConfigDict

@@ -29,9 +29,14 @@ class Checkpoints:
     def __init__(self, workdir: str | Path, keep: int = 3, read_only: bool = False) -> None:
         self.folder = Path(workdir).resolve() / "checkpoints"
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep, read_only=read_only, create=not read_only, enable_async_checkpointing=True
+            max_to_keep=None if read_only else keep,
+            read_only=read_only,
+            create=not read_only,
+            enable_async_checkpointing=True,
         )
-        self.manager = ocp.CheckpointManager(self.folder, options=options) if self.folder.is_dir() or not read_only else None
+        self.manager = (
+            ocp.CheckpointManager(self.folder, options=options) if self.folder.is_dir() or not read_only else None
+        )
 
     def steps(self) -> list[int]:
         """Steps that have a complete checkpoint, oldest first."""
@@ -72,7 +77,9 @@ class Checkpoints:
     def config(self, step: int) -> str | None:
         """The JSON config stored with a checkpoint; None when it cannot be read."""
         try:
-            return json.dumps(self.manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]["config"])
+            return json.dumps(
+                self.manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]["config"]
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -139,4 +146,6 @@ def fit(like: PyTree, saved: PyTree) -> None:
     """Raise a ValueError when a restored leaf has another shape or dtype than the model's."""
     for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(like), jax.tree.leaves(saved), strict=True):
         if a.shape != b.shape or a.dtype != b.dtype:
-            raise ValueError(f"{jax.tree_util.keystr(path)} is {b.shape} {b.dtype}, the model wants {a.shape} {a.dtype}")
+            raise ValueError(
+                f"{jax.tree_util.keystr(path)} is {b.shape} {b.dtype}, the model wants {a.shape} {a.dtype}"
+            )

@@ -33,6 +33,7 @@ class Feed:
 FEED = tuple(f.name for f in dataclass_fields(Feed))
 PLACEMENTS = ("auto", "host", "device")
 
+
 @dataclass(frozen=True)
 class Run:
     """Options of a run: the top level of every config."""
@@ -196,7 +197,9 @@ def _data(spec: dict[str, Any]) -> dict[str, Any]:
     if feed["batch"] < 1:
         raise UserError(f"config.data.batch={feed['batch']} must be at least 1")
     if feed["placement"] not in PLACEMENTS:
-        raise UserError(f"config.data.placement={feed['placement']!r} is unknown{nearest(feed['placement'], PLACEMENTS)}")
+        raise UserError(
+            f"config.data.placement={feed['placement']!r} is unknown{nearest(feed['placement'], PLACEMENTS)}"
+        )
     return {**complete("source", {k: v for k, v in spec.items() if k not in known}, (), "config.data"), **feed}
 
 
@@ -204,7 +207,9 @@ def _evaluator(name: str, spec: dict[str, Any]) -> dict[str, Any]:
     """An evaluator's section is called by its name."""
     if name not in TABLES["evaluator"]:
         raise UserError(f"config.eval.{name} is not an evaluator{nearest(name, TABLES['evaluator'])}")
-    return {k: v for k, v in complete("evaluator", {**spec, "name": name}, (), f"config.eval.{name}").items() if k != "name"}
+    return {
+        k: v for k, v in complete("evaluator", {**spec, "name": name}, (), f"config.eval.{name}").items() if k != "name"
+    }
 
 
 def _plain(config: Any) -> Any:
@@ -238,4 +243,3 @@ def _flat(tree: Any, path: str = "") -> dict[str, Any]:
     if isinstance(tree, dict):
         return {k: v for key, sub in tree.items() for k, v in _flat(sub, f"{path}.{key}" if path else key).items()}
     return {path: tree}
-

@@ -64,7 +64,9 @@ class Experiment:
         """The method, told the image shape, the number of labels, the batch and the length of the run."""
         classes = self.info.classes if self.feed.labels else 0
         known = (tuple(self.info.shape), classes, self.feed.batch, self.config.steps)
-        return registry.build("method", self.config.method.to_dict(), dict(zip(GIVEN, known, strict=True)), "config.method")
+        return registry.build(
+            "method", self.config.method.to_dict(), dict(zip(GIVEN, known, strict=True)), "config.method"
+        )
 
     @cached_property
     def augments(self) -> tuple:
@@ -190,7 +192,9 @@ class Experiment:
     def sample(self, w: Weights, num: int, seed: int = 0, labels: np.ndarray | None = None) -> np.ndarray:
         """float32 [num, H, W, C] on every host, made batch by batch on all devices."""
         if not isinstance(self.method, Samples):
-            raise UserError(f"method {self.config.method.name} cannot sample by itself: it needs a prior over its codes")
+            raise UserError(
+                f"method {self.config.method.name} cannot sample by itself: it needs a prior over its codes"
+            )
         shards = parallel.batch_devices(self.mesh)
         size = min(self.feed.batch, -(-num // shards) * shards)
         wanted = self.labels(num) if labels is None else np.asarray(labels, np.int32)

@@ -1,11 +1,11 @@
 """jaxgen: train, evaluate and sample image generators.
 
-  python -m jaxgen.main --config=configs/ddpm_digits.py --workdir=runs/digits          train (again: resume)
-  python -m jaxgen.main --config=configs/ddpm_digits.py:tiny --workdir=runs/tiny       the same in seconds
-  python -m jaxgen.main --config=FILE --config.method.net.width=64 --config.steps=500  change any key
-  python -m jaxgen.main --workdir=runs/digits --mode=sample --num=100 --labels=3,7     images from a run
-  python -m jaxgen.main --workdir=runs/digits --mode=eval                              figures of a run
-  python -m jaxgen.main --config=FILE --mode=show                                      every key and its value
+python -m jaxgen.main --config=configs/ddpm_digits.py --workdir=runs/digits          train (again: resume)
+python -m jaxgen.main --config=configs/ddpm_digits.py:tiny --workdir=runs/tiny       the same in seconds
+python -m jaxgen.main --config=FILE --config.method.net.width=64 --config.steps=500  change any key
+python -m jaxgen.main --workdir=runs/digits --mode=sample --num=100 --labels=3,7     images from a run
+python -m jaxgen.main --workdir=runs/digits --mode=eval                              figures of a run
+python -m jaxgen.main --config=FILE --mode=show                                      every key and its value
 """
 
 import argparse

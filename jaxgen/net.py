@@ -114,5 +114,9 @@ class Net:
         updates, opt = self.tx.update(grads, s.opt, s.params)
         params = optax.apply_updates(s.params, updates)
         decay = self.ema.decay(step)
-        ema = s.ema if isinstance(self.ema, NoEma) else jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), s.ema, params)
+        ema = (
+            s.ema
+            if isinstance(self.ema, NoEma)
+            else jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), s.ema, params)
+        )
         return NetState(params=params, opt=opt, vars=s.vars if vars is None else vars, ema=ema)

@@ -55,7 +55,7 @@ def make_mesh(axes: dict[str, int]) -> Mesh:
             raise UserError(f"mesh={sizes} does not divide {devices} devices; change config.mesh")
         sizes[free[0]] = devices // known
     used = math.prod(sizes.values())
-    if used > devices or used < devices and jax.process_count() > 1:
+    if used > devices or (used < devices and jax.process_count() > 1):
         raise UserError(f"mesh={sizes} asks for {used} devices and there are {devices}; set one axis to -1")
     # Auto axes: the compiler places the rest. Explicit ones (JAX's default) refuse ordinary slicing.
     types = (AxisType.Auto,) * len(sizes)

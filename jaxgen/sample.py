@@ -37,7 +37,9 @@ def sample(
         raise UserError(f"--labels was given but {run.path} is an unconditional run; train one with data.labels=True")
     for label in labels:
         if not 0 <= label < info.classes:
-            raise UserError(f"--labels={label} is out of range; the labels are 0 to {info.classes - 1}: {', '.join(info.label_names)}")
+            raise UserError(
+                f"--labels={label} is out of range; the labels are 0 to {info.classes - 1}: {', '.join(info.label_names)}"
+            )
     wanted = np.resize(np.asarray(labels, np.int32), num) if labels else exp.labels(num)
     at, state = Checkpoints(run.path, read_only=True).trained(exp.abstract, step)
     images = to_uint8(exp.sample(state.view(ema=weights == "ema"), num, seed, wanted))
@@ -51,5 +53,8 @@ def sample(
         part.replace(target.with_suffix(".npz"))
         for i, image in enumerate(images if files else ()):
             save_png(target / f"{i:05d}.png", image)
-        print(f"{num} samples of step {at} ({weights} weights, seed {seed}): {target.with_suffix('.png')}", file=sys.stderr)
+        print(
+            f"{num} samples of step {at} ({weights} weights, seed {seed}): {target.with_suffix('.png')}",
+            file=sys.stderr,
+        )
     return images

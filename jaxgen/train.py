@@ -22,7 +22,6 @@ from jaxgen import __version__, evaluate, parallel
 from jaxgen import config as configs
 from jaxgen.checkpoint import Checkpoints
 from jaxgen.data.pipeline import index_stream, load_all, train_stream
-from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
 from jaxgen.evaluators import Evaluator
 from jaxgen.experiment import Experiment, open_source
@@ -103,7 +102,9 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         found = checkpoints.restore(lambda step: experiment(owner(step)).abstract)
         at, state = found or (0, experiment(0).init())
         if at >= config.steps:
-            print(f"{run.path} is at step {at} already; raise config.steps (now {config.steps}) to go on", file=sys.stderr)
+            print(
+                f"{run.path} is at step {at} already; raise config.steps (now {config.steps}) to go on", file=sys.stderr
+            )
             return
         checkpoints.forget_after(at)
         with Interrupt() as interrupt:
@@ -131,6 +132,7 @@ class Loop:
         self.source, self.held_out = open_source(exp.config, "train"), open_source(exp.config, "eval")
         self.tests = evaluate.evaluators(exp)
         self.programs: dict[int, Callable] = {}
+        self.counted, self.clock = 0, began  # the step and the time up to which images/s is accounted for
 
     def __call__(self, state: TrainState, at: int, stop: int) -> tuple[TrainState, int]:
         """From step `at` to `stop`, or to where a signal ends it -> (state, step)."""
@@ -142,8 +144,8 @@ class Loop:
         try:
             self.plan(at, min(config.steps_per_call, stop - at))
             interval: list[PyTree] = []  # metrics still on the device
-            since, mark, clock, first = at, at, time.monotonic(), True
-            self.late: tuple[int, int, float, list[PyTree]] | None = None  # the interval before: read while this one runs
+            since, first = at, True
+            self.late: tuple[int, int, list[PyTree]] | None = None  # the interval before: read while this one runs
             while at < stop:
                 border = min([stop, *(at - at % n + n for n in (config.log_every, config.save_every, *self.rhythms()))])
                 num = config.steps_per_call if border - at >= config.steps_per_call else 1
@@ -153,15 +155,13 @@ class Loop:
                 if first:
                     jax.block_until_ready(metrics)
                     self.writers.say(f"first step done {time.monotonic() - self.began:.1f} s after the start")
-                    mark, clock, first = at, time.monotonic(), False  # compiling and loading are not speed
+                    self.counted, self.clock, first = at, time.monotonic(), False  # compiling and loading are not speed
                 self.writers.progress(at)
                 halt = self.halted(at)
                 ends = at >= stop or halt
                 if at % config.log_every == 0 or ends:
                     self.log()
-                    now = time.monotonic()
-                    self.late = (since, at, (at - mark) * exp.batch / max(now - clock, 1e-9), interval)
-                    interval, since, mark, clock = [], at, at, now
+                    self.late, interval, since = (since, at, interval), [], at
                 if at % config.save_every == 0 or ends:
                     self.log()
                     self.save(state, at)
@@ -170,10 +170,12 @@ class Loop:
                 if due or final:
                     self.log()
                     self.evaluate(self.tests if final else due, state, at)
-                    clock = time.monotonic()
+                    self.clock = time.monotonic()
                 if halt:
                     self.checkpoints.wait()
-                    self.writers.say(f"{self.interrupt.name or 'a signal'}: step {at} is saved; the same command goes on from there")
+                    self.writers.say(
+                        f"{self.interrupt.name or 'a signal'}: step {at} is saved; the same command goes on from there"
+                    )
                     break
             self.checkpoints.wait()
             return state, at
@@ -205,11 +207,15 @@ class Loop:
         size = len(self.source) * int(np.prod(self.source.info.shape))
         room = feed.device_mb << 20 if jax.default_backend() != "cpu" else min(SMALL, feed.device_mb << 20)
         if feed.placement == "device" and exp.transforms:
-            raise UserError("config.data.placement='device' cannot run config.data.transforms (host); use config.data.augment")
-        if feed.placement == "device" or feed.placement == "auto" and size <= room and not exp.transforms:
+            raise UserError(
+                "config.data.placement='device' cannot run config.data.transforms (host); use config.data.augment"
+            )
+        if feed.placement == "device" or (feed.placement == "auto" and size <= room and not exp.transforms):
             keys = exp.spec(1)
             limit = feed.device_mb << 20
-            with tqdm(desc="loading", total=len(self.source), unit="img", delay=2, disable=not parallel.is_lead()) as bar:
+            with tqdm(
+                desc="loading", total=len(self.source), unit="img", delay=2, disable=not parallel.is_lead()
+            ) as bar:
                 whole = load_all(self.source, limit, lambda done, _: bar.update(done - bar.n), feed.workers)
             data = parallel.put_replicated(mesh, {k: whole[k] for k in keys})
             stream = index_stream(len(self.source), exp.batch, self.config.seed, **host)
@@ -217,7 +223,13 @@ class Loop:
                 mesh, {"i": np.stack([stream.batch_at(step + i) for i in range(num)])}, leading=1
             )["i"]
         stream = train_stream(
-            self.source, exp.batch, self.config.seed, exp.transforms, workers=feed.workers, prefetch=feed.prefetch, **host
+            self.source,
+            exp.batch,
+            self.config.seed,
+            exp.transforms,
+            workers=feed.workers,
+            prefetch=feed.prefetch,
+            **host,
         )
         iterator, keys = stream.start(at), exp.spec(1)
 
@@ -265,13 +277,17 @@ class Loop:
         """Write the last interval's means; NaN or infinity ends the run here."""
         if self.late is None:
             return
-        (start, stop, rate, interval), self.late = self.late, None
-        fetched = jax.device_get(interval)
+        (start, stop, interval), self.late = self.late, None
+        fetched = jax.device_get(interval)  # waits for the interval's last step, so the clock below is the device's
+        now = time.monotonic()
+        rate = (stop - self.counted) * self.exp.batch / max(now - self.clock, 1e-9)
+        speed = {"images_per_s": rate} if rate else {}  # none when the interval was the first dispatch alone
+        self.counted, self.clock = stop, now
         means = {k: float(np.mean(np.concatenate([m[k] for m in fetched]), dtype=np.float64)) for k in fetched[0]}
         broken = [k for k, v in means.items() if not np.isfinite(v)]
         if broken:
             raise self.diverged(f"{', '.join(broken)} became NaN or infinite between steps {start + 1} and {stop}")
-        self.writers.scalars(stop, {**means, "images_per_s": rate})
+        self.writers.scalars(stop, {**means, **speed})
         self.writers.console(stop, {"loss": means["loss"], "images/s": rate})
 
     def diverged(self, what: str) -> UserError:
@@ -279,7 +295,9 @@ class Loop:
         self.checkpoints.wait()
         whole = self.checkpoints.steps()
         last = f"the last good checkpoint is step {whole[-1]}" if whole else "there is no checkpoint yet"
-        return UserError(f"{what}; {last} in {self.checkpoints.folder}. Lower the learning rate or clip gradients (optimizer.clip=1.0)")
+        return UserError(
+            f"{what}; {last} in {self.checkpoints.folder}. Lower the learning rate or clip gradients (optimizer.clip=1.0)"
+        )
 
     def save(self, state: TrainState, at: int) -> None:
         """Start a checkpoint of step `at`, unless the weights are broken."""

@@ -17,6 +17,7 @@ from jaxgen import backend
 
 backend.configure()
 
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test with an argument `name` runs for every config; all but the chosen ones are slow."""
     if "name" in metafunc.fixturenames and "laws" in str(metafunc.definition.path):
@@ -34,4 +35,3 @@ def tiny():
         return configs.override(configs.load(f"{ROOT}/configs/{name}.py:tiny"), changes)
 
     return load
-

@@ -1,6 +1,6 @@
 """Training step and 50-step DDIM sampling of the DDPM UNet: jaxgen against the same network in PyTorch, in one process.
 
-    python experiments/benchmarks/unet_vs_torch.py [--quick] [--device auto|cpu|gpu] [--cases small,cifar] [--out F.json]
+    python experiments/benchmarks/unet_vs_torch.py [--quick] [--device auto|cpu|gpu] [--cases A,B] [--out F]
 
 Both sides start from the same weights and must give the same output before anything is timed. The contenders take
 turns (A B C, A B C, ...); a ratio is PyTorch's time over ours: above 1, we are faster. A round during which other

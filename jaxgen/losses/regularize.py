@@ -29,7 +29,8 @@ class Penalty(Protocol):
 def squared_slope(critic: Critic, x: Array) -> Array:
     """|grad D(x)|^2 of each example [B]."""
     slope = jax.grad(lambda images: critic(images).sum())(x)
-    return (slope.astype(jnp.float32) ** 2).reshape(x.shape[0], -1).sum(-1)
+    slope = slope.astype(jnp.promote_types(slope.dtype, jnp.float32))
+    return (slope**2).reshape(x.shape[0], -1).sum(-1)
 
 
 def lazily(penalty: Penalty, step: Array, critic: Critic, real: Array, fake: Array, rng: Array) -> Array:

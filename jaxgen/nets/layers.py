@@ -68,12 +68,15 @@ def _cpu_conv(x, k, **geometry):
 
 
 def _cpu_input_grad(y, k, *, size, stride, padding, precision):
-    """Output pixel s q + r of phase r sees the taps k[r::s] only: one stride-1 convolution for all phases, interleaved."""
+    """Output pixels s q + r, of phase r, see the taps k[r::s] only: all phases are one stride-1 convolution."""
     taps = [-(-n // s) for n, s in zip(k.shape[:2], stride, strict=True)]
     (jh, jw), (sh, sw), (c, o) = taps, stride, k.shape[2:]
     if (sh, sw) == (1, 1):
-        edges = [(n - 1 - lo, m + lo - out) for n, m, (lo, _), out in zip(k.shape, size, padding, y.shape[1:3], strict=False)]
-        return _cpu_conv(y, k[::-1, ::-1].swapaxes(2, 3), stride=stride, padding=tuple(edges), precision=precision)
+        edges = tuple(
+            (n - 1 - lo, m + lo - out)
+            for n, m, (lo, _), out in zip(k.shape[:2], size, padding, y.shape[1:3], strict=True)
+        )
+        return _cpu_conv(y, k[::-1, ::-1].swapaxes(2, 3), stride=stride, padding=edges, precision=precision)
     k = jnp.pad(k, [(0, jh * sh - k.shape[0]), (0, jw * sw - k.shape[1]), (0, 0), (0, 0)])
     k = k.reshape(jh, sh, jw, sw, c, o)[::-1, :, ::-1].transpose(0, 2, 5, 1, 3, 4).reshape(jh, jw, o, sh * sw * c)
     z = _cpu_conv(y, k, stride=(1, 1), padding=((jh - 1,) * 2, (jw - 1,) * 2), precision=precision)
@@ -474,7 +477,7 @@ def timestep_embedding(
 
 
 class GaussianFourier(nn.Module):
-    """Tancik et al. 2020 as used by Song et al. 2021: sines and cosines of 2 pi w log t, w ~ N(0, scale^2) never trained.
+    """Tancik et al. 2020 as in Song et al. 2021: sines and cosines of 2 pi w log t, w ~ N(0, scale^2) never trained.
 
     t [B] > 0 -> [B, 2 features] float32. The frequencies live in the collection "fourier".
     """

@@ -94,6 +94,13 @@ def kmeans(rng: Array, z: Array, codes: int, iterations: int = 10) -> Array:
     return jax.lax.fori_loop(0, iterations, lloyd, draw_rows(rng, z, codes))
 
 
+STARTS = {  # (rng, encodings [N, D], codes) -> embed [codes, D]
+    "kmeans": kmeans,
+    "data": draw_rows,
+    "normal": lambda rng, z, codes: jax.random.normal(rng, (codes, z.shape[1])),
+}
+
+
 def quantized(z: Array, ids: Array, embed: Array, moved: bool) -> Quantized:
     """Features z [B, ..., D] replaced by their codes; `moved` says that gradients train the codebook."""
     codes = embed[ids]
@@ -116,7 +123,7 @@ def quantized(z: Array, ids: Array, embed: Array, moved: bool) -> Quantized:
 class EmaQuantizer(nn.Module):
     """Codes are running means of the encodings that chose them; they live in the collection "codebook".
 
-    init: where the codes start. "kmeans" of the first training batch's encodings, random rows of it ("data"), or
+    start: where the codes begin. "kmeans" of the first training batch's encodings, random rows of it ("data"), or
     "normal". `dead`: a code chosen less often than this part of its equal share is drawn anew from the batch; 0 never.
     Training needs the rng "codebook".
     """
@@ -125,18 +132,14 @@ class EmaQuantizer(nn.Module):
     dim: int = 64
     decay: float = 0.99
     eps: float = 1e-5
-    init: str = "kmeans"
+    start: str = "kmeans"
     dead: float = 0.03
 
     def setup(self) -> None:
-        starts = {"kmeans": kmeans, "data": draw_rows, "normal": lambda rng, z, codes: self.embed.value}
-        if self.init not in starts:
-            raise UserError(f"quantizer.init={self.init!r} is unknown; there are: {', '.join(starts)}")
-        self.start = starts[self.init]
+        if self.start not in STARTS:
+            raise UserError(f"quantizer.start={self.start!r} is unknown; there are: {', '.join(STARTS)}")
         shape = (self.codes, self.dim)
-        self.embed = self.variable(
-            "codebook", "embed", lambda: jax.random.normal(self.make_rng("params"), shape)
-        )
+        self.embed = self.variable("codebook", "embed", lambda: jax.random.normal(self.make_rng("params"), shape))
         self.count = self.variable("codebook", "count", jnp.ones, shape[:1])
         self.sum = self.variable("codebook", "sum", lambda: self.embed.value)
         self.ready = self.variable("codebook", "ready", lambda: jnp.zeros((), bool))
@@ -151,8 +154,9 @@ class EmaQuantizer(nn.Module):
         book = Codebook(self.embed.value, self.count.value, self.sum.value)
         if train:
             start_rng, dead_rng = jax.random.split(self.make_rng("codebook"))
+            begin = STARTS[self.start]
             book = jax.lax.cond(
-                self.ready.value, lambda: book, lambda: fresh(self.start(start_rng, flat, self.codes), flat.shape[0])
+                self.ready.value, lambda: book, lambda: fresh(begin(start_rng, flat, self.codes), flat.shape[0])
             )
         ids = nearest(flat, book.embed)
         out = quantized(z, ids.reshape(z.shape[:-1]), book.embed, moved=False)

@@ -150,7 +150,7 @@ class UNet(nn.Module):
         if not isinstance(value, tuple | list):
             return (value,) * len(self.mults)
         if len(value) != len(self.mults):
-            raise UserError(f"unet: {name} has {len(value)} entries but mults has {len(self.mults)}: give one per level")
+            raise UserError(f"unet: {name} has {len(value)} entries, mults {len(self.mults)}: give one per level")
         return tuple(value)
 
     def widths(self) -> tuple[int, ...]:
@@ -241,5 +241,6 @@ class UNet(nn.Module):
                 raise UserError(f"unet: a net of classes={self.classes} needs a label; set null_label for none")
             label = jnp.full(t.shape, self.classes) if label is None else label
             rows = self.classes + int(self.null_label)
-            emb += nn.Embed(rows, dim, embedding_init=nn.initializers.normal(1.0), name="label")(label).astype(emb.dtype)
+            table = nn.Embed(rows, dim, embedding_init=nn.initializers.normal(1.0), name="label")
+            emb += table(label).astype(emb.dtype)
         return emb

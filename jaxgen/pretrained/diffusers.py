@@ -1,4 +1,4 @@
-"""diffusers' `UNet2DModel` folders (config.json + safetensors) <-> our UNet and its variables; exact in both directions.
+"""diffusers' `UNet2DModel` folders (config.json + safetensors) <-> our UNet and its variables, exact both ways.
 
 Layouts: convolutions OIHW <-> HWIO, linear [out, in] <-> [in, out], q, k, v <-> one fused `qkv`, up blocks are stored
 coarse to fine there and named by level here.
@@ -135,7 +135,7 @@ def _block_types(module: UNet, way: str) -> tuple[list[str], str]:
     resamples = range(len(how) - 1) if way == "Down" else range(1, len(how))
     shared = {how[i] for i in resamples if attends[i]} or {"conv"}
     if len(shared) > 1:
-        raise UserError(f"diffusers UNet2DModel: levels that attend must resample alike on the way {way.lower()}: {how}")
+        raise UserError(f"diffusers UNet2DModel: attending levels must all resample alike, not {way.lower()}: {how}")
     plain = {"conv": f"{way}Block2D", "resnet": f"Resnet{way}sampleBlock2D"}
     return [f"Attn{way}Block2D" if a else plain[h] for a, h in zip(attends, how, strict=True)], shared.pop()
 
@@ -145,6 +145,7 @@ def unet_config(module: UNet, in_channels: int) -> dict[str, Any]:
     mid_norm = module.groups if module.mid_norm_groups < 0 else module.mid_norm_groups
     if module.heads != 1 and not module.head_dim:
         raise UserError("diffusers UNet2DModel fixes the channels per head: set head_dim instead of heads")
+    implied = 0 if module.scale_shift else module.groups  # what diffusers does without attn_norm_num_groups
     if not mid_norm and not module.scale_shift:
         raise UserError("diffusers UNet2DModel: a middle attention without norm exists only with scale_shift")
     down_types, downsample = _block_types(module, "Down")
@@ -173,7 +174,7 @@ def unet_config(module: UNet, in_channels: int) -> dict[str, Any]:
         act_fn=module.activation,
         attention_head_dim=module.head_dim or None,
         norm_num_groups=module.groups,
-        attn_norm_num_groups=mid_norm or None,
+        attn_norm_num_groups=None if mid_norm == implied else mid_norm,
         norm_eps=module.norm_eps,
         resnet_time_scale_shift="scale_shift" if module.scale_shift else "default",
         add_attention=module.attend_mid,
@@ -268,7 +269,10 @@ def from_weights(module: UNet, weights: Weights) -> dict[str, Any]:
         else:
             suffix = "bias" if path[-1] == "bias" else "weight"
             names = [f"{m}.{suffix}" for m in _their_modules(path[1:-1], len(module.mults))]
-            value = _ours(path[-1], [a.reshape(a.shape[:2]) if want.ndim == 2 and a.ndim == 4 else a for a in map(take, names)])
+            tensors = [take(name) for name in names]
+            if want.ndim == 2:  # old checkpoints keep 1x1 convolutions where linear layers are now
+                tensors = [a.reshape(a.shape[:2]) for a in tensors]
+            value = _ours(path[-1], tensors)
         if value.shape != want.shape:
             raise UserError(f"diffusers UNet2DModel: {'.'.join(path)} has shape {value.shape}, want {want.shape}")
         return value

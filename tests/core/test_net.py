@@ -43,10 +43,11 @@ class Regression(LossMethod):
         return error, ({"error": error}, vars)
 
 
+NO_EMA = NoEma()
 BATCH = {"image": jax.random.normal(jax.random.key(1), (16, 3)), "label": jnp.arange(16.0)}
 
 
-def fit(steps=3, ema=NoEma(), tx=None, **fields):
+def fit(steps=3, ema=NO_EMA, tx=None, **fields):
     method = Regression(net=Net(Line(), tx or optax.sgd(0.01), ema), **fields)
     state = method.init(jax.random.key(0), BATCH)
     trail = [state]
@@ -126,7 +127,9 @@ def test_adopt_takes_what_fits_and_names_the_rest():
     assert adopt(small, trained)[1] == []
 
 
-@pytest.mark.parametrize("kind", [Sgd(lr=0.1), Adam(lr=0.1), RmsProp(lr=0.1), Adam(lr=0.1, clip=1.0, weight_decay=0.01)])
+@pytest.mark.parametrize(
+    "kind", [Sgd(lr=0.1), Adam(lr=0.1), RmsProp(lr=0.1), Adam(lr=0.1, clip=1.0, weight_decay=0.01)]
+)
 def test_optimizers_descend(kind):
     tx, params = kind.build(), {"kernel": jnp.array([2.0, -3.0])}
     state = tx.init(params)

@@ -83,7 +83,9 @@ def test_min_snr_weighs_the_same_error_alike_in_every_prediction():
     a, s = (jnp.asarray(f(TIMES), jnp.float32) for f in (process.alpha, process.sigma))
     weight = MinSnr(5.0)
     for predict in PREDICTIONS:
-        np.testing.assert_allclose(weight(a, s, predict.gain(a, s)) * predict.gain(a, s), jnp.minimum((a / s) ** 2, 5.0), rtol=1e-5)
+        np.testing.assert_allclose(
+            weight(a, s, predict.gain(a, s)) * predict.gain(a, s), jnp.minimum((a / s) ** 2, 5.0), rtol=1e-5
+        )
     np.testing.assert_array_equal(Simple()(a, s, a), jnp.ones(4))
 
 
@@ -166,7 +168,9 @@ def test_guidance_of_scale_one_is_the_identity_and_scale_zero_forgets_the_label(
     plain = NoGuide()(model, label, 9)(x, t)
     np.testing.assert_allclose(ClassifierFree(1.0)(model, label, 9)(x, t), plain, rtol=1e-6)
     np.testing.assert_allclose(ClassifierFree(0.0)(model, label, 9)(x, t), model(x, t, jnp.full(3, 9)), rtol=1e-6)
-    np.testing.assert_allclose(ClassifierFree(2.0)(model, label, 9)(x, t), 2 * plain - model(x, t, jnp.full(3, 9)), rtol=1e-5)
+    np.testing.assert_allclose(
+        ClassifierFree(2.0)(model, label, 9)(x, t), 2 * plain - model(x, t, jnp.full(3, 9)), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("times", [Uniform(), Stratified()], ids=str)

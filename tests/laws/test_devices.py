@@ -11,7 +11,9 @@ def close(a, b, tolerance=1e-5):
     """Equal up to float order: error relative to each leaf's largest value."""
     for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        assert np.abs(x - y).max(initial=0) <= tolerance * max(1.0, np.abs(x).max(initial=0)), jax.tree_util.keystr(path)
+        assert np.abs(x - y).max(initial=0) <= tolerance * max(1.0, np.abs(x).max(initial=0)), jax.tree_util.keystr(
+            path
+        )
 
 
 def nets(state):
@@ -48,7 +50,12 @@ def test_examples_stay_on_their_device_when_split_into_microbatches():
     mesh = parallel.make_mesh({"data": 8})
     place = parallel.batch_sharding(mesh)
     x = jax.device_put(np.arange(32.0).reshape(32, 1), place)
-    split = jax.jit(lambda x: parallel.microbatches(x, 4), in_shardings=place, out_shardings=parallel.batch_sharding(mesh, 1))
-    assert "all-gather" not in split.lower(x).compile().as_text() and "all-to-all" not in split.lower(x).compile().as_text()
+    split = jax.jit(
+        lambda x: parallel.microbatches(x, 4), in_shardings=place, out_shardings=parallel.batch_sharding(mesh, 1)
+    )
+    assert (
+        "all-gather" not in split.lower(x).compile().as_text()
+        and "all-to-all" not in split.lower(x).compile().as_text()
+    )
     parts = np.asarray(split(x))
     assert sorted(parts.ravel()) == list(range(32))

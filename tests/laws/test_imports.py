@@ -98,7 +98,7 @@ def test_only_checkpoint_knows_orbax_and_only_nets_and_net_know_linen():
         names = set(imports(path))
         if any(n.split(".")[0] == "orbax" for n in names):
             assert path.name == "checkpoint.py"
-        if "flax.linen" in names or "flax" in names and "linen" in path.read_text():
+        if "flax.linen" in names or ("flax" in names and "linen" in path.read_text()):
             assert room(path) in ("nets", "net", "pretrained", "state")
 
 

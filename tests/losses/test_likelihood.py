@@ -47,12 +47,12 @@ def test_densities_integrate_to_one(likelihood):
 
 @pytest.mark.parametrize("likelihood", ALL, ids=lambda v: type(v).__name__)
 def test_samples_have_the_stated_mean_and_range(likelihood):
-    out = 0.4 * jax.random.normal(KEY, (1, 3, 2, likelihood.params(2))) - 0.5
-    many = jax.vmap(lambda k: likelihood.sample(out, k))(jax.random.split(KEY, 4000))
-    assert many.shape == (4000, 1, 3, 2, 2) and jnp.abs(many).max() <= 1.0
+    out = 0.2 * jax.random.normal(KEY, (1, 3, 2, likelihood.params(2)))
+    many = jax.vmap(lambda k: likelihood.sample(out, k))(jax.random.split(KEY, 20_000))
+    assert many.shape == (20_000, 1, 3, 2, 2) and jnp.abs(many).max() <= 1.0
     assert likelihood.mean(out).shape == (1, 3, 2, 2)
     if not isinstance(likelihood, DiscretisedLogistic | LearnedGaussian):  # wide noise is cut at -1 and 1
-        np.testing.assert_allclose(many.mean(0), likelihood.mean(out), atol=0.06)
+        np.testing.assert_allclose(many.mean(0), likelihood.mean(out), atol=0.03)
 
 
 def test_bernoulli_is_the_cross_entropy_and_binarises():

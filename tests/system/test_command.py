@@ -91,7 +91,10 @@ MISTAKES = {
     "missing value": (["--config.steps"], ["--config.steps needs a value"]),
     "batch and devices": (["--config.data.batch=12"], ["config.data.batch=12 is not divisible by 8 devices", "try 8"]),
     "missing folder": (["--config.data=folder", "--config.data.path=nowhere"], ["nowhere"]),
-    "missing data set": (["--config.data=tfds", "--config.data.dataset=mnist", "--config.data.data_dir=nowhere"], ["mnist", "prepare"]),
+    "missing data set": (
+        ["--config.data=tfds", "--config.data.dataset=mnist", "--config.data.data_dir=nowhere"],
+        ["mnist", "prepare"],
+    ),
     "unlabelled": (["--config.data=arrays", "--config.data.path=PLAIN", "--config.data.labels=True"], ["labels"]),
     "unknown mesh": (["--config.mesh.data=3", "--config.mesh.model=5"], ["mesh="]),
     "sharding rule": (["--config.sharding=(('gen', 'fsdp'),)"], ["no sharding rule matches"]),
@@ -103,7 +106,12 @@ def test_mistakes_are_one_line_with_a_cure(case, tmp_path):
     np.save(tmp_path / "plain.npy", np.zeros((20, 8, 8, 1), np.uint8))
     args, words = MISTAKES[case]
     args = [a.replace("PLAIN", str(tmp_path / "plain.npy")) for a in args]
-    done = run(f"--config={CONFIG}", f"--workdir={tmp_path / 'run'}", *args, XLA_FLAGS="--xla_force_host_platform_device_count=8")
+    done = run(
+        f"--config={CONFIG}",
+        f"--workdir={tmp_path / 'run'}",
+        *args,
+        XLA_FLAGS="--xla_force_host_platform_device_count=8",
+    )
     assert done.returncode == 1
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert len(lines) == 1 and "Traceback" not in done.stderr, done.stderr
@@ -172,7 +180,9 @@ def test_a_full_disk_loses_no_checkpoint(trained, tmp_path, monkeypatch):
     at = max(int(p.name) for p in (path / "checkpoints").iterdir() if p.name.isdigit())
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     config = configs.override(RunDir(path).config(), {"steps": at + 2, "mesh": {"data": 1}})
-    with pytest.raises(UserError, match=rf"could not be written.*0 MB are free; the last good one is step {at}\. Free some space"):
+    with pytest.raises(
+        UserError, match=rf"could not be written.*0 MB are free; the last good one is step {at}\. Free some space"
+    ):
         train(config, path)
     monkeypatch.undo()
     train(config, path)
@@ -206,12 +216,19 @@ def two_processes(config: str, workdir: Path, *args) -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    env = {"JAX_COORDINATOR_ADDRESS": f"localhost:{port}", "JAX_NUM_PROCESSES": "2", "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo"}
+    env = {
+        "JAX_COORDINATOR_ADDRESS": f"localhost:{port}",
+        "JAX_NUM_PROCESSES": "2",
+        "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
+    }
     started = [
         subprocess.Popen(
             command(f"--config={config}", f"--workdir={workdir}", "--distributed", *args),
-            cwd=ROOT, env=environment(**env, JAX_PROCESS_ID=str(i)), stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            env=environment(**env, JAX_PROCESS_ID=str(i)),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         for i in range(2)
     ]
     told = [p.communicate(timeout=300)[1] for p in started]
@@ -226,7 +243,9 @@ def test_two_processes_are_one(name, tmp_path):
     for placement in ("host", "device"):
         two = tmp_path / placement
         two_processes(f"configs/{name}.py:tiny", two, f"--config.data.placement={placement}")
-        for a, b in zip(*(map(json.loads, (p / "metrics.jsonl").read_text().splitlines()) for p in (one, two)), strict=True):
+        for a, b in zip(
+            *(map(json.loads, (p / "metrics.jsonl").read_text().splitlines()) for p in (one, two)), strict=True
+        ):
             assert a.keys() == b.keys()
             for key in a.keys() - {"train/images_per_s"}:
                 assert a[key] == pytest.approx(b[key], rel=2e-4, abs=1e-5), (placement, key)
@@ -239,10 +258,17 @@ def test_a_second_start_compiles_nothing(tmp_path):
     env = {"JAXGEN_CACHE": str(tmp_path / "cache")}
     first = run(f"--config={CONFIG}", f"--workdir={tmp_path / 'a'}", **env)
     again = run(f"--config={CONFIG}", f"--workdir={tmp_path / 'b'}", **env)
-    assert re.search(r"compile .* new", first.stderr) and re.search(r"compile .* from the cache", again.stderr), again.stderr
+    assert re.search(r"compile .* new", first.stderr) and re.search(r"compile .* from the cache", again.stderr), (
+        again.stderr
+    )
 
 
 def test_help_is_quick_because_it_does_not_start_jax():
     """`--help` must not wait for devices: JAX is not even imported."""
-    probe = "import sys; sys.argv = ['x', '--help']\ntry:\n import jaxgen.main as m; m.main()\nexcept SystemExit: pass\nassert 'jax' not in sys.modules"
+    probe = (
+        "import sys; sys.argv = ['x', '--help']; import jaxgen.main as m\n"
+        "try: m.main()\n"
+        "except SystemExit: pass\n"
+        "assert 'jax' not in sys.modules"
+    )
     assert subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, check=False).returncode == 0

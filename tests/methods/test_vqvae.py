@@ -1,0 +1,191 @@
+"""Vector quantisation: straight-through, codebooks that converge to k-means, and codes that do not die."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxgen.errors import UserError
+from jaxgen.losses.likelihood import Gaussian
+from jaxgen.method import Encodes, Reconstructs, Samples
+from jaxgen.methods.vqvae import VqVae
+from jaxgen.net import Net
+from jaxgen.nets import quantize
+from jaxgen.nets.autoencoder import ConvDecoder, ConvEncoder, VqVaeNet
+from jaxgen.nets.quantize import EmaQuantizer, GradientQuantizer
+
+KEY = jax.random.key(0)
+
+
+def blobs(num, centres, noise=0.05):
+    """Points around the rows of `centres`, and which."""
+    which = jax.random.randint(KEY, (num,), 0, len(centres))
+    return centres[which] + noise * jax.random.normal(jax.random.key(1), (num, centres.shape[1])), which
+
+
+CENTRES = jnp.array([[0.0, 0.0], [3.0, 0.0], [0.0, 3.0], [3.0, 3.0]])
+
+
+def apply(quantizer, variables, z, rng=KEY, train=True):
+    return quantizer.apply(variables, z, train=train, mutable=["codebook"], rngs={"codebook": rng})
+
+
+def method(quantizer, shape=(8, 8, 1), width=16, lr=1e-3, downs=1):
+    module = VqVaeNet(ConvEncoder(width, width, downs, 1), ConvDecoder(shape, width, width, downs, 1), quantizer)
+    return VqVae(net=Net(module, optax.adam(lr)), shape=shape, likelihood=Gaussian(sigma=0.5))
+
+
+def test_nearest_is_the_nearest():
+    z, embed = jax.random.normal(KEY, (50, 3)) + 20.0, jax.random.normal(jax.random.key(1), (9, 3)) + 20.0
+    want = ((z[:, None] - embed[None]) ** 2).sum(-1).argmin(-1)
+    np.testing.assert_array_equal(quantize.nearest(z, embed), want)
+
+
+@pytest.mark.parametrize("quantizer", [EmaQuantizer(codes=5, dim=3), GradientQuantizer(codes=5, dim=3)], ids=type)
+def test_straight_through(quantizer):
+    """The Jacobian of the codes is the identity; every code is a row of the codebook; the losses pull the right side."""
+    z = jax.random.normal(KEY, (2, 4, 3))
+    variables = quantizer.init(KEY, z)
+
+    def run(z, variables=variables):
+        return quantizer.apply(variables, z)
+
+    upstream = jax.random.normal(jax.random.key(1), z.shape)
+    np.testing.assert_allclose(jax.grad(lambda z: (run(z).codes * upstream).sum())(z), upstream)
+    q = run(z)
+    looked_up = quantizer.apply(variables, q.ids, method="lookup")
+    np.testing.assert_allclose(q.codes, looked_up, atol=1e-6)
+    np.testing.assert_allclose(jax.grad(lambda z: run(z).commitment.sum())(z), 2 * (z - looked_up) / 12, atol=1e-6)
+    assert (jax.grad(lambda z: run(z).codebook.sum())(z) == 0).all()
+
+
+def test_gradient_codebook_moves_towards_its_encodings():
+    quantizer = GradientQuantizer(codes=5, dim=3)
+    z = jax.random.normal(KEY, (2, 4, 3))
+    params = quantizer.init(KEY, z)["params"]
+    grads = jax.grad(lambda p: quantizer.apply({"params": p}, z).codebook.mean())(params)["embed"]
+    moved = {"embed": params["embed"] - 0.5 * grads}
+    before, after = (quantizer.apply({"params": p}, z).codebook.mean() for p in (params, moved))
+    assert after < before
+    hidden = jax.grad(lambda p: quantizer.apply({"params": p}, z).commitment.mean())(params)["embed"]
+    assert (hidden == 0).all()
+
+
+def test_kmeans_finds_separate_clusters():
+    z, which = blobs(400, CENTRES)
+    run = jax.jit(lambda rng: quantize.kmeans(rng, z, 4))
+    best = max(  # Lloyd's algorithm may start badly: one of a few starts must succeed
+        (run(jax.random.key(i)) for i in range(6)),
+        key=lambda c: -((z - c[quantize.nearest(z, c)]) ** 2).sum(),
+    )
+    means = jnp.stack([z[which == i].mean(0) for i in range(4)])
+    np.testing.assert_allclose(best[quantize.nearest(means, best)], means, atol=1e-4)
+
+
+def test_averages_converge_to_kmeans():
+    """Batches of the same points for ever: every code becomes the mean of its cell, a fixed point of Lloyd's step."""
+    z, _ = blobs(200, CENTRES, noise=0.5)
+    quantizer = EmaQuantizer(codes=6, dim=2, decay=0.9, start="data", dead=0.0)
+    variables = quantizer.init(KEY, z)
+
+    @jax.jit
+    def run(variables):
+        return jax.lax.scan(lambda v, _: (apply(quantizer, v, z)[1], None), variables, None, length=400)[0]
+
+    embed = run(variables)["codebook"]["embed"]
+    number, total = quantize.assigned(z, quantize.nearest(z, embed), 6)
+    used = number > 0
+    assert used.sum() >= 4
+    np.testing.assert_allclose(embed[used], (total / number[:, None])[used], atol=1e-3)
+
+
+@pytest.mark.parametrize("start", ["kmeans", "data"])
+def test_first_batch_starts_the_codebook(start):
+    z, _ = blobs(64, CENTRES)
+    quantizer = EmaQuantizer(codes=8, dim=2, start=start, dead=0.0)
+    variables = quantizer.init(KEY, z)
+    assert not variables["codebook"]["ready"]
+    q, new = jax.jit(lambda v: apply(quantizer, v, z))(variables)
+    assert new["codebook"]["ready"] and float(q.commitment.mean()) < 0.01
+    if start == "data":  # each code is a point
+        assert float(((q.codes[:, None] - z[None]) ** 2).sum(-1).min(1).max()) < 1e-9
+    again, _ = jax.jit(lambda v: apply(quantizer, v, z + 100.0))(new)
+    assert float(again.commitment.mean()) > 1000.0  # the second batch starts nothing
+
+
+def test_dead_codes_restart_on_the_data_and_live_ones_stay():
+    z, _ = blobs(64, CENTRES)
+    far = jnp.full((4, 2), 500.0)
+    book = quantize.fresh(jnp.concatenate([CENTRES, far]), 64)
+    book = book.replace(count=book.count.at[4:].set(0.01))
+    new = quantize.restart(book, z, KEY, 0.1)
+    np.testing.assert_array_equal(new.embed[:4], CENTRES)
+    assert all((jnp.abs(z - row).sum(-1) < 1e-6).any() for row in new.embed[4:])
+    assert len(np.unique(new.embed[4:], axis=0)) == 4  # distinct rows
+    same = quantize.restart(book, z, KEY, 0.1)
+    np.testing.assert_array_equal(new.embed, same.embed)  # the key decides
+    untouched = quantize.restart(book, z, KEY, 0.0)
+    np.testing.assert_array_equal(untouched.embed, book.embed)
+
+
+def test_restart_fills_a_collapsed_codebook():
+    """All codes in one corner: without restarts three of four clusters share a code for ever."""
+    z, _ = blobs(256, CENTRES)
+    used = {}
+    for dead in (0.0, 0.1):
+        quantizer = EmaQuantizer(codes=4, dim=2, decay=0.8, start="normal", dead=dead)
+        embed = jnp.array([[1.5, 1.5], [50.0, 50.0], [60.0, 60.0], [70.0, 70.0]])
+        book = {"embed": embed, "count": jnp.ones(4), "sum": embed, "ready": jnp.ones((), bool)}
+        variables = {"codebook": book}
+        step = jax.jit(lambda v, k, quantizer=quantizer: apply(quantizer, v, z, k))
+        for i in range(60):
+            q, variables = step(variables, jax.random.fold_in(KEY, i))
+        used[dead] = float(q.metrics["usage"])
+    assert used == {0.0: 0.25, 0.1: 1.0}
+
+
+def test_perplexity_and_usage():
+    q = quantize.quantized(jnp.zeros((1, 4, 2)), jnp.array([[0, 0, 1, 1]]), jnp.zeros((8, 2)), moved=False)
+    np.testing.assert_allclose(q.metrics["perplexity"], 2.0, rtol=1e-5)
+    assert float(q.metrics["usage"]) == 0.25
+
+
+def test_wrong_start_is_named():
+    with pytest.raises(UserError, match="kmeans, data, normal"):
+        EmaQuantizer(start="k-means", dim=2).init(KEY, jnp.zeros((1, 2)))
+
+
+def test_capabilities_shapes_and_evaluation_leaves_the_codebook_alone():
+    vq = method(EmaQuantizer(codes=8, dim=4), shape=(7, 10, 3))
+    batch = {"image": jax.random.randint(KEY, (4, 7, 10, 3), 0, 256).astype(jnp.uint8)}
+    assert isinstance(vq, Reconstructs) and isinstance(vq, Encodes) and not isinstance(vq, Samples)
+    state, metrics = jax.jit(lambda: vq.train_step(vq.init(KEY, batch), batch, KEY))()
+    assert {"loss", "mse", "nll", "commitment", "perplexity", "usage"} <= set(metrics)
+    w = state.view()
+    ids = jax.jit(vq.encode)(w, batch["image"], KEY)
+    assert ids.shape == (4, 4, 5) and ids.dtype == jnp.int32
+    np.testing.assert_allclose(jax.jit(vq.decode)(w, ids), jax.jit(vq.reconstruct)(w, batch, KEY), atol=1e-6)
+    params, vars = state.nets["net"].params, state.nets["net"].vars
+    after = jax.jit(lambda: vq.loss(params, w, batch, KEY, False)[1][1])()
+    jax.tree.map(np.testing.assert_array_equal, after, vars)
+    assert all(v.shape == (4,) for v in jax.eval_shape(vq.eval_step, w, batch, KEY).values())
+
+
+def test_learns_digits(digits):
+    vq = method(EmaQuantizer(codes=32, dim=8), width=24, lr=2e-3)
+
+    @jax.jit
+    def run(state):
+        def step(state, i):
+            rng = jax.random.fold_in(KEY, i)
+            rows = jax.random.randint(rng, (64,), 0, len(digits["train"]))
+            return vq.train_step(state, {"image": digits["train"][rows]}, rng)
+
+        return jax.lax.scan(step, state, jnp.arange(200))
+
+    state, metrics = run(jax.jit(vq.init)(KEY, {"image": digits["train"][:64]}))
+    out = jax.jit(vq.eval_step)(state.view(), {"image": digits["eval"]}, KEY)
+    assert float(out["mse"].mean()) < 0.08  # the variance of the pixels is 0.56
+    ids = jax.jit(vq.encode)(state.view(), digits["eval"], KEY)
+    assert len(np.unique(ids)) > 16 and float(metrics["perplexity"][-1]) > 8
