@@ -2,7 +2,7 @@
 
 Published figure: Parzen-window log-likelihood 132 +- 1.8. The sample grid has a column for each digit.
 
-    python -m jaxgen.main --config=configs/cgan_mnist.py --workdir=runs/cgan_mnist    # add :tiny for a CPU run of seconds
+python -m jaxgen.main --config=configs/cgan_mnist.py --workdir=runs/cgan_mnist    # add :tiny for a CPU run of seconds
 """
 
 from ml_collections import ConfigDict

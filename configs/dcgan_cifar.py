@@ -1,8 +1,8 @@
 """DCGAN (Radford et al. 2015, arXiv:1511.06434) on CIFAR-10.
 
-Published for 32x32 images with this recipe: FID 49.0 at its best step, about 42k, and worse from there (StudioGAN's log).
+Published for 32x32 images (StudioGAN's log): FID 49.0 at the best step, about 42k, and worse from there.
 
-    python -m jaxgen.main --config=configs/dcgan_cifar.py --workdir=runs/dcgan_cifar    # add :tiny for a CPU run of seconds
+python -m jaxgen.main --config=configs/dcgan_cifar.py --workdir=runs/dcgan_cifar    # add :tiny for a CPU run of seconds
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 Published figure: nearest-neighbour error 2.98 % on 10 million samples of a class-conditional model (table 2).
 
-    python -m jaxgen.main --config=configs/dcgan_mnist.py --workdir=runs/dcgan_mnist    # add :tiny for a CPU run of seconds
+python -m jaxgen.main --config=configs/dcgan_mnist.py --workdir=runs/dcgan_mnist    # add :tiny for a CPU run of seconds
 """
 
 from ml_collections import ConfigDict

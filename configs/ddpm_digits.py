@@ -11,7 +11,7 @@ from jaxgen.config import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    c = ConfigDict(dict(seed=0, steps=4_000, log_every=100, save_every=1_000, steps_per_call=10))
+    c = ConfigDict(dict(seed=0, steps=3_000, log_every=100, save_every=1_000, steps_per_call=10))
     c.data = dict(name="digits", batch=64, labels=True)
     c.method = dict(
         name="diffusion",

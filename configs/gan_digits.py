@@ -2,7 +2,7 @@
 
 With 1,500 images the discriminator would learn them by heart; the R1 penalty (Mescheder et al. 2018) keeps all digits.
 
-    python -m jaxgen.main --config=configs/gan_digits.py --workdir=runs/gan_digits    # add :tiny for seconds
+python -m jaxgen.main --config=configs/gan_digits.py --workdir=runs/gan_digits    # add :tiny for seconds
 """
 
 from ml_collections import ConfigDict

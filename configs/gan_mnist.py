@@ -2,7 +2,7 @@
 
 Published figure: Parzen-window log-likelihood 225 +- 2. The paper trains with momentum SGD; Adam is today's habit.
 
-    python -m jaxgen.main --config=configs/gan_mnist.py --workdir=runs/gan_mnist    # add :tiny for a CPU run of seconds
+python -m jaxgen.main --config=configs/gan_mnist.py --workdir=runs/gan_mnist    # add :tiny for a CPU run of seconds
 """
 
 from ml_collections import ConfigDict

@@ -2,7 +2,7 @@
 
 128 latents, no hierarchy: the model behind the "VAE 4.51 bits/dim" of van den Oord et al. 2017, section 4.1.
 
-    python -m jaxgen.main --config=configs/vae_cifar.py --workdir=runs/vae_cifar    # add :tiny for a CPU run of seconds
+python -m jaxgen.main --config=configs/vae_cifar.py --workdir=runs/vae_cifar    # add :tiny for a CPU run of seconds
 """
 
 from ml_collections import ConfigDict

@@ -3,7 +3,7 @@
 The likelihood is a discretised logistic over the 17 grey levels that the digits have, so that the bound is one on
 log P(image) and the bits per dimension are comparable with any other model of these digits.
 
-    python -m jaxgen.main --config=configs/vae_digits.py --workdir=runs/vae_digits    # add :tiny for seconds
+python -m jaxgen.main --config=configs/vae_digits.py --workdir=runs/vae_digits    # add :tiny for seconds
 """
 
 from ml_collections import ConfigDict

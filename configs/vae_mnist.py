@@ -1,9 +1,9 @@
 """VAE (Kingma & Welling 2013, arXiv:1312.6114) on dynamically binarised MNIST.
 
-Two tanh layers on either side of 50 latents. Published bounds on binarised MNIST for nets of this size: log p(x) >= -86.8
+Two tanh layers on either side of 50 latents. Published bounds on binarised MNIST for nets of this size: -86.8 nats
 (ELBO) and -84.8 with 50 draws (Burda et al. 2015, table 1); -89.9 with 40 latents (Rezende & Mohamed 2015, table 2).
 
-    python -m jaxgen.main --config=configs/vae_mnist.py --workdir=runs/vae_mnist    # add :tiny for a CPU run of seconds
+python -m jaxgen.main --config=configs/vae_mnist.py --workdir=runs/vae_mnist    # add :tiny for a CPU run of seconds
 """
 
 from ml_collections import ConfigDict

@@ -1,9 +1,9 @@
-"""VQ-VAE (van den Oord et al. 2017, arXiv:1711.00937) on CIFAR-10: 8x8 codes of 512, followed by averages (appendix A.1).
+"""VQ-VAE (van den Oord et al. 2017, arXiv:1711.00937) on CIFAR-10: 8x8 codes of 512, EMA codebook (app. A.1).
 
 Published figure: 4.67 bits/dim with a prior over 10 maps of 8x8 codes; the authors' single map reconstructs with a
 normalised error of about 0.055 (variance of the data = 1).
 
-    python -m jaxgen.main --config=configs/vqvae_cifar.py --workdir=runs/vqvae_cifar    # add :tiny for a CPU run of seconds
+python -m jaxgen.main --config=configs/vqvae_cifar.py --workdir=runs/vqvae_cifar    # add :tiny for a CPU run of seconds
 """
 
 from ml_collections import ConfigDict

@@ -111,7 +111,7 @@ class Net:
 
     def update(self, s: NetState, grads: PyTree, vars: Variables | None = None, *, step: Array) -> NetState:
         """One optimizer step, then the average; `vars` replaces the other collections when given."""
-        updates, opt = self.tx.update(grads, s.opt, s.params)
+        updates, opt = optax.with_extra_args_support(self.tx).update(grads, s.opt, s.params, step=step)
         params = optax.apply_updates(s.params, updates)
         decay = self.ema.decay(step)
         ema = (

@@ -2,12 +2,14 @@
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from jaxgen.errors import UserError
-from jaxgen.state import PyTree, path_name
+from jaxgen.state import Array, PyTree, path_name
 
 
 def mask(pattern: str):
@@ -18,6 +20,15 @@ def mask(pattern: str):
         return jax.tree_util.tree_map_with_path(lambda p, _: rule.fullmatch(path_name(p)) is not None, params)
 
     return select
+
+
+def at_run_step(rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+    """-rate(step) times the update, where `step` is the run's clock: a critic updated five times a step has no other."""
+
+    def update(updates: PyTree, state: optax.EmptyState, params: PyTree = None, *, step: Array, **_: Any):
+        return jax.tree.map(lambda u: -jnp.asarray(rate(step), u.dtype) * u, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 @dataclass(frozen=True)
@@ -32,7 +43,7 @@ class Optimizer:
     weight_decay: float = 0.0  # decoupled (AdamW)
     decay: str = r".*kernel"  # regex of the params that weight decay touches
     train: str = r".*"  # regex of the params that are trained
-    steps: int = 0  # updates in the run; given by the run
+    steps: int = 0  # of the run; given by it
 
     def rate(self) -> optax.Schedule:
         """step -> learning rate."""
@@ -62,7 +73,7 @@ class Optimizer:
         parts.append(self.scale())
         if self.weight_decay > 0:
             parts.append(optax.add_decayed_weights(self.weight_decay, mask=mask(self.decay)))
-        parts.append(optax.scale_by_learning_rate(self.rate()))
+        parts.append(at_run_step(self.rate()))
         tx = optax.chain(*parts)
         if self.train == r".*":
             return tx

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -132,6 +133,7 @@ class Loop:
         self.source, self.held_out = open_source(exp.config, "train"), open_source(exp.config, "eval")
         self.tests = evaluate.evaluators(exp)
         self.programs: dict[int, Callable] = {}
+        self.fetcher = ThreadPoolExecutor(1)  # waits for the device in the loop's place
         self.counted, self.clock = 0, began  # the step and the time up to which images/s is accounted for
 
     def __call__(self, state: TrainState, at: int, stop: int) -> tuple[TrainState, int]:
@@ -145,7 +147,7 @@ class Loop:
             self.plan(at, min(config.steps_per_call, stop - at))
             interval: list[PyTree] = []  # metrics still on the device
             since, first = at, True
-            self.late: tuple[int, int, list[PyTree]] | None = None  # the interval before: read while this one runs
+            self.late: tuple[int, int, Future] | None = None  # the interval before: fetched while this one runs
             while at < stop:
                 border = min([stop, *(at - at % n + n for n in (config.log_every, config.save_every, *self.rhythms()))])
                 num = config.steps_per_call if border - at >= config.steps_per_call else 1
@@ -161,7 +163,7 @@ class Loop:
                 ends = at >= stop or halt
                 if at % config.log_every == 0 or ends:
                     self.log()
-                    self.late, interval, since = (since, at, interval), [], at
+                    self.late, interval, since = (since, at, self.fetcher.submit(fetch, interval)), [], at
                 if at % config.save_every == 0 or ends:
                     self.log()
                     self.save(state, at)
@@ -180,6 +182,7 @@ class Loop:
             self.checkpoints.wait()
             return state, at
         finally:
+            self.fetcher.shutdown()
             self.writers.close()
 
     def rhythms(self) -> list[int]:
@@ -277,9 +280,8 @@ class Loop:
         """Write the last interval's means; NaN or infinity ends the run here."""
         if self.late is None:
             return
-        (start, stop, interval), self.late = self.late, None
-        fetched = jax.device_get(interval)  # waits for the interval's last step, so the clock below is the device's
-        now = time.monotonic()
+        (start, stop, future), self.late = self.late, None
+        fetched, now = future.result()
         rate = (stop - self.counted) * self.exp.batch / max(now - self.clock, 1e-9)
         speed = {"images_per_s": rate} if rate else {}  # none when the interval was the first dispatch alone
         self.counted, self.clock = stop, now
@@ -315,6 +317,11 @@ class Loop:
             for label, images in report.images.items():
                 self.writers.image(at, label, images, report.columns)
         self.writers.draw()
+
+
+def fetch(interval: list[PyTree]) -> tuple[list[PyTree], float]:
+    """The metrics of an interval on the host, and when the device had finished it."""
+    return jax.device_get(interval), time.monotonic()
 
 
 def environment() -> dict[str, Any]:

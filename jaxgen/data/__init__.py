@@ -1,12 +1,10 @@
 """Data: sources (where images come from), transforms (host augmentations), pipeline (batches by step number)."""
 
 from jaxgen.data.pipeline import Stream, eval_batches, index_stream, load_all, train_stream
-from jaxgen.data.sources import SOURCES, Arrays, Digits, Folder, Info, Shapes, Source, Tfds
-from jaxgen.data.transforms import TRANSFORMS, Crop, Flip
+from jaxgen.data.sources import Arrays, Digits, Folder, Info, Shapes, Source, Tfds
+from jaxgen.data.transforms import Crop, Flip
 
 __all__ = [
-    "SOURCES",
-    "TRANSFORMS",
     "Arrays",
     "Crop",
     "Digits",

@@ -531,6 +531,3 @@ def _quiet(name: str) -> Iterable[None]:
         yield
     finally:
         logger.setLevel(level)
-
-
-SOURCES: dict[str, type] = {"tfds": Tfds, "folder": Folder, "digits": Digits, "shapes": Shapes, "arrays": Arrays}

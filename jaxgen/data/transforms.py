@@ -35,6 +35,3 @@ def _mirrored(shift: int, length: int) -> np.ndarray:
     """Rows shift .. shift + length of an image continued by reflection: a cut without building the padded image."""
     last = max(length - 1, 1)
     return np.minimum(np.abs((np.arange(length) + shift + last) % (2 * last) - last), length - 1)
-
-
-TRANSFORMS: dict[str, type] = {"flip": Flip, "crop": Crop}

@@ -1,7 +1,7 @@
 """Penalties on a critic's gradient with respect to its input, per example [B], strength included.
 
-    gradient penalty  strength * (|grad D(x^)| - 1)^2, x^ = u x + (1 - u) G(z), u ~ U(0, 1) (Gulrajani et al. 2017, eq. 3)
-    R1                strength / 2 * |grad D(x)|^2 on real images                           (Mescheder et al. 2018, eq. 9)
+    gradient  strength * (|grad D(x^)| - 1)^2, x^ = u x + (1 - u) G(z), u ~ U(0, 1) (Gulrajani et al. 2017, eq. 3)
+    R1        strength / 2 * |grad D(x)|^2 on real images                           (Mescheder et al. 2018, eq. 9)
 
 A critic with batch norm has no gradient of one example: give it none, or layer norm.
 """

@@ -3,20 +3,31 @@
 An encoder is called as encoder(x [B, H, W, C], train) -> features [B, ...]; a decoder as decoder(z, channels, train)
 -> [B, H, W, channels], where the caller says how many channels its likelihood needs.
 
-    Mlp*   Kingma & Welling 2013 (arXiv:1312.6114), app. C: tanh layers
+    Mlp*   Kingma & Welling 2013 (arXiv:1312.6114), app. C: layers of tanh
     Conv*  van den Oord et al. 2017 (arXiv:1711.00937), sec. 4.1: strided 4x4 convolutions, then residual blocks
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.errors import UserError
 from jaxgen.nets.layers import Conv, ConvTranspose, Dense, torch_kernel_init
 from jaxgen.nets.quantize import Quantized
 
 Array = jax.Array
+
+ACTIVATIONS = {"tanh": jnp.tanh, "relu": nn.relu}
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """The non-linearity of that name."""
+    if name not in ACTIVATIONS:
+        raise UserError(f"act={name!r} is unknown; there are: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]
 
 
 class MlpEncoder(nn.Module):
@@ -24,13 +35,14 @@ class MlpEncoder(nn.Module):
 
     width: int = 500
     depth: int = 1
+    act: str = "tanh"  # or relu, which learns faster at first
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
         x = x.reshape(x.shape[0], -1)
         for _ in range(self.depth):
-            x = jnp.tanh(Dense(self.width, dtype=self.dtype)(x))
+            x = activation(self.act)(Dense(self.width, dtype=self.dtype)(x))
         return x
 
 
@@ -40,12 +52,13 @@ class MlpDecoder(nn.Module):
     shape: tuple[int, int, int] = (28, 28, 1)
     width: int = 500
     depth: int = 1
+    act: str = "tanh"  # or relu, which learns faster at first
     dtype: str = "float32"
 
     @nn.compact
     def __call__(self, z: Array, channels: int, train: bool = False) -> Array:
         for _ in range(self.depth):
-            z = jnp.tanh(Dense(self.width, dtype=self.dtype)(z))
+            z = activation(self.act)(Dense(self.width, dtype=self.dtype)(z))
         height, width, _ = self.shape
         return Dense(height * width * channels, dtype=self.dtype)(z).reshape(-1, height, width, channels)
 

@@ -134,7 +134,7 @@ def test_optimizers_descend(kind):
     tx, params = kind.build(), {"kernel": jnp.array([2.0, -3.0])}
     state = tx.init(params)
     for _ in range(200):
-        updates, state = tx.update(params, state, params)  # gradient of |x|^2 / 2
+        updates, state = tx.update(params, state, params, step=0)  # gradient of |x|^2 / 2
         params = optax.apply_updates(params, updates)
     assert float(jnp.abs(params["kernel"]).max()) < 0.2
 
@@ -147,10 +147,18 @@ def test_schedules_warm_up_and_end_where_they_say():
     assert all(float(rate(t)) >= float(rate(t + 5)) for t in range(10, 95, 5))
 
 
+def test_schedules_follow_the_runs_step_not_the_number_of_updates():
+    tx, params = Sgd(lr=1.0, schedule="linear", steps=10).build(), {"kernel": jnp.ones(1)}
+    state = tx.init(params)
+    for _ in range(5):  # five updates of a critic within one step
+        updates, state = tx.update(params, state, params, step=jnp.int32(5))
+        assert float(updates["kernel"][0]) == pytest.approx(-0.5)
+
+
 def test_masks_freeze_by_path():
     tx = Sgd(lr=1.0, train=r"body/.*").build()
     params = {"body": {"kernel": jnp.ones(2)}, "head": {"kernel": jnp.ones(2)}}
-    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params, step=0)
     assert float(updates["head"]["kernel"][0]) == 0.0 and float(updates["body"]["kernel"][0]) == -1.0
     assert mask(r".*bias")({"a": {"bias": 0, "kernel": 0}}) == {"a": {"bias": True, "kernel": False}}
 

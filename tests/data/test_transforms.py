@@ -3,17 +3,17 @@
 import numpy as np
 import pytest
 
-from jaxgen.data import TRANSFORMS, Crop, Flip
+from jaxgen.data import Crop, Flip
 
 
 def _rng(seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(seed))
 
 
-@pytest.mark.parametrize("name", TRANSFORMS)
-def test_the_generator_decides_everything(name: str):
+@pytest.mark.parametrize("kind", [Flip, Crop])
+def test_the_generator_decides_everything(kind):
     image = np.arange(6 * 5 * 3, dtype=np.uint8).reshape(6, 5, 3)
-    transform = TRANSFORMS[name]()
+    transform = kind()
     outs = [transform.random_map({"image": image, "label": np.int32(4)}, _rng(seed)) for seed in range(40)]
     again = [transform.random_map({"image": image, "label": np.int32(4)}, _rng(seed)) for seed in range(40)]
     for a, b in zip(outs, again, strict=True):

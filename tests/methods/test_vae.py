@@ -51,7 +51,8 @@ def test_bounds_under_the_exact_likelihood():
     params["decoder"]["Dense_0"]["kernel"] = kernel
     state = state.replace(nets={"net": state.nets["net"].replace(params=params)})
     bias = params["decoder"]["Dense_0"]["bias"]
-    exact = jax.scipy.stats.multivariate_normal.logpdf(x.reshape(32, 6), bias, kernel.T @ kernel + sigma**2 * jnp.eye(6))
+    covariance = kernel.T @ kernel + sigma**2 * jnp.eye(6)
+    exact = jax.scipy.stats.multivariate_normal.logpdf(x.reshape(32, 6), bias, covariance)
 
     w = state.view()
     step = jax.jit(method.eval_step)

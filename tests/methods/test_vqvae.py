@@ -44,7 +44,7 @@ def test_nearest_is_the_nearest():
 
 @pytest.mark.parametrize("quantizer", [EmaQuantizer(codes=5, dim=3), GradientQuantizer(codes=5, dim=3)], ids=type)
 def test_straight_through(quantizer):
-    """The Jacobian of the codes is the identity; every code is a row of the codebook; the losses pull the right side."""
+    """The Jacobian of the codes is the identity; codes are rows of the codebook; each loss pulls one side."""
     z = jax.random.normal(KEY, (2, 4, 3))
     variables = quantizer.init(KEY, z)
 
