@@ -284,8 +284,8 @@ def main() -> None:
         result = run(case, device, args)
         table(name, result)
         report["cases"][name] = dict(batch=case.batch, bf16=case.bf16, net=case.net, **result)
-    if args.out:
-        Path(args.out).write_text(json.dumps(report, indent=2) + "\n")
+        if args.out:  # after every case: a long run that is cut short has told what it knew
+            Path(args.out).write_text(json.dumps(report, indent=2) + "\n")
 
 
 if __name__ == "__main__":
