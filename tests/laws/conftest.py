@@ -29,7 +29,7 @@ def advance() -> Callable:
             batch = parallel.put_batch(exp.mesh, {"i": indices}, leading=1)["i"]
             state, metrics = program(state, batch, data, exp.root)
             history.append(jax.device_get(metrics))
-        return exp, state, jax.tree.map(lambda *m: np.concatenate(m), *history)
+        return exp, state, jax.tree.map(lambda *m: np.concatenate(m), *history) if history else {}
 
     return go
 
