@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -124,7 +124,12 @@ class Experiment:
         rng = jax.random.fold_in(rng, state.step)
         for i, augment in enumerate(self.augments):
             batch = augment(batch, jax.random.fold_in(jax.random.fold_in(rng, 1), i))
-        return self.method.train_step(state, batch, jax.random.fold_in(rng, 0))
+        places = self.shardings.nets
+        nets = {
+            k: n.replace(params=parallel.gather(n.params, places[k].params), vars=parallel.gather(n.vars, places[k].vars))
+            for k, n in state.nets.items()
+        }
+        return self.method.train_step(state.replace(nets=nets), batch, jax.random.fold_in(rng, 0))
 
     def compile_steps(self, num: int, data: dict[str, Any] | None) -> Any:
         """The compiled program `(state, batches, data, rng) -> (state, metrics [num])` of `num` steps in one dispatch.
@@ -171,9 +176,13 @@ class Experiment:
         return {}
 
     def jit(self, name: Any, function: Callable) -> Callable:
-        """`function(weights, batch, rng)`, jitted once under `name`, its outputs gathered on every device."""
+        """`function(weights, batch, rng)`, jitted once under `name`; what it returns is gathered on every device."""
+
+        def whole(w: Weights, batch: Batch, rng: Array) -> PyTree:
+            return function(w.replace(nets=parallel.gather(w.nets, self.shardings.view().nets)), batch, rng)
+
         if name not in self.compiled:
-            self.compiled[name] = jax.jit(function, out_shardings=parallel.replicated(self.mesh))
+            self.compiled[name] = jax.jit(whole, out_shardings=parallel.replicated(self.mesh))
         return self.compiled[name]
 
     def held_out(self, source: Source, num: int) -> Iterator[tuple[Batch, np.ndarray]]:
@@ -199,7 +208,7 @@ class Experiment:
         size = min(self.feed.batch, -(-num // shards) * shards)
         wanted = self.labels(num) if labels is None else np.asarray(labels, np.int32)
         root, parts = jax.random.fold_in(jax.random.key(seed), 2), []
-        program = self.jit(("sample", size), partial(_sample, self.method, size))
+        program = self.sampler(size)
         for i, start in enumerate(range(0, num, size)):
             cond = {}
             if self.feed.labels:
@@ -210,6 +219,11 @@ class Experiment:
             parts.append(jax.device_get(program(w, cond, jax.random.fold_in(root, i))))
         return np.concatenate(parts)[:num]
 
+    def sampler(self, num: int) -> Callable[[Weights, Batch, Array], Array]:
+        """(weights, cond, rng) -> [num, H, W, C]: every device makes its share, then all have all."""
 
-def _sample(method: Samples, num: int, w: Weights, cond: Batch, rng: Array) -> Array:
-    return method.sample(w, rng, num, cond)
+        def make(w: Weights, cond: Batch, rng: Array) -> Array:
+            images = self.method.sample(w, rng, num, cond)
+            return jax.lax.with_sharding_constraint(images, parallel.batch_sharding(self.mesh))
+
+        return self.jit(("sample", num), make)

@@ -117,6 +117,19 @@ def shardings(mesh: Mesh, abstract: PyTree, rules: tuple[tuple[str, Any], ...]) 
     return jax.tree_util.tree_map_with_path(place, abstract)
 
 
+def gather(tree: PyTree, places: PyTree) -> PyTree:
+    """Inside jit: values whole over the batch's axes, as a computation on sharded examples needs them.
+
+    Without it the compiler spreads the sharding of FSDP parameters into the activations, channel by channel.
+    """
+
+    def whole(x: jax.Array, place: NamedSharding) -> jax.Array:
+        spec = tuple(axis if axis == "model" else None for axis in place.spec)
+        return jax.lax.with_sharding_constraint(x, NamedSharding(place.mesh, PartitionSpec(*spec)))
+
+    return jax.tree.map(whole, tree, places)
+
+
 def microbatches(batch: PyTree, n: int) -> PyTree:
     """[n * b, ...] -> [n, b, ...] by striding: every example stays on its device (a plain reshape would move them)."""
 

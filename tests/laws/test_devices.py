@@ -35,6 +35,17 @@ def test_eight_devices_are_one(name, tiny, advance, plain_sgd):
     close(nets(one), nets(fsdp))
 
 
+def test_eight_devices_share_the_work_of_sampling(tiny, advance):
+    """Operations per device, as the compiler counts them, fall with the number of devices, labels or not."""
+    for name in ("dcgan_digits", "vae_digits"):
+        flops = []
+        for devices in (1, 8):
+            exp, state, _ = advance(tiny(name, **{"mesh": {"data": devices}}), num=0)
+            program = exp.sampler(64).lower(state.view(), {}, exp.root).compile()
+            flops.append(program.cost_analysis()["flops"])
+        assert flops[1] < flops[0] / 4, name
+
+
 def test_steps_per_call_do_not_change_a_bit(name, tiny, advance):
     config = tiny(name)
     exp, _, _ = advance(config, num=0)
