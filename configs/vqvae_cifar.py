@@ -27,7 +27,7 @@ def get_config(arg: str = "") -> ConfigDict:
         likelihood=dict(name="gaussian", sigma=0.35),
         beta=0.25,
     )
-    c.eval = dict(loss=dict(every=5_000), reconstruct=dict(every=5_000))
+    c.eval = dict(loss=dict(every=5_000), reconstruct=dict(every=5_000), codes=dict(every=5_000))
     small = {f"method.net.{part}.{key}": 16 for part in ("encoder", "decoder") for key in ("width", "hidden")}
     small |= {"method.net.quantizer.codes": 16, "method.net.quantizer.dim": 8}
     return tiny(c, **small) if arg == "tiny" else c

@@ -2,20 +2,23 @@
 
     python experiments/judge_digits.py runs/ddpm_digits --out=experiments/ddpm_digits
 
-Writes OUT/result.json and OUT/samples.png. `agreement`: share of samples that the classifier (scikit-learn, trained on the 1,500
-real training digits) gives the label that was asked for. `classes`: histogram of its answers. `class_entropy`: entropy of the mean
-answer in nats (ln 10 = 2.303 when all digits are equally frequent); `mean_entropy`: mean entropy of single answers (0 = all
-are certain). Distances: Euclidean, pixels in [0, 1], to the nearest training digit, as quartiles.
+Writes OUT/result.json and pictures. `agreement`: share of samples that the classifier (a support vector machine of
+scikit-learn, trained on the 1,500 real training digits) gives the label that was asked for. `classes`: histogram of its answers.
+`class_entropy`: entropy of the mean answer in nats (ln 10 = 2.303 when all digits are equally frequent); `mean_entropy`: mean
+entropy of single answers (0 = all are certain). Distances: Euclidean, pixels in [0, 1], to the nearest training digit, as
+quartiles. A run without samples (VQ-VAE) gives its held-out figures and reconstructions.
 """
 
 import argparse
 import json
-import resource
 import shutil
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from sklearn.neural_network import MLPClassifier
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.svm import SVC
 
 from jaxgen import backend
 
@@ -23,7 +26,9 @@ backend.configure()
 
 from jaxgen.data.pipeline import load_all  # noqa: E402
 from jaxgen.data.sources import Digits  # noqa: E402
+from jaxgen.experiment import Experiment  # noqa: E402
 from jaxgen.images import save_grid  # noqa: E402
+from jaxgen.method import Samples  # noqa: E402
 from jaxgen.rundir import RunDir  # noqa: E402
 from jaxgen.sample import sample  # noqa: E402
 from jaxgen.writers import read_metrics  # noqa: E402
@@ -37,12 +42,35 @@ def entropy(p: np.ndarray) -> np.ndarray:
     return -(p * np.log(np.maximum(p, 1e-12))).sum(-1)
 
 
-def quartiles(a: np.ndarray, b: np.ndarray, itself: bool = False) -> list[float]:
+def quartiles(a: np.ndarray, b: np.ndarray, itself: bool = False) -> str:
     """Of the distances from each row of a to its nearest row of b (another one, where b is a)."""
     squared = (a**2).sum(1)[:, None] + (b**2).sum(1)[None] - 2 * a @ b.T
     if itself:
         np.fill_diagonal(squared, np.inf)
-    return [round(float(q), 3) for q in np.percentile(np.sqrt(np.maximum(squared.min(1), 0)), [0, 25, 50, 75])]
+    distances = np.sqrt(np.maximum(squared.min(1), 0))
+    return " ".join(f"{q:.3f}" for q in np.percentile(distances, [0, 25, 50, 75]))
+
+
+def judged(images: np.ndarray, asked: np.ndarray | None) -> dict[str, Any]:
+    """Figures of uint8 samples [N, 8, 8, 1]; `asked` are their labels [N], if they were asked for."""
+    train, held = (load_all(Digits().open(split), 1 << 30) for split in ("train", "eval"))
+    real, rest = flat(train["image"]), flat(held["image"])
+    judge = CalibratedClassifierCV(SVC(C=10.0), ensemble=False).fit(real, train["label"])
+    answers = judge.predict_proba(flat(images))
+    agreement = {} if asked is None else {"agreement": float((answers.argmax(1) == asked).mean())}
+    return agreement | {
+        "judge_on_held_out_digits": round(float(judge.score(rest, held["label"])), 4),
+        "classes": " ".join(map(str, np.bincount(answers.argmax(1), minlength=10))),
+        "class_entropy": round(float(entropy(answers.mean(0))), 3),
+        "mean_entropy": round(float(entropy(answers).mean()), 3),
+        "mean_entropy_of_held_out_digits": round(float(entropy(judge.predict_proba(rest)).mean()), 3),
+        "nearest_training_digit": {
+            "quartiles": "min, 25 %, 50 %, 75 %",
+            "of_samples": quartiles(flat(images), real),
+            "of_held_out_digits": quartiles(rest, real),
+            "of_training_digits": quartiles(real, real, itself=True),
+        },
+    }
 
 
 def main() -> None:
@@ -53,39 +81,26 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     run = RunDir(args.workdir)
-    train, held = (load_all(Digits().open(split), 1 << 30) for split in ("train", "eval"))
-    real, rest = flat(train["image"]), flat(held["image"])
-    judge = MLPClassifier((256,), alpha=1e-3, max_iter=300, random_state=0).fit(real, train["label"])
-    config = run.config()
-    images = sample(args.workdir, args.num, args.out / "drawn", args.seed)
-    answers = judge.predict_proba(flat(images))
+    args.out.mkdir(parents=True, exist_ok=True)
+    figures = [r for r in read_metrics(run.path) if any(k.startswith("eval/") for k in r)]
+    environment = json.loads((run.path / "run.json").read_text())["starts"][-1]
     result = {
-        "config": f"configs/{args.workdir.name}.py",
-        "step": max(int(p.name) for p in (args.workdir / "checkpoints").iterdir() if p.name.isdigit()),
-        "samples": args.num,
-        "judge_on_held_out_digits": round(float(judge.score(rest, held["label"])), 4),
-        "classes": np.bincount(answers.argmax(1), minlength=10).tolist(),
-        "class_entropy": round(float(entropy(answers.mean(0))), 3),
-        "mean_entropy": round(float(entropy(answers).mean()), 3),
-        "mean_entropy_of_held_out_digits": round(float(entropy(judge.predict_proba(rest)).mean()), 3),
-        "nearest_training_digit": {
-            "of_samples": quartiles(flat(images), real),
-            "of_held_out_digits": quartiles(rest, real),
-            "of_training_digits": quartiles(real, real, itself=True),
-            "quartiles": "min, 25 %, 50 %, 75 %",
-        },
+        "command": f"python -m jaxgen.main --config=configs/{run.path.name}.py --workdir=runs/{run.path.name}",
+        "step": max(r["step"] for r in figures),
+        "held_out": {k: round(v, 5) for r in figures for k, v in r.items() if k != "step"},
     }
-    if config.data.labels:
-        asked = np.load(args.out / "drawn.npz")["labels"]
-        result["agreement"] = float((answers.argmax(1) == asked).mean())
-    figures = [r for r in read_metrics(args.workdir) if any(k.startswith("eval/") for k in r)]
-    result["held_out"] = {k: round(v, 5) for r in figures for k, v in r.items() if k != "step"}
-    result["environment"] = json.loads((args.workdir / "run.json").read_text())["starts"][-1]
-    result["peak_memory_of_this_script_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    save_grid(args.out / "samples.png", images[:100], 10)
-    for name in ("drawn.png", "drawn.npz"):
-        (args.out / name).unlink()
-    shutil.copy(args.workdir / "loss.png", args.out / "loss.png")
+    drawn = Path("reconstruction.png")
+    if isinstance(Experiment.open(run.config(), run.info()).method, Samples):
+        drawn = Path("samples.png")
+        with tempfile.TemporaryDirectory() as folder:
+            images = sample(run.path, args.num, f"{folder}/drawn", args.seed)
+            asked = np.load(f"{folder}/drawn.npz").get("labels")
+        save_grid(args.out / drawn, images[:100], 10)
+        result |= {"samples": args.num, **judged(images, asked)}
+    else:
+        shutil.copy(sorted((run.path / "samples").glob("*reconstruction.png"))[-1], args.out / drawn)
+    result["environment"] = {k: environment[k] for k in ("jaxgen", "commit", "python", "versions", "devices", "hosts")}
+    shutil.copy(run.path / "loss.png", args.out / "loss.png")
     (args.out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 

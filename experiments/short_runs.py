@@ -28,7 +28,8 @@ from jaxgen.rundir import RunDir  # noqa: E402
 from jaxgen.writers import read_metrics  # noqa: E402
 
 NARROW = {
-    "ddpm_cifar": {"method.net.width": 32, "method.net.groups": 8, "method.solver": "ddim", "method.solver.steps": 50},
+    "ddpm_cifar": {"method.net.width": 32, "method.net.groups": 8, "method.solver": "ddim", "method.solver.steps": 50,
+                   "data.batch": 32, "method.net.optimizer.warmup": 50, "method.net.ema": "0.99"},
     "dcgan_cifar": {"method.gen.width": 32, "method.disc.width": 32},
     "wgan_gp_cifar": {"method.gen.width": 32, "method.disc.width": 32, "steps": 150},
     "vae_cifar": {"method.net.encoder.width": 64, "method.net.decoder.width": 64,

@@ -11,7 +11,7 @@ from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.images import beside, to_float
-from jaxgen.method import Batch, Method, Reconstructs, Samples, Scores
+from jaxgen.method import Batch, Method, Quantizes, Reconstructs, Samples, Scores
 from jaxgen.state import Array, Weights
 
 
@@ -116,6 +116,29 @@ class Reconstruction:
         shown = min(self.shown, int(mask.sum()))
         both = parallel.to_host(exp.jit("pairs", pairs)(ema, batch, exp.root))
         return Report(figures, {"reconstruction": beside([p[:shown] for p in both])}, columns=8)
+
+
+@dataclass(frozen=True)
+class Codes:
+    """How held-out images use the codebook."""
+
+    needs: ClassVar[Any] = Quantizes
+    reads: ClassVar[bool] = True
+    every: int = 1000
+    num: int = 0
+
+    def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
+        """usage: share of the codes that occur; perplexity: exp of their entropy, in codes."""
+
+        def chosen(w: Weights, batch: Batch, rng: Array) -> Array:
+            ids = exp.method.encode(w, batch["image"], rng).reshape(batch["image"].shape[0], -1)
+            return jax.vmap(lambda row: jax.numpy.bincount(row, length=exp.method.codes))(ids)  # [B, K]
+
+        program, count = exp.jit("codes", chosen), np.zeros(exp.method.codes)
+        for batch, mask in exp.held_out(source, self.num):
+            count += np.asarray(jax.device_get(program(ema, batch, exp.root)) * mask[:, None]).sum(0)
+        share = count[count > 0] / count.sum()
+        return Report({"usage": len(share) / len(count), "perplexity": float(np.exp(-(share * np.log(share)).sum()))})
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,15 @@ class Encodes(Protocol):
 
 
 @runtime_checkable
+class Quantizes(Encodes, Protocol):
+    """Its latents are indices into a codebook."""
+
+    @property
+    def codes(self) -> int:
+        """Number of entries."""
+
+
+@runtime_checkable
 class Scores(Protocol):
     """Knows (a bound on) the likelihood of an image."""
 

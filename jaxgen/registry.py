@@ -111,6 +111,7 @@ TABLES: dict[str, dict[str, str]] = {
         "grid": "jaxgen.evaluators:Grid",
         "reconstruct": "jaxgen.evaluators:Reconstruction",
         "likelihood": "jaxgen.evaluators:Likelihood",
+        "codes": "jaxgen.evaluators:Codes",
     },
 }
 

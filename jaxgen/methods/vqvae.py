@@ -31,6 +31,11 @@ class VqVae(LossMethod):
         """Channels that the decoder must put out."""
         return self.likelihood.params(self.shape[-1])
 
+    @property
+    def codes(self) -> int:
+        """Entries of the codebook."""
+        return self.net.module.quantizer.codes
+
     def example(self, batch: Batch) -> tuple[tuple, dict]:
         """Net arguments for a batch."""
         return (to_float(batch["image"]), self.channels), {}
