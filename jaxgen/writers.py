@@ -4,7 +4,9 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -41,14 +43,18 @@ class Writers:
         self.workdir, self.active, self.total = Path(workdir), active, total
         if not active:
             return
-        from tensorboardX import SummaryWriter
-
         self._forget_after(start)
         self.jsonl = (self.workdir / "metrics.jsonl").open("a")
-        self.events = SummaryWriter(str(self.workdir / "tensorboard"), purge_step=start, flush_secs=10)
         self.live = sys.stderr.isatty()
         self.bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, disable=not self.live)
         self.began, self.first = time.monotonic(), start
+
+    @cached_property
+    def events(self) -> Any:
+        """The TensorBoard writer: made when the first figure is there, as importing it takes half a second."""
+        from tensorboardX import SummaryWriter
+
+        return SummaryWriter(str(self.workdir / "tensorboard"), purge_step=self.first, flush_secs=10)
 
     def _forget_after(self, start: int) -> None:
         """A resumed run repeats the steps after its checkpoint: their old records go."""
@@ -112,7 +118,8 @@ class Writers:
             return
         self.bar.close()
         self.jsonl.close()
-        self.events.close()
+        if "events" in vars(self):
+            self.events.close()
         self.draw()
 
 
