@@ -1,0 +1,1 @@
+"""Measures of generated images: pure functions and streaming states over features and pixels."""

@@ -1,0 +1,77 @@
+"""Pixel by pixel: mean squared and absolute error, PSNR, and the protocol of super-resolution.
+
+    PSNR = 10 log10(255^2 / MSE) of images brought to [0, 255], one number per image over all its pixels and channels
+
+Images are [B, H, W, C], uint8 or floats; `span` declares what black and white are: (0, 255), (0, 1), (-1, 1). Averages
+are taken over images by the caller, of dB and not of errors. Super-resolution is measured on luma without a border as
+wide as the scale (Dong et al. 2014, arXiv:1501.00092, section 4): `psnr(shave(luma(a), 4), shave(luma(b), 4))`.
+Arithmetic is float32, float64 where JAX is allowed it (for uint8 images) or the images have it.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.errors import UserError
+
+Array = jax.Array
+Span = tuple[float, float]
+
+BYTES: Span = (0.0, 255.0)
+
+
+def floats(x: Array) -> Array:
+    """Integers as JAX's default float, half precision as float32, other floats as they are."""
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32) if jnp.issubdtype(x.dtype, jnp.floating) else float)
+
+
+def levels(x: Array, span: Span = BYTES, quantise: bool = False) -> Array:
+    """Images within `span` -> floats on the scale [0, 255]; `quantise` rounds to and clips at the levels of uint8."""
+    low, high = span
+    if not high > low:
+        raise UserError(f"span={span}: its second number, white, must exceed its first, black")
+    x = (floats(x) - low) * (255.0 / (high - low))
+    return jnp.clip(jnp.round(x), 0.0, 255.0) if quantise else x
+
+
+def mse(a: Array, b: Array) -> Array:
+    """Mean squared error [B] of images [B, H, W, C], in units of the images."""
+    a, b = alike(a, b)
+    return jnp.mean((a - b) ** 2, axis=(1, 2, 3))
+
+
+def l1(a: Array, b: Array) -> Array:
+    """Mean absolute error [B] of images [B, H, W, C], in units of the images."""
+    a, b = alike(a, b)
+    return jnp.mean(jnp.abs(a - b), axis=(1, 2, 3))
+
+
+def psnr(a: Array, b: Array, span: Span = BYTES, quantise: bool = False) -> Array:
+    """Peak signal-to-noise ratio [B] in dB; infinite where both images are the same."""
+    return 10.0 * jnp.log10(255.0**2 / mse(levels(a, span, quantise), levels(b, span, quantise)))
+
+
+def luma(x: Array, span: Span = BYTES) -> Array:
+    """RGB [B, H, W, 3] -> luma of BT.601 [B, H, W, 1] from 16 to 235, unrounded: MATLAB's rgb2ycbcr for floats."""
+    x = levels(x, span)
+    if x.ndim != 4 or x.shape[-1] != 3:
+        raise UserError(f"images of shape {x.shape} have no luma; it needs RGB [B, H, W, 3]")
+    weights = jnp.asarray([65.481, 128.553, 24.966], x.dtype) / 255.0
+    return 16.0 + (x * weights).sum(-1, keepdims=True)  # a product and a sum: no matrix unit may round it
+
+
+def shave(x: Array, border: int) -> Array:
+    """[B, H, W, C] without `border` pixels on every side."""
+    if border < 0 or 2 * border >= min(x.shape[1:3]):
+        raise UserError(f"a border of {border} pixels leaves nothing of images of shape {x.shape}")
+    return x[:, border : x.shape[1] - border, border : x.shape[2] - border]
+
+
+def alike(a: Array, b: Array) -> tuple[Array, Array]:
+    """Two batches as floats, refused unless they have the same shape [B, H, W, C]."""
+    a, b = floats(a), floats(b)
+    if a.shape != b.shape or a.ndim != 4:
+        raise UserError(
+            f"images of shapes {a.shape} and {b.shape} cannot be compared; both must be the same [B, H, W, C]"
+        )
+    return a, b
