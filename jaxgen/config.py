@@ -156,7 +156,8 @@ def _put(tree: dict[str, Any], path: str, value: Any) -> None:
 
 def _renamed(section: str, old: Any, name: Any) -> Any:
     key = section.rpartition(".")[2]
-    table = {"method": "method", "data": "source"}.get(section) or KEYS.get(key)
+    special = {"method": "method", "data": "source", f"eval.{key}": "evaluator"}
+    table = special.get(section) or KEYS.get(key)
     if table is None:
         raise UserError(f"config.{section} is a section; set one of its keys: {', '.join(old or {})}")
     if not isinstance(name, str):
@@ -204,12 +205,11 @@ def _data(spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def _evaluator(name: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """An evaluator's section is called by its name."""
-    if name not in TABLES["evaluator"]:
+    """An evaluator's section is called by its name, or says its `name` (so that there may be two of a kind)."""
+    if spec.get("name", name) not in TABLES["evaluator"]:
         raise UserError(f"config.eval.{name} is not an evaluator{nearest(name, TABLES['evaluator'])}")
-    return {
-        k: v for k, v in complete("evaluator", {**spec, "name": name}, (), f"config.eval.{name}").items() if k != "name"
-    }
+    whole = complete("evaluator", {"name": name, **spec}, (), f"config.eval.{name}")
+    return {k: v for k, v in whole.items() if k != "name" or v != name}
 
 
 def _plain(config: Any) -> Any:

@@ -1,7 +1,7 @@
 """Evaluators: what is measured and drawn while training and by `--mode=eval`. Each says which capability it needs."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, get_args
 
 import jax
 import numpy as np
@@ -22,6 +22,7 @@ class Report:
     scalars: dict[str, float] = field(default_factory=dict)
     images: dict[str, np.ndarray] = field(default_factory=dict)  # [N, H, W, C] each, drawn as grids
     columns: int = 0  # of the grids; 0 is near square
+    about: dict[str, Any] = field(default_factory=dict)  # what the figures depend on besides the run: N, protocol, hashes
 
 
 class Evaluator(Protocol):
@@ -38,13 +39,13 @@ class Evaluator(Protocol):
 def check(name: str, evaluator: Evaluator, exp: Experiment) -> None:
     """A UserError when the method lacks what the evaluator needs."""
     if not isinstance(exp.method, evaluator.needs):
+        kinds = " or ".join(kind.__name__ for kind in get_args(evaluator.needs) or (evaluator.needs,))
         raise UserError(
-            f"config.eval.{name} needs a method that is {evaluator.needs.__name__}, and {exp.config.method.name} is not; "
-            f"remove config.eval.{name}"
+            f"config.eval.{name} needs a method that {kinds}, and {exp.config.method.name} does not; remove config.eval.{name}"
         )
 
 
-def averages(exp: Experiment, w: Weights, source: Source, num: int, name: str, function) -> dict[str, float]:
+def averages(exp: Experiment, w: Weights, source: Source, num: int, name: Any, function) -> dict[str, float]:
     """Means of `function(w, batch, rng) -> dict of [B]` over the held-out set, every example counted once."""
     program = exp.jit(name, function)
     totals: dict[str, float] = {}
@@ -151,10 +152,10 @@ class Likelihood:
     num: int = 0
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
-        """nats = mean log p(x); bits_per_dim = -nats / (D ln 2)."""
+        """likelihood_nats = mean log p(x); likelihood_bits_per_dim = -nats / (D ln 2)."""
 
         def scores(w: Weights, batch: Batch, rng: Array) -> dict[str, Array]:
             return {"nats": exp.method.log_prob(w, batch, rng)}
 
         nats = averages(exp, ema, source, self.num, "log_prob", scores)["nats"]
-        return Report({"nats": nats, "bits_per_dim": -nats / (np.prod(exp.info.shape) * np.log(2))})
+        return Report({"likelihood_nats": nats, "likelihood_bits_per_dim": -nats / (np.prod(exp.info.shape) * np.log(2))})

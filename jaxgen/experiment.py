@@ -200,6 +200,12 @@ class Experiment:
 
     def sample(self, w: Weights, num: int, seed: int = 0, labels: np.ndarray | None = None) -> np.ndarray:
         """float32 [num, H, W, C] on every host, made batch by batch on all devices."""
+        return np.concatenate([images for images, _ in self.samples(w, num, seed, labels)])
+
+    def samples(
+        self, w: Weights, num: int, seed: int = 0, labels: np.ndarray | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+        """`sample` in batches (images, the labels asked for), so that any number needs the memory of one batch."""
         if not isinstance(self.method, Samples):
             raise UserError(
                 f"method {self.config.method.name} cannot sample by itself: it needs a prior over its codes"
@@ -207,17 +213,18 @@ class Experiment:
         shards = parallel.batch_devices(self.mesh)
         size = min(self.feed.batch, -(-num // shards) * shards)
         wanted = self.labels(num) if labels is None else np.asarray(labels, np.int32)
-        root, parts = jax.random.fold_in(jax.random.key(seed), 2), []
+        root = jax.random.fold_in(jax.random.key(seed), 2)
         program = self.sampler(size)
         for i, start in enumerate(range(0, num, size)):
-            cond = {}
+            cond, part = {}, None
             if self.feed.labels:
                 part = np.resize(wanted[start : start + size], size)  # the last batch is padded by repetition
                 share = size // jax.process_count()
                 mine = part[jax.process_index() * share : (jax.process_index() + 1) * share]
                 cond = parallel.put_batch(self.mesh, {"label": mine})
-            parts.append(jax.device_get(program(w, cond, jax.random.fold_in(root, i))))
-        return np.concatenate(parts)[:num]
+            left = num - start
+            images = jax.device_get(program(w, cond, jax.random.fold_in(root, i)))
+            yield images[:left], None if part is None else part[:left]
 
     def sampler(self, num: int) -> Callable[[Weights, Batch, Array], Array]:
         """(weights, cond, rng) -> [num, H, W, C]: every device makes its share, then all have all."""

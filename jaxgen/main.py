@@ -5,6 +5,7 @@ python -m jaxgen.main --config=configs/ddpm_digits.py:tiny --workdir=runs/tiny  
 python -m jaxgen.main --config=FILE --config.method.net.width=64 --config.steps=500  change any key
 python -m jaxgen.main --workdir=runs/digits --mode=sample --num=100 --labels=3,7     images from a run
 python -m jaxgen.main --workdir=runs/digits --mode=eval                              figures of a run
+python -m jaxgen.main --workdir=D --mode=eval --config.eval.quality.num=10000        FID of a run (and many more)
 python -m jaxgen.main --config=FILE --mode=show                                      every key and its value
 """
 
@@ -77,7 +78,7 @@ def run(argv: list[str]) -> None:
         parallel.initialize()
     if args.config:
         config = configs.override(configs.load(args.config), changes)
-    elif changes and args.mode != "train":
+    elif changes and args.mode not in ("train", "eval"):
         raise UserError("--config.KEY=VALUE needs --config=FILE")
     if args.mode == "show":
         print(configs.to_json(config if args.config else _remembered(args.workdir)))
@@ -91,7 +92,7 @@ def run(argv: list[str]) -> None:
     elif args.mode == "eval":
         from jaxgen.evaluate import evaluate
 
-        evaluate(args.workdir, args.step)
+        evaluate(args.workdir, args.step, changes)
     else:
         from jaxgen.sample import sample
 

@@ -47,6 +47,14 @@ class Reconstructs(Protocol):
 
 
 @runtime_checkable
+class Restores(Protocol):
+    """Can undo a degradation."""
+
+    def restore(self, w: Weights, batch: Batch, rng: Array) -> Array:
+        """batch["image"] float [B, H, W, C] is degraded -> float32 [B, H, W, C] in [-1, 1]."""
+
+
+@runtime_checkable
 class Encodes(Protocol):
     """Has a latent space; any Encodes can serve as a codec of another method."""
 
@@ -72,6 +80,14 @@ class Scores(Protocol):
 
     def log_prob(self, w: Weights, batch: Batch, rng: Array) -> Array:
         """[B] log-likelihood (or lower bound) in nats of the whole image."""
+
+
+@runtime_checkable
+class Classifies(Protocol):
+    """Knows labels, and features by which images can be compared."""
+
+    def classify(self, w: Weights, x: Array) -> tuple[Array, Array]:
+        """[B, H, W, C] -> (features [B, D], logits [B, classes])."""
 
 
 def value_and_grads(fn, params: PyTree) -> tuple[tuple[Array, tuple[Metrics, Variables]], PyTree]:

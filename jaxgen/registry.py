@@ -37,6 +37,7 @@ TABLES: dict[str, dict[str, str]] = {
         "vae": "jaxgen.methods.vae:Vae",
         "gan": "jaxgen.methods.gan:Gan",
         "vqvae": "jaxgen.methods.vqvae:VqVae",
+        "classifier": "jaxgen.methods.classifier:Classifier",
     },
     "module": {
         "unet": "jaxgen.nets.unet:UNet",
@@ -54,6 +55,7 @@ TABLES: dict[str, dict[str, str]] = {
         "dcgan_discriminator": "jaxgen.nets.gan:DcganDiscriminator",
         "resnet_generator": "jaxgen.nets.gan:ResnetGenerator",
         "resnet_discriminator": "jaxgen.nets.gan:ResnetDiscriminator",
+        "residual_classifier": "jaxgen.nets.classifier:ResidualClassifier",
     },
     "optimizer": {
         "adam": "jaxgen.optim:Adam",
@@ -112,6 +114,10 @@ TABLES: dict[str, dict[str, str]] = {
         "reconstruct": "jaxgen.evaluators:Reconstruction",
         "likelihood": "jaxgen.evaluators:Likelihood",
         "codes": "jaxgen.evaluators:Codes",
+        "quality": "jaxgen.quality:SampleQuality",
+        "neighbours": "jaxgen.quality:Neighbours",
+        "diversity": "jaxgen.quality:Diversity",
+        "restoration": "jaxgen.quality:Restoration",
     },
 }
 

@@ -6,16 +6,24 @@ checkpoints/  metrics.jsonl  tensorboard/  samples/  loss.png  results.jsonl
 """
 
 import json
+import platform
+import subprocess
+import sys
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
+from jaxgen import __version__
 from jaxgen import config as configs
 from jaxgen.data.sources import Info
 from jaxgen.errors import UserError
 from jaxgen.writers import write_text
+
+LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
 
 # What may change between two starts of the same run without making it another run
 FREE = ("steps", "log_every", "save_every", "keep", "steps_per_call", "mesh", "sharding", "eval", "phases",
@@ -43,23 +51,26 @@ class RunDir:
 
     def claim(self, config: ConfigDict, write: bool = True) -> None:
         """Make this the directory of `config`; refuse when another model lives here."""
-        file = self.path / "config.json"
-        if file.is_file():
-            old = self.config()
-            if old.method.name != config.method.name:
-                raise UserError(
-                    f"--workdir={self.path} belongs to method {old.method.name!r} and the config says "
-                    f"{config.method.name!r}; choose another --workdir"
-                )
-            changed = [d for d in configs.differences(old, config) if not d.startswith(FREE)]
-            if changed:
-                more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-                raise UserError(
-                    f"--workdir={self.path} holds a run of another config ({'; '.join(changed[:3])}{more}); "
-                    "choose another --workdir or the same values"
-                )
+        if (self.path / "config.json").is_file():
+            self.check(config)
         if write:
-            write_text(file, configs.to_json(config))
+            write_text(self.path / "config.json", configs.to_json(config))
+
+    def check(self, config: ConfigDict) -> None:
+        """A UserError unless `config` is the run's but for what may change."""
+        old = self.config()
+        if old.method.name != config.method.name:
+            raise UserError(
+                f"--workdir={self.path} belongs to method {old.method.name!r} and the config says "
+                f"{config.method.name!r}; choose another --workdir"
+            )
+        changed = [d for d in configs.differences(old, config) if not d.startswith(FREE)]
+        if changed:
+            more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            raise UserError(
+                f"--workdir={self.path} holds a run of another config ({'; '.join(changed[:3])}{more}); "
+                "choose another --workdir or the same values"
+            )
 
     def record(self, info: Info, environment: dict[str, Any]) -> None:
         """Add a start of the run to run.json."""
@@ -81,3 +92,23 @@ class RunDir:
         """Append to results.jsonl."""
         with (self.path / "results.jsonl").open("a") as file:
             file.write(json.dumps(record) + "\n")
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices, commit and command: what a result depends on besides the config."""
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        commit = "unknown"
+    return {
+        "jaxgen": __version__,
+        "commit": commit,
+        "command": " ".join(["python -m jaxgen.main", *sys.argv[1:]]),
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in LIBRARIES},
+        "devices": [d.device_kind for d in jax.devices()][:1] * jax.device_count(),
+        "hosts": jax.process_count(),
+    }

@@ -1,15 +1,12 @@
 """THE loop: phases, step, log, evaluate, save. It moves a state through data and never sees a loss or an optimizer."""
 
 import functools
-import platform
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,18 +16,17 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from jaxgen import __version__, evaluate, parallel
 from jaxgen import config as configs
+from jaxgen import evaluate, parallel
 from jaxgen.checkpoint import Checkpoints
 from jaxgen.data.pipeline import index_stream, load_all, train_stream
 from jaxgen.errors import UserError
 from jaxgen.evaluators import Evaluator
 from jaxgen.experiment import Experiment, open_source
-from jaxgen.rundir import RunDir
+from jaxgen.rundir import RunDir, environment
 from jaxgen.state import PyTree, TrainState, adopt
 from jaxgen.writers import Writers
 
-LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
 SMALL = 16 << 20  # bytes of a data set that is kept on the device even where that is the host's own memory
 
 
@@ -167,7 +163,7 @@ class Loop:
                 if at % config.save_every == 0 or ends:
                     self.log()
                     self.save(state, at)
-                due = [t for t in self.tests if t.every and at % t.every == 0]
+                due = {k: t for k, t in self.tests.items() if t.every and at % t.every == 0}
                 final = at >= stop == self.total
                 if due or final:
                     self.log()
@@ -187,7 +183,7 @@ class Loop:
 
     def rhythms(self) -> list[int]:
         """Steps between evaluations."""
-        return [t.every for t in self.tests if t.every]
+        return [t.every for t in self.tests.values() if t.every]
 
     def program(self, num: int) -> Callable:
         """The compiled program of `num` steps per dispatch."""
@@ -307,7 +303,7 @@ class Loop:
             raise self.diverged(f"weights became NaN or infinite by step {at}")
         self.checkpoints.save(at, state, configs.to_json(self.config))
 
-    def evaluate(self, tests: list[Evaluator], state: TrainState, at: int) -> None:
+    def evaluate(self, tests: dict[str, Evaluator], state: TrainState, at: int) -> None:
         """Run the evaluators that are due."""
         raw, ema = state.view(), state.view(ema=True)
         for name, report in evaluate.reports(self.exp, tests, raw, ema, self.held_out):
@@ -322,23 +318,3 @@ class Loop:
 def fetch(interval: list[PyTree]) -> tuple[list[PyTree], float]:
     """The metrics of an interval on the host, and when the device had finished it."""
     return jax.device_get(interval), time.monotonic()
-
-
-def environment() -> dict[str, Any]:
-    """Versions, devices, commit and command: what a result depends on besides the config."""
-    try:
-        commit = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=True,
-        ).stdout.strip()  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        commit = "unknown"
-    return {
-        "jaxgen": __version__,
-        "commit": commit,
-        "command": " ".join(["python -m jaxgen.main", *sys.argv[1:]]),
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in LIBRARIES},
-        "devices": [d.device_kind for d in jax.devices()][:1] * jax.device_count(),
-        "hosts": jax.process_count(),
-    }

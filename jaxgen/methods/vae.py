@@ -110,5 +110,9 @@ class Vae(LossMethod):
         mean, _ = self.net.module.apply(w.nets["net"], x, method="encode")
         return self.decode(w, mean)
 
+    def restore(self, w: Weights, batch: Batch, rng: Array) -> Array:
+        """Its reconstruction: what the codes cannot say of a degraded image is lost."""
+        return self.reconstruct(w, batch, rng)
+
     def _decoded(self, w: Weights, z: Array) -> Array:
         return self.net.module.apply(w.nets["net"], z, self.channels, method="decode")

@@ -66,3 +66,7 @@ class VqVae(LossMethod):
     def reconstruct(self, w: Weights, batch: Batch, rng: Array) -> Array:
         """Decoded codes of the images."""
         return self.decode(w, self.encode(w, batch["image"], rng))
+
+    def restore(self, w: Weights, batch: Batch, rng: Array) -> Array:
+        """Its reconstruction: what the codes cannot say of a degraded image is lost."""
+        return self.reconstruct(w, batch, rng)

@@ -17,7 +17,7 @@ PACKAGES = {
     "nets": {"jax", "numpy", "flax"},
     "methods": {"jax", "numpy", "optax"},
     "data": {"numpy", "grain", "PIL", "tensorflow_datasets", "tensorflow", "absl"},
-    "pretrained": {"jax", "numpy", "flax", "safetensors"},
+    "pretrained": {"jax", "numpy", "flax", "safetensors", "tqdm"},
     "state": {"jax", "flax"},
     "net": {"jax", "flax", "optax"},
     "optim": {"jax", "optax"},
@@ -40,7 +40,7 @@ ROOMS = {
     "nets": {"errors"},
     "methods": {"errors", "images", "method", "net", "state", "parallel", "diffusion", "losses", "nets"},
     "data": {"errors"},
-    "pretrained": {"errors", "nets"},
+    "pretrained": {"errors", "metrics", "nets"},
     "errors": set(),
     "state": set(),
     "net": {"state"},
@@ -56,12 +56,19 @@ ROOMS = {
     "rundir": {"config", "data", "errors", "writers"},
     "experiment": {"parallel", "registry", "config", "data", "errors", "method", "state"},
     "evaluators": {"parallel", "data", "errors", "experiment", "images", "method", "state"},
+    "degrade": {"metrics"},
+    "measure": {"checkpoint", "data", "errors", "experiment", "method", "metrics", "parallel", "pretrained", "registry",
+                "rundir", "state"},
+    "quality": {"data", "degrade", "errors", "evaluators", "experiment", "images", "measure", "method", "metrics",
+                "parallel", "pretrained", "registry", "state"},
     "backend": {"errors"},
-}
+}  # fmt: skip
 
 
 def room(path: Path) -> str:
     parts = path.relative_to(ROOT).parts
+    if path.name == "__main__.py":  # a command line, like main.py
+        return "main"
     return parts[0] if parts[0] in WINGS else path.stem
 
 

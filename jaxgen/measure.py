@@ -1,0 +1,368 @@
+"""Features of image sets under a named protocol, and the measures computed from them.
+
+A Judge is a frozen net that sees images the way its protocol says. A Collector turns batches of images into a Summary:
+moments that stream, and rows only where a measure needs them. MEASURES compares two Summaries.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxgen import parallel
+from jaxgen.checkpoint import Checkpoints
+from jaxgen.data.sources import Source
+from jaxgen.errors import UserError
+from jaxgen.experiment import Experiment
+from jaxgen.method import Classifies
+from jaxgen.metrics.frechet import Moments, frechet, frechet_infinity, frechet_intra
+from jaxgen.metrics.inception_score import inception_score
+from jaxgen.metrics.kernel import kid
+from jaxgen.metrics.manifold import density_coverage, precision_recall
+from jaxgen.metrics.protocols import NATIVE, PROTOCOLS, Protocol, prepare
+from jaxgen.metrics.statistics import Statistics, read_statistics, write_statistics
+from jaxgen.pretrained.features import load_inception
+from jaxgen.pretrained.weights import weights_hash
+from jaxgen.registry import nearest
+from jaxgen.rundir import RunDir
+from jaxgen.state import Array, PyTree
+
+Images = np.ndarray  # uint8 [N, H, W, C]
+Views = dict[str, Array]  # "features" [B, D], "logits" [B, K], "spatial" [B, S]
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A frozen net: `see(variables, uint8 images [B, H, W, C]) -> views`. `weights` is the hash of the variables."""
+
+    protocol: Protocol
+    see: Callable[[PyTree, Array], Views]
+    variables: PyTree
+    weights: str
+
+
+def inception_judge(protocol: Protocol, path: str | Path = "") -> Judge:
+    """Inception-v3 as `protocol` feeds it. path: the weights' file, where they are not to be downloaded."""
+    module, variables = load_inception(path)
+
+    def see(variables: PyTree, images: Array) -> Views:
+        taps = module.apply(variables, prepare(images, protocol))
+        return {"features": taps.pool3, "logits": taps.logits_unbiased, "spatial": taps.spatial}
+
+    return Judge(protocol, see, variables, weights_hash(variables))
+
+
+def native_judge(run: str | Path) -> Judge:
+    """A classifier that jaxgen trained in the run directory `run`, with averaged weights."""
+    if not str(run):
+        raise UserError(
+            "the native protocol needs a classifier of the data: train one (configs/classifier_digits.py, ...) and name its "
+            "run directory (native=DIR)"
+        )
+    where = RunDir(run)
+    exp = Experiment.open(where.config(), where.info())
+    if not isinstance(exp.method, Classifies):
+        raise UserError(f"{run} is a run of method {exp.config.method.name}, not of a classifier; name a classifier's run")
+    _, state = Checkpoints(where.path, read_only=True).trained(exp.abstract)
+    w = parallel.to_host(state.view(ema=True))
+
+    def see(variables: PyTree, images: Array) -> Views:
+        if images.shape[1:] != tuple(exp.info.shape):
+            raise UserError(f"{run} judges images {exp.info.shape}, not {images.shape[1:]}; name another classifier")
+        features, logits = exp.method.classify(variables, images)
+        return {"features": features, "logits": logits}
+
+    return Judge(NATIVE, see, w, weights_hash(w.nets))
+
+
+def open_judge(protocol: str, native: str | Path = "", inception: str | Path = "") -> Judge:
+    """The judge of a protocol's name."""
+    if protocol == NATIVE.name:
+        return native_judge(native)
+    if protocol not in PROTOCOLS:
+        raise UserError(f"protocol {protocol!r} is unknown{nearest(protocol, [*PROTOCOLS, NATIVE.name])}")
+    return inception_judge(PROTOCOLS[protocol], inception)
+
+
+def refuse_low_precision(program: str) -> None:
+    """A UserError where a StableHLO text multiplies in less than float32 (PEERS: TF32 moves FID by 0.3, bf16 by 5)."""
+    for line in program.splitlines():
+        if not re.search(r"stablehlo\.(dot|dot_general|convolution)\b", line):
+            continue
+        if line.count("HIGHEST") < 2 or re.search(r"x(bf16|f16|f8\w*)>", line):
+            raise UserError(
+                "a metric net was about to run below float32 precision, so its result is refused; measure with "
+                f"jax.default_matmul_precision('highest') and float32 nets ({line.strip()[:80]} ...)"
+            )
+
+
+@dataclass(frozen=True)
+class Viewer:
+    """A Judge on all devices: uint8 images in any number -> views on the host, every image once."""
+
+    judge: Judge
+    mesh: Mesh
+    batch: int = 64  # images per dispatch, over all devices
+    programs: dict[tuple[int, ...], Callable] = field(default_factory=dict)
+
+    def program(self, shape: tuple[int, ...]) -> Callable:
+        """Compiled for images [B, *shape], at full float32 precision."""
+        if shape not in self.programs:
+            whole = parallel.replicated(self.mesh)
+            abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.judge.variables)
+            images = jax.ShapeDtypeStruct((self.size, *shape), np.uint8)
+            spread = parallel.batch_sharding(self.mesh)
+            with jax.default_matmul_precision("highest"):
+                lowered = jax.jit(self.judge.see, in_shardings=(whole, spread), out_shardings=whole).lower(abstract, images)
+            refuse_low_precision(lowered.as_text())
+            variables = parallel.put_replicated(self.mesh, self.judge.variables)
+            compiled = lowered.compile()
+            self.programs[shape] = lambda x: compiled(variables, x)
+        return self.programs[shape]
+
+    @property
+    def size(self) -> int:
+        """The batch, rounded up to the devices."""
+        shards = parallel.batch_devices(self.mesh)
+        return -(-self.batch // shards) * shards
+
+    def __call__(self, images: Images) -> dict[str, np.ndarray]:
+        """[N, H, W, C] -> views [N, ...]; every host gives the same images and gets all views."""
+        program, parts = self.program(images.shape[1:]), []
+        share = self.size // jax.process_count()
+        first = jax.process_index() * share
+        for start in range(0, len(images), self.size):
+            part = images[start : start + self.size]
+            filled = np.concatenate([part, np.repeat(part[-1:], self.size - len(part), 0)])
+            placed = parallel.put_batch(self.mesh, {"image": filled[first : first + share]})["image"]
+            seen = jax.device_get(program(placed))
+            parts.append({k: v[: len(part)] for k, v in seen.items()})
+        return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Summaries
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What is left of a set of images: moments, and rows where a measure asked for them."""
+
+    count: int  # images; 0: unknown (statistics of another project)
+    statistics: Statistics
+    features: np.ndarray | None = None  # [N, D] float32
+    logits: np.ndarray | None = None  # [N, K]
+    labels: np.ndarray | None = None  # [N] that were asked for, or are known
+    hash: str = ""  # of the images' origin and the judge
+
+
+def summarise(
+    viewer: Viewer, batches: Iterable[tuple[Images, np.ndarray | None]], needs: frozenset[str], hash: str = ""
+) -> Summary:
+    """Batches (images, labels or None) -> Summary. `needs`: which of "rows", "logits", "spatial" to keep beside moments."""
+    moments: dict[str, Moments] = {}
+    kept: dict[str, list[np.ndarray]] = {"features": [], "logits": [], "labels": []}
+    for images, labels in batches:
+        views = viewer(_whole(images))
+        for key in ("features", *(["spatial"] if "spatial" in needs else [])):
+            if key not in views:
+                raise UserError(f"sFID needs Inception's spatial features, which {viewer.judge.protocol.name} has not")
+            state = moments.get(key) or Moments.empty(views[key].shape[1])
+            moments[key] = state.update(views[key])
+        kept["features"] += [views["features"]] if "rows" in needs else []
+        kept["logits"] += [views["logits"]] if "logits" in needs else []
+        kept["labels"] += [np.asarray(labels)] if labels is not None else []
+    if not moments:
+        raise UserError("there are no images to measure; give at least two")
+    settled = {key: state.settled() for key, state in moments.items()}
+    spatial = settled.get("spatial")
+    statistics = Statistics(
+        settled["features"].mean, settled["features"].cov,
+        *((spatial.mean, spatial.cov) if spatial else (None, None)),
+    )  # fmt: skip
+    rows = {key: np.concatenate(parts) if parts else None for key, parts in kept.items()}
+    return Summary(settled["features"].count, statistics, **rows, hash=hash)
+
+
+def _whole(images: Images) -> Images:
+    """uint8, or a UserError: floats have no agreed range, and quantising them is the caller's decision."""
+    images = np.asarray(images)
+    if images.dtype != np.uint8:
+        raise UserError(
+            f"measures take uint8 images, not {images.dtype}: quantise them first (jaxgen.images.to_uint8 takes [-1, 1])"
+        )
+    return images
+
+
+def source_batches(source: Source, num: int = 0, batch: int = 256) -> Iterator[tuple[Images, np.ndarray | None]]:
+    """The first `num` images (0: all) of a data set in order, with their labels where it has some."""
+    num = min(num, len(source)) if num else len(source)
+    for start in range(0, num, batch):
+        rows = [source[i] for i in range(start, min(start + batch, num))]
+        labels = np.array([r["label"] for r in rows]) if source.info.classes else None
+        yield np.stack([r["image"] for r in rows]), labels
+
+
+def digest(value: Any) -> str:
+    """Sixteen hex digits of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def fingerprint(source: Source, num: int) -> str:
+    """A hash of what a data set is: its facts, and 256 of its images spread over the first `num`, pixel by pixel."""
+    found = hashlib.sha256(repr((source.info.shape, source.info.classes, len(source), num)).encode())
+    for i in np.unique(np.linspace(0, num - 1, min(256, num)).astype(int)):
+        found.update(np.ascontiguousarray(source[int(i)]["image"]).tobytes())
+    return found.hexdigest()[:16]
+
+
+def cache_folder() -> Path:
+    """Where reference statistics are kept: JAXGEN_CACHE, else ~/.cache/jaxgen, / statistics."""
+    return Path(os.environ.get("JAXGEN_CACHE") or Path.home() / ".cache/jaxgen").expanduser() / "statistics"
+
+
+def reference(
+    viewer: Viewer,
+    source: Source,
+    num: int,
+    needs: frozenset[str],
+    progress: Callable[[Iterable], Iterable] = iter,
+) -> Summary:
+    """The Summary of a data set; moments come from the cache where they were computed before.
+
+    The cache's key is a hash of data, protocol and weights, so another set, resize or net never meets another's numbers.
+    """
+    num = min(num, len(source)) if num else len(source)
+    judge = viewer.judge
+    key = digest([fingerprint(source, num), asdict(judge.protocol), judge.weights, "spatial" in needs])
+    path = cache_folder() / f"{judge.protocol.name}-{key}.npz"
+    if not needs - {"spatial"} and path.is_file():
+        return Summary(num, read_statistics(path), hash=key)
+    found = summarise(viewer, progress(source_batches(source, num, viewer.size)), needs, key)
+    if parallel.is_lead():
+        try:
+            write_statistics(path, found.statistics)
+        except OSError:  # a cache that cannot be written is no reason to lose a result
+            path.with_name(path.name + ".part").unlink(missing_ok=True)
+    return found
+
+
+def from_file(path: str | Path) -> Summary:
+    """Statistics that another project wrote (.npz, .pkl)."""
+    path = Path(path)
+    return Summary(0, read_statistics(path), hash=hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Measures
+
+
+@dataclass(frozen=True)
+class Measure:
+    """`compute(made, real, protocol) -> figures`. needs: what Summaries must keep."""
+
+    compute: Callable[[Summary, Summary, Protocol], dict[str, float]]
+    needs: frozenset[str] = frozenset()
+
+
+def _fid(made: Summary, real: Summary, protocol: Protocol) -> dict[str, float]:
+    a, b = made.statistics, real.statistics
+    return {"fid": frechet(a.mean, a.cov, b.mean, b.cov)}
+
+
+def _sfid(made: Summary, real: Summary, protocol: Protocol) -> dict[str, float]:
+    a, b = made.statistics, real.statistics
+    if b.spatial_mean is None:
+        raise UserError("the reference statistics hold no spatial features, which sFID needs; use ADM's .npz or images")
+    return {"sfid": frechet(a.spatial_mean, a.spatial_cov, b.spatial_mean, b.spatial_cov)}
+
+
+def _fid_infinity(made: Summary, real: Summary, protocol: Protocol) -> dict[str, float]:
+    found = frechet_infinity(made.features, real.statistics.mean, real.statistics.cov)
+    return {"fid_infinity": found.value}
+
+
+def _intra(made: Summary, real: Summary, protocol: Protocol) -> dict[str, float]:
+    if made.labels is None or real.labels is None:
+        raise UserError("intra-class FID needs labels on both sides; train a labelled run (config.data.labels=True)")
+    return {"intra_fid": frechet_intra(made.features, made.labels, _rows(real), real.labels).value}
+
+
+def _kid(made: Summary, real: Summary, protocol: Protocol) -> dict[str, float]:
+    size = min(1000, made.count, real.count)  # clean-fid's rule for small sets
+    found = kid(made.features, _rows(real), size=size)
+    return {"kid": found.mean, "kid_std": found.std}
+
+
+def _is(made: Summary, real: Summary, protocol: Protocol) -> dict[str, float]:
+    found = inception_score(made.logits, splits=min(10, made.count), order=protocol.order)
+    return {"is": found.mean, "is_std": found.std}
+
+
+def _precision_recall(made: Summary, real: Summary, protocol: Protocol) -> dict[str, float]:
+    found = precision_recall(made.features, _rows(real))
+    return {"precision": found.precision, "recall": found.recall}
+
+
+def _density_coverage(made: Summary, real: Summary, protocol: Protocol) -> dict[str, float]:
+    found = density_coverage(made.features, _rows(real))
+    return {"density": found.density, "coverage": found.coverage}
+
+
+def _agreement(made: Summary, real: Summary, protocol: Protocol) -> dict[str, float]:
+    if made.labels is None or protocol.name != NATIVE.name:
+        raise UserError("agreement needs images that were asked for by label, and the native protocol")
+    return {"agreement": float((made.logits.argmax(-1) == made.labels).mean())}
+
+
+def _entropy(made: Summary, real: Summary, protocol: Protocol) -> dict[str, float]:
+    log_p = made.logits - np.logaddexp.reduce(made.logits.astype(np.float64), axis=1, keepdims=True)
+    p = np.exp(log_p)
+    mean = np.maximum(p.mean(0), 1e-12)
+    return {"class_entropy": float(-(mean * np.log(mean)).sum()), "mean_entropy": float(-(p * log_p).sum(1).mean())}
+
+
+def _rows(real: Summary) -> np.ndarray:
+    if real.features is None:
+        raise UserError("this measure compares single images, and the reference holds statistics only; give images")
+    return real.features
+
+
+ROWS, LOGITS = frozenset({"rows"}), frozenset({"logits"})
+MEASURES = {
+    "fid": Measure(_fid),
+    "sfid": Measure(_sfid, frozenset({"spatial"})),
+    "fid_infinity": Measure(_fid_infinity, ROWS),
+    "intra_fid": Measure(_intra, ROWS),
+    "kid": Measure(_kid, ROWS),
+    "is": Measure(_is, LOGITS),
+    "precision_recall": Measure(_precision_recall, ROWS),
+    "density_coverage": Measure(_density_coverage, ROWS),
+    "agreement": Measure(_agreement, LOGITS),
+    "entropy": Measure(_entropy, LOGITS),
+}
+
+
+def needs_of(measures: Iterable[str]) -> frozenset[str]:
+    """What Summaries must keep for these measures; an unknown name is a UserError."""
+    for name in measures:
+        if name not in MEASURES:
+            raise UserError(f"measure {name!r} is unknown{nearest(name, MEASURES)}")
+    return frozenset().union(*(MEASURES[name].needs for name in measures))
+
+
+def compare(measures: Iterable[str], made: Summary, real: Summary, protocol: Protocol) -> dict[str, float]:
+    """Figures by their full names: `fid:pytorch` of the protocol's number of images, else `fid@N:pytorch`."""
+    figures: dict[str, float] = {}
+    for name in measures:
+        figures |= MEASURES[name].compute(made, real, protocol)
+    count = "" if made.count == protocol.images else f"@{made.count}"
+    return {f"{name}{count}:{protocol.name}": value for name, value in figures.items()}

@@ -1,0 +1,53 @@
+"""A small residual classifier (He et al. 2016, arXiv:1603.05027: pre-activation) with group norm."""
+
+import jax
+from flax import linen as nn
+from jax import numpy as jnp
+
+from jaxgen.nets.layers import Conv, Dense, GroupNorm
+
+Array = jax.Array
+
+
+class PreActivation(nn.Module):
+    """x + conv(silu(norm(conv(silu(norm(x)))))); a stride or a new width sends the shortcut through a 1x1 convolution."""
+
+    features: int
+    stride: int = 1
+    groups: int = 8
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        h = nn.silu(GroupNorm(self.groups, dtype=self.dtype)(x))
+        if self.stride > 1 or self.features != x.shape[-1]:
+            x = Conv(self.features, 1, self.stride, use_bias=False, dtype=self.dtype)(h)
+        h = Conv(self.features, 3, self.stride, dtype=self.dtype)(h)
+        h = nn.silu(GroupNorm(self.groups, dtype=self.dtype)(h))
+        return x + Conv(self.features, 3, dtype=self.dtype)(h)
+
+
+class ResidualClassifier(nn.Module):
+    """[B, H, W, C] -> (features [B, width 2^(stages - 1)], logits [B, classes]), both float32.
+
+    The resolution halves and the width doubles from stage to stage; features are means over positions.
+    """
+
+    classes: int
+    width: int = 64
+    stages: int = 3
+    blocks: int = 2  # per stage
+    groups: int = 8
+    dropout: float = 0.0
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> tuple[Array, Array]:
+        x = Conv(self.width, 3, dtype=self.dtype)(x)
+        for stage in range(self.stages):
+            for block in range(self.blocks):
+                stride = 2 if stage and not block else 1
+                x = PreActivation(self.width * 2**stage, stride, self.groups, self.dtype)(x)
+        x = nn.silu(GroupNorm(self.groups, dtype=self.dtype)(x))
+        features = x.astype(jnp.float32).mean((1, 2))
+        return features, Dense(self.classes)(nn.Dropout(self.dropout)(features, deterministic=not train))

@@ -1,0 +1,280 @@
+"""Evaluators that judge sets of images: sample quality, nearest neighbours, diversity, restoration."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from jaxgen import measure, parallel
+from jaxgen.data.sources import Source
+from jaxgen.degrade import DEGRADATIONS
+from jaxgen.errors import UserError
+from jaxgen.evaluators import Report, averages
+from jaxgen.experiment import Experiment, open_source
+from jaxgen.images import beside, to_float, to_uint8
+from jaxgen.method import Batch, Reconstructs, Restores, Samples
+from jaxgen.metrics.pixel import l1, luma, psnr, shave
+from jaxgen.metrics.ssim import ssim
+from jaxgen.pretrained.features import load_lpips
+from jaxgen.registry import nearest
+from jaxgen.state import Array, Weights
+
+SPAN = (-1.0, 1.0)
+
+
+def _bar(what: str, total: int) -> Callable[[Iterable], Iterator]:
+    """A progress bar over batches (images, labels), on the first host, after two seconds."""
+
+    def watch(batches: Iterable) -> Iterator:
+        with tqdm(desc=what, total=total, unit="img", delay=2, leave=False, disable=not parallel.is_lead()) as bar:
+            for images, labels in batches:
+                yield images, labels
+                bar.update(len(images))
+
+    return watch
+
+
+@dataclass(frozen=True)
+class SampleQuality:
+    """FID and its kin between generated images and the data, under a named protocol (jaxgen.metrics.protocols).
+
+    Generated images are quantised to uint8 as saved files are. `of="reconstructions"` judges the decoded held-out set
+    against that set itself (rFID) instead of samples against `against`.
+    """
+
+    needs: ClassVar[Any] = Samples | Reconstructs
+    reads: ClassVar[bool] = True
+    every: int = 0
+    num: int = 50_000  # generated images
+    measures: tuple = ("fid",)
+    protocol: str = "pytorch"
+    native: str = ""  # protocol="native": the run directory of a classifier
+    inception: str = ""  # a file of Inception's weights, where they are not to be downloaded
+    of: str = "samples"
+    against: str = "train"  # "train", "eval", or a file of statistics (.npz, .pkl)
+    reference_num: int = 0  # images of the reference; 0: all of them
+    batch: int = 64
+    seed: int = 0
+    seeds: int = 1  # sample sets; from two on, mean and standard deviation are reported
+    raw: bool = False  # the raw weights instead of the averaged ones
+
+    def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
+        """Figures by their full names, and where they come from."""
+        needs = measure.needs_of(self.measures)
+        judge = measure.open_judge(self.protocol, self.native, self.inception)
+        viewer = measure.Viewer(judge, exp.mesh, self.batch)
+        w = raw if self.raw else ema
+        if self.of == "reconstructions":
+            real = self._reference(viewer, source, needs)
+            sets = [self._reconstructed(exp, w, source)]
+        elif self.of == "samples":
+            real = self._reference(viewer, self._source(exp), needs)
+            sets = [exp.samples(w, self.num, self.seed + i) for i in range(self.seeds)]
+        else:
+            raise UserError(f"of={self.of!r} is unknown{nearest(self.of, ['samples', 'reconstructions'])}")
+        found = []
+        for made in sets:
+            quantised = ((to_uint8(images), labels) for images, labels in made)
+            summary = measure.summarise(viewer, _bar(self.of, self.num)(quantised), needs)
+            found.append(measure.compare(self.measures, summary, real, judge.protocol))
+        prefix = "r" if self.of == "reconstructions" else ""
+        scalars = {prefix + k: float(np.mean([f[k] for f in found])) for k in found[0]}
+        if len(found) > 1:
+            scalars |= {f"{k} +-": float(np.std([f[k] for f in found], ddof=1)) for k in found[0]}
+        about = {
+            "N": summary.count,
+            "protocol": asdict(judge.protocol),
+            "weights": judge.weights,
+            "reference": {"of": self.against if self.of == "samples" else "eval", "N": real.count, "hash": real.hash},
+            "precision": "float32 (highest)",
+            "seeds": [self.seed + i for i in range(len(found))],
+            "averaged": not self.raw,
+        }
+        return Report(scalars, about=about)
+
+    def _source(self, exp: Experiment) -> Source | Path:
+        if self.against in ("train", "eval"):
+            return open_source(exp.config, self.against)
+        return Path(self.against)
+
+    def _reference(self, viewer: measure.Viewer, source: Source | Path, needs: frozenset[str]) -> measure.Summary:
+        if isinstance(source, Path):
+            return measure.from_file(source)
+        num = min(self.reference_num or len(source), len(source))
+        return measure.reference(viewer, source, num, needs, _bar("reference", num))
+
+    def _reconstructed(self, exp: Experiment, w: Weights, source: Source) -> Iterator:
+        if not isinstance(exp.method, Reconstructs):
+            raise UserError(f"of='reconstructions' needs a method that reconstructs; {exp.config.method.name} does not")
+        program = exp.jit("reconstruct", exp.method.reconstruct)
+        for batch, mask in exp.held_out(source, self.reference_num):
+            images = parallel.to_host(program(w, batch, exp.root))
+            yield images[mask > 0], None
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """Do samples repeat the training set? Distances to the nearest training images, in pixels of [0, 1].
+
+    A model that copies has samples nearer to the training set than held-out images are.
+    """
+
+    needs: ClassVar[Any] = Samples
+    reads: ClassVar[bool] = True
+    every: int = 0
+    num: int = 256
+    shown: int = 8  # samples in the picture, each followed by its `near` nearest training images
+    near: int = 5
+    seed: int = 0
+
+    def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
+        """Medians over samples and over held-out images, their ratio, and a picture."""
+        train = open_source(exp.config, "train")
+        made = to_uint8(np.concatenate([images for images, _ in exp.samples(ema, self.num, self.seed)]))
+        held = np.concatenate([images for images, _ in measure.source_batches(source, self.num)])
+        watch = _bar("neighbours", len(train))
+        distance, rows = nearest_rows(np.concatenate([made, held]), watch(measure.source_batches(train)), self.near)
+        mine, theirs = np.median(distance[: len(made), 0]), np.median(distance[len(made) :, 0])
+        shown = [np.concatenate([made[i : i + 1], np.stack([train[int(j)]["image"] for j in rows[i]])])
+                 for i in range(min(self.shown, len(made)))]  # fmt: skip
+        figures = {"nearest": mine, "nearest_of_held_out": theirs, "nearest_ratio": mine / max(theirs, 1e-12)}
+        return Report(
+            {k: float(v) for k, v in figures.items()}, {"neighbours": np.concatenate(shown)}, self.near + 1, {"N": len(made)}
+        )
+
+
+def nearest_rows(images: np.ndarray, batches: Iterable, near: int) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 images [N, H, W, C], data in batches -> (distances [N, near], indices [N, near]), Euclidean over pixels in [0, 1].
+
+    Holds one batch of the data at a time.
+    """
+
+    def flat(x: np.ndarray) -> np.ndarray:
+        return x.reshape(len(x), -1).astype(np.float32) / 255.0
+
+    mine = flat(images)
+    own = (mine**2).sum(1)[:, None]
+    best = np.full((len(images), near), np.inf, np.float32)
+    found, start = np.zeros((len(images), near), np.int64), 0
+    for batch, _ in batches:
+        other = flat(batch)
+        squared = np.maximum(own + (other**2).sum(1)[None] - 2 * mine @ other.T, 0)
+        both = np.concatenate([best, squared], 1)
+        index = np.concatenate([found, np.broadcast_to(start + np.arange(len(other)), squared.shape)], 1)
+        order = np.argsort(both, axis=1)[:, :near]
+        best, found = (np.take_along_axis(x, order, 1) for x in (both, index))
+        start += len(other)
+    return np.sqrt(best), found
+
+
+@dataclass(frozen=True)
+class Diversity:
+    """Mean distance between pairs of samples, over that between pairs of real images: near 0 when a generator collapses.
+
+    distance: "pixels" (mean absolute difference in [0, 1]) or LPIPS's "alex", "vgg", "squeeze". Pairs share their label
+    where the run is labelled.
+    """
+
+    needs: ClassVar[Any] = Samples
+    reads: ClassVar[bool] = True
+    every: int = 0
+    num: int = 1000  # samples, half as many pairs
+    distance: str = "pixels"
+    weights: str = ""  # a file of the LPIPS trunk's weights, where they are not to be downloaded
+    seed: int = 0
+
+    def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
+        """diversity, diversity_of_data and their ratio."""
+        compare = _distance(self.distance, self.weights)
+        classes = max(1, exp.info.classes if exp.feed.labels else 1)
+        made = to_uint8(np.concatenate([images for images, _ in exp.samples(ema, self.num, self.seed)]))
+        rows = [row for row in measure.source_batches(source, self.num)]
+        real = np.concatenate([images for images, _ in rows])
+        labels = np.concatenate([labels for _, labels in rows]) if classes > 1 else np.zeros(len(real), int)
+        mine = _pairs(compare, made, np.arange(len(made)) % classes)
+        theirs = _pairs(compare, real, labels)
+        return Report(
+            {"diversity": mine, "diversity_of_data": theirs, "diversity_ratio": mine / max(theirs, 1e-12)},
+            about={"N": len(made), "distance": self.distance},
+        )
+
+
+def _distance(name: str, weights: str) -> Callable[[Array, Array], Array]:
+    """(a, b) [B, H, W, C] in [-1, 1] -> [B]."""
+    if name == "pixels":
+        return lambda a, b: l1(a, b) / 2.0
+    lpips = load_lpips(name, weights)
+
+    def measured(a: Array, b: Array) -> Array:
+        a, b = (jnp.broadcast_to(x, (*x.shape[:3], 3)) for x in (a, b))
+        with jax.default_matmul_precision("highest"):
+            return lpips(a, b)
+
+    return measured
+
+
+def _pairs(compare: Callable, images: np.ndarray, labels: np.ndarray, batch: int = 128) -> float:
+    """Mean distance of disjoint pairs within each label."""
+    order = np.argsort(labels, kind="stable")
+    pairs = np.array([(a, b) for a, b in zip(order[::2], order[1::2], strict=False) if labels[a] == labels[b]])
+    if not len(pairs):
+        raise UserError(f"diversity needs pairs of images of one label, and {len(images)} images hold none; raise num")
+    found = []
+    for start in range(0, len(pairs), batch):
+        a, b = (to_float(jnp.asarray(images[side])) for side in pairs[start : start + batch].T)
+        found.append(np.asarray(compare(a, b)))
+    return float(np.concatenate(found).mean())
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """Held-out images degraded by a named operator (jaxgen.degrade), and restored by the method.
+
+    PSNR and SSIM of the restored and of the degraded images; `y` measures luma alone and `border` leaves out pixels on
+    every side, as papers on super-resolution do.
+    """
+
+    needs: ClassVar[Any] = Restores
+    reads: ClassVar[bool] = True
+    every: int = 0
+    num: int = 0
+    degradation: str = "noise"
+    strength: float = 0.25
+    y: bool = False
+    border: int = 0
+    shown: int = 16
+
+    def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
+        """psnr, ssim, and psnr_degraded: what doing nothing would give."""
+        if self.degradation not in DEGRADATIONS:
+            raise UserError(f"degradation {self.degradation!r} is unknown{nearest(self.degradation, DEGRADATIONS)}")
+        degrade = DEGRADATIONS[self.degradation]
+
+        def seen(x: Array) -> Array:
+            x = jnp.clip(x, *SPAN)
+            return shave(luma(x, SPAN) if self.y else (x + 1.0) * 127.5, self.border)
+
+        def restore(w: Weights, batch: Batch, rng: Array) -> tuple[Array, Array, Array]:
+            x = to_float(batch["image"])
+            bad_rng, restore_rng = jax.random.split(rng)
+            bad = degrade(x, self.strength, bad_rng)
+            return x, bad, exp.method.restore(w, {**batch, "image": bad}, restore_rng)
+
+        def figures(w: Weights, batch: Batch, rng: Array) -> dict[str, Array]:
+            x, bad, good = (seen(v) for v in restore(w, batch, rng))
+            found = {"psnr": psnr(good, x), "psnr_degraded": psnr(bad, x)}
+            return found | ({"ssim": ssim(good, x)} if min(x.shape[1:3]) >= 11 else {})
+
+        name = f"{self.degradation}_"
+        scalars = averages(exp, ema, source, self.num, ("restore", self.degradation, self.strength), figures)
+        batch, mask = next(exp.held_out(source, self.shown))
+        shown = min(self.shown, int(mask.sum()))
+        both = parallel.to_host(exp.jit(("restored", self.degradation), restore)(ema, batch, exp.root))
+        pictures = beside([np.clip(p[:shown], *SPAN) for p in both])
+        about = {"N": self.num or len(source), "degradation": self.degradation, "strength": self.strength, "luma": self.y}
+        return Report({name + k: v for k, v in scalars.items()}, {name + "restoration": pictures}, 6, about)

@@ -1,0 +1,213 @@
+"""Measures of image sets under the native protocol: invariances, refusals, records; and the judge trained by jaxgen itself."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from cases import ROOT
+
+from jaxgen import config as configs
+from jaxgen import evaluate, measure, parallel
+from jaxgen.data.sources import Digits
+from jaxgen.errors import UserError
+from jaxgen.experiment import Experiment, open_source
+from jaxgen.measure import Viewer, compare, fingerprint, needs_of, reference, source_batches, summarise
+from jaxgen.metrics.protocols import NATIVE, PROTOCOLS, prepare
+from jaxgen.train import train
+
+ALL = ("fid", "kid", "is", "precision_recall", "density_coverage", "agreement", "entropy", "intra_fid", "fid_infinity")
+
+
+@pytest.fixture(scope="session")
+def classifier(tmp_path_factory):
+    """The run directory of a classifier of digits, trained for a few seconds."""
+    folder = tmp_path_factory.mktemp("judge") / "run"
+    config = configs.load(f"{ROOT}/configs/classifier_digits.py:tiny")
+    changes = {"steps": 100, "data.batch": 32, "save_every": 100, "log_every": 100, "eval": {}, "mesh": {"data": 1},
+               "method.net.ema": 0.9, "method.net.optimizer.lr": 1e-2}  # fmt: skip
+    train(configs.override(config, changes), folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def judge(classifier):
+    return measure.native_judge(classifier)
+
+
+def viewer(judge, devices=1, batch=16):
+    return Viewer(judge, parallel.make_mesh({"data": devices}), batch)
+
+
+def digits(split="eval", num=80):
+    images, labels = zip(*source_batches(Digits().open(split), num), strict=True)
+    return np.concatenate(images), np.concatenate(labels)
+
+
+def figures(view, made, real):
+    mine, theirs = (summarise(view, [pair], needs_of(ALL)) for pair in (made, real))
+    return compare(ALL, mine, theirs, NATIVE)
+
+
+def test_the_judge_learns(classifier):
+    """A minute part of its recipe is far above chance already."""
+    found = evaluate.evaluate(classifier, changes={"eval.loss.num": "297"})
+    assert found["accuracy"] > 0.4
+
+
+def test_batch_devices_and_order_move_nothing(judge):
+    made, real = digits("eval"), digits("train")
+    plain = figures(viewer(judge), made, real)
+    assert set(plain) >= {"fid@80:native", "precision@80:native", "coverage@80:native", "agreement@80:native"}
+    swap = np.random.default_rng(0).permutation(80)
+    mixed = tuple(x[swap] for x in made)
+    for name, other in {
+        "batch": figures(viewer(judge, batch=7), made, real),
+        "devices": figures(viewer(judge, devices=8, batch=24), made, real),
+    }.items():
+        for key, value in plain.items():
+            np.testing.assert_allclose(other[key], value, rtol=1e-5, atol=1e-6, err_msg=f"{name} {key}")
+    ordered = figures(viewer(judge), mixed, real)
+    for key in plain:
+        if not key.startswith(("kid", "is", "fid_infinity")):  # these draw subsets by position
+            np.testing.assert_allclose(ordered[key], plain[key], rtol=1e-5, atol=1e-6, err_msg=key)
+
+
+def test_many_small_batches_are_one(judge):
+    images, labels = digits()
+    view = viewer(judge)
+    one = summarise(view, [(images, labels)], needs_of(ALL))
+    many = summarise(view, [(images[i : i + 9], labels[i : i + 9]) for i in range(0, 80, 9)], needs_of(ALL))
+    assert many.count == one.count == 80
+    np.testing.assert_allclose(many.statistics.cov, one.statistics.cov, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(many.features, one.features, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(many.labels, one.labels)
+
+
+def test_a_set_against_itself(judge):
+    found = figures(viewer(judge), digits(), digits())
+    assert abs(found["fid@80:native"]) < 1e-5
+    assert found["precision@80:native"] == found["recall@80:native"] == found["coverage@80:native"] == 1.0
+
+
+def test_the_cache_gives_what_was_computed(judge, tmp_path, monkeypatch):
+    monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path))
+    source = Digits().open("train")
+    calls = []
+
+    def watched(batches):
+        calls.append(1)
+        return batches
+
+    first = reference(viewer(judge), source, 100, frozenset(), watched)
+    second = reference(viewer(judge), source, 100, frozenset(), watched)
+    assert len(calls) == 1 and first.hash == second.hash and first.count == second.count == 100
+    np.testing.assert_array_equal(first.statistics.cov, second.statistics.cov)
+    assert reference(viewer(judge), source, 99, frozenset(), watched).hash != first.hash and len(calls) == 2
+    assert fingerprint(source, 100) != fingerprint(Digits().open("eval"), 100)
+
+
+def test_low_precision_is_refused():
+    def product(x, precision):
+        return jax.jit(lambda x: jax.numpy.dot(x, x, precision=precision)).lower(x).as_text()
+
+    x = np.ones((4, 4), np.float32)
+    measure.refuse_low_precision(product(x, "highest"))
+    for program in (product(x, None), product(x, "high"), product(x.astype(jax.numpy.bfloat16), "highest")):
+        with pytest.raises(UserError, match="below float32 precision"):
+            measure.refuse_low_precision(program)
+    image = np.ones((1, 8, 8, 1), np.float32)
+    kernel = np.ones((3, 3, 1, 1), np.float32)
+    conv = jax.jit(lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")))
+    with pytest.raises(UserError, match="below float32"):
+        measure.refuse_low_precision(conv.lower(image, kernel).as_text())
+
+
+def test_what_cannot_be_measured_is_refused(judge, classifier, tmp_path):
+    view = viewer(judge)
+    with pytest.raises(UserError, match="quantise"):
+        summarise(view, [(np.zeros((4, 8, 8, 1), np.float32), None)], frozenset())
+    with pytest.raises(UserError, match="no images"):
+        summarise(view, [], frozenset())
+    with pytest.raises(UserError, match="at least 2"):
+        summarise(view, [(np.zeros((1, 8, 8, 1), np.uint8), None)], frozenset())
+    with pytest.raises(UserError, match=r"judges images \(8, 8, 1\)"):
+        summarise(view, [(np.zeros((4, 16, 16, 3), np.uint8), None)], frozenset())
+    with pytest.raises(UserError, match="did you mean 'kid'"):
+        needs_of(["kidd"])
+    with pytest.raises(UserError, match=r"did you mean .pytorch"):
+        measure.open_judge("pytorchh")
+    with pytest.raises(UserError, match="train one"):
+        measure.open_judge("native")
+    flat = figures(view, (np.full((80, 8, 8, 1), 7, np.uint8), digits()[1]), digits())  # singular covariance
+    assert np.isfinite(flat["fid@80:native"]) and flat["fid@80:native"] > 0
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+def test_protocols_feed_the_net_its_range(name):
+    protocol = PROTOCOLS[name]
+    levels = np.concatenate([np.zeros((1, 20, 31, 1), np.uint8), np.full((1, 20, 31, 1), 255, np.uint8)])
+    x = np.asarray(prepare(jax.numpy.asarray(levels), protocol))
+    assert x.shape == (2, 299, 299, 3)
+    np.testing.assert_allclose(x[0], -1.0, atol=1e-5)
+    np.testing.assert_allclose(x[1], 255 * protocol.scale - 1, atol=1e-5)
+    with pytest.raises(UserError, match="uint8"):
+        prepare(jax.numpy.zeros((1, 8, 8, 3)), protocol)
+
+
+def test_evaluators_of_a_run(classifier, tmp_path):
+    """--mode=eval with evaluators that the run was not trained with; every figure is a record of its own."""
+    config = configs.load(f"{ROOT}/configs/vae_digits.py:tiny")
+    train(configs.override(config, {"eval": {}}), tmp_path / "run")
+    changes = {
+        "eval.quality.protocol": "native", "eval.quality.native": str(classifier), "eval.quality.num": "40",
+        "eval.quality.measures": "('fid','kid')", "eval.quality.seeds": "2",
+        "eval.rebuilt.name": "quality", "eval.rebuilt.protocol": "native", "eval.rebuilt.native": str(classifier),
+        "eval.rebuilt.of": "reconstructions", "eval.rebuilt.reference_num": "30",
+        "eval.neighbours.num": "8", "eval.diversity.num": "40", "eval.restoration.num": "16",
+    }  # fmt: skip
+    found = evaluate.evaluate(tmp_path / "run", changes=changes)
+    assert {"fid@40:native", "fid@40:native +-", "rfid@30:native", "nearest_ratio", "diversity_ratio", "noise_psnr"} <= set(found)
+    records = [json.loads(line) for line in (tmp_path / "run" / "results.jsonl").read_text().splitlines()]
+    assert {r["metric"] for r in records} == set(found)
+    fid = next(r for r in records if r["metric"] == "fid@40:native")
+    assert fid["N"] == 40 and fid["seeds"] == [0, 1] and fid["protocol"]["name"] == "native"
+    assert {"weights", "reference", "precision", "versions", "step", "commit"} <= set(fid)
+    assert (tmp_path / "run/samples/0000004_neighbours.png").is_file()
+    with pytest.raises(UserError, match="another config"):
+        evaluate.evaluate(tmp_path / "run", changes={"data.batch": "4"})
+
+
+def test_a_copying_generator_is_told_by_its_neighbours():
+    source = Digits().open("train")
+    images = np.stack([source[i]["image"] for i in (3, 700)])
+    from jaxgen.quality import nearest_rows
+
+    distance, rows = nearest_rows(images, source_batches(source), 2)
+    np.testing.assert_array_equal(rows[:, 0], [3, 700])
+    np.testing.assert_allclose(distance[:, 0], 0.0, atol=1e-3)
+    assert (distance[:, 1] > 0.2).all()
+    whole = np.concatenate([x for x, _ in source_batches(source)]).reshape(1500, -1) / 255.0
+    d = np.sqrt(((whole - whole[3]) ** 2).sum(1))
+    np.testing.assert_allclose(distance[0, 1], np.sort(d)[1], rtol=1e-4)
+
+
+def test_restoration_says_what_doing_nothing_gives():
+    """PSNR of noise of deviation s in [-1, 1] is 20 log10(2 / s), as long as few pixels clip."""
+    from jaxgen.degrade import DEGRADATIONS
+
+    x = jax.numpy.zeros((4, 32, 32, 3))
+    key = jax.random.key(0)
+    noisy = DEGRADATIONS["noise"](x, 0.1, key)
+    np.testing.assert_allclose(20 * np.log10(2 / float(noisy.std())), 20 * np.log10(20), atol=0.2)
+    for name, strength in {"blur": 1.0, "downsample": 2.0, "mask": 0.5, "noise": 0.2}.items():
+        y = DEGRADATIONS[name](x + 0.3, strength, key)
+        assert y.shape == x.shape
+        if name in ("blur", "downsample"):  # both keep a constant image
+            np.testing.assert_allclose(y, 0.3, atol=1e-5)
+
+
+def test_a_classifier_needs_labels():
+    config = configs.override(configs.load(f"{ROOT}/configs/classifier_digits.py:tiny"), {"data.labels": "False"})
+    with pytest.raises(UserError, match=r"data\.labels=True"):
+        _ = Experiment.open(config, open_source(config, "train").info).method
