@@ -1,14 +1,10 @@
-"""What must be set before JAX starts: XLA's flags and the allocator's on a CPU, and where compiled programs are kept.
+"""What must be set before JAX starts: XLA's flags on a CPU, and where compiled programs are kept.
 
-Nothing here overrides the user: a flag in XLA_FLAGS, a MALLOC_ or GLIBC_TUNABLES variable, or a cache in
-JAX_COMPILATION_CACHE_DIR stays as it is.
+Nothing here overrides the user: a flag in XLA_FLAGS or a cache in JAX_COMPILATION_CACHE_DIR stays as it is.
 """
 
-import ctypes
 import os
-import platform
 import sys
-from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -32,40 +28,13 @@ def cpu_flags(user: str, release: tuple[int, ...]) -> str:
     return " ".join([*user.split(), *(flag for flag in wanted if flag.split("=")[0] not in user)])
 
 
-# glibc's mallopt: one arena, no mmap for large blocks, no trimming of what was freed
-ALLOCATOR = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
-ACCELERATORS = ("jax-cuda13-plugin", "jax-cuda12-plugin", "jax-rocm7-plugin", "libtpu")
-
-
-def installed(package: str) -> bool:
-    """Whether a distribution of this name is there."""
-    try:
-        return bool(version(package))
-    except PackageNotFoundError:
-        return False
-
-
-def keep_memory(environment: Mapping[str, str]) -> bool:
-    """Let glibc keep the buffers of a step for the next one: a UNet's step on a CPU spends a sixth of its time in page
-    faults otherwise. Only where the CPU is what computes: loader threads next to a GPU want their own arenas.
-
-    Returns whether it was done.
-    """
-    chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in environment)
-    only_cpu = environment.get("JAX_PLATFORMS") == "cpu" or not any(installed(name) for name in ACCELERATORS)
-    if chosen or not only_cpu or platform.libc_ver()[0] != "glibc":
-        return False
-    return all([ctypes.CDLL(None).mallopt(*setting) == 1 for setting in ALLOCATOR.values()])
-
-
 def configure(cache_dir: str | Path = "") -> Path:
-    """Set XLA's and the allocator's flags and the persistent compilation cache; call it before the first use of JAX:
-    later, flags have no effect.
+    """Set XLA's flags and the persistent compilation cache; call it before the first use of JAX: later,
+    flags have no effect.
 
     cache_dir: "" = the environment's JAXGEN_CACHE, else ~/.cache/jaxgen/xla. The user's JAX_COMPILATION_CACHE_DIR
     wins over all of them. Returns the directory. Compiled programs are trusted code: the directory is private.
     """
-    keep_memory(os.environ)
     os.environ["XLA_FLAGS"] = cpu_flags(os.environ.get("XLA_FLAGS", ""), jaxlib_version())
     default = cache_dir or os.environ.get("JAXGEN_CACHE") or Path.home() / ".cache/jaxgen/xla"
     cache = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or default).expanduser()

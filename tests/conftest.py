@@ -8,7 +8,6 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("MALLOC_ARENA_MAX", "8")  # tests compile much and compute little: memory goes back
 os.environ.setdefault("JAXGEN_CACHE", os.path.join(tempfile.gettempdir(), f"jaxgen-tests-{os.getuid()}"))
 
 import pytest
