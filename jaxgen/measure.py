@@ -70,7 +70,9 @@ def native_judge(run: str | Path) -> Judge:
     where = RunDir(run)
     exp = Experiment.open(where.config(), where.info())
     if not isinstance(exp.method, Classifies):
-        raise UserError(f"{run} is a run of method {exp.config.method.name}, not of a classifier; name a classifier's run")
+        raise UserError(
+            f"{run} is a run of method {exp.config.method.name}, not of a classifier; name a classifier's run"
+        )
     _, state = Checkpoints(where.path, read_only=True).trained(exp.abstract)
     w = parallel.to_host(state.view(ema=True))
 
@@ -121,7 +123,9 @@ class Viewer:
             images = jax.ShapeDtypeStruct((self.size, *shape), np.uint8)
             spread = parallel.batch_sharding(self.mesh)
             with jax.default_matmul_precision("highest"):
-                lowered = jax.jit(self.judge.see, in_shardings=(whole, spread), out_shardings=whole).lower(abstract, images)
+                lowered = jax.jit(self.judge.see, in_shardings=(whole, spread), out_shardings=whole).lower(
+                    abstract, images
+                )
             refuse_low_precision(lowered.as_text())
             variables = parallel.put_replicated(self.mesh, self.judge.variables)
             compiled = lowered.compile()

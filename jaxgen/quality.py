@@ -31,7 +31,9 @@ def _bar(what: str, total: int) -> Callable[[Iterable], Iterator]:
     """A progress bar over batches (images, labels), on the first host, after two seconds."""
 
     def watch(batches: Iterable) -> Iterator:
-        with tqdm(desc=what, total=total, unit="img", delay=2, leave=False, disable=not parallel.is_lead()) as bar:
+        with tqdm(
+            desc=what, total=total, unit="img", delay=2, leave=False, disable=None if parallel.is_lead() else True
+        ) as bar:
             for images, labels in batches:
                 yield images, labels
                 bar.update(len(images))
@@ -144,7 +146,10 @@ class Neighbours:
                  for i in range(min(self.shown, len(made)))]  # fmt: skip
         figures = {"nearest": mine, "nearest_of_held_out": theirs, "nearest_ratio": mine / max(theirs, 1e-12)}
         return Report(
-            {k: float(v) for k, v in figures.items()}, {"neighbours": np.concatenate(shown)}, self.near + 1, {"N": len(made)}
+            {k: float(v) for k, v in figures.items()},
+            {"neighbours": np.concatenate(shown)},
+            self.near + 1,
+            {"N": len(made)},
         )
 
 
@@ -276,5 +281,10 @@ class Restoration:
         shown = min(self.shown, int(mask.sum()))
         both = parallel.to_host(exp.jit(("restored", self.degradation), restore)(ema, batch, exp.root))
         pictures = beside([np.clip(p[:shown], *SPAN) for p in both])
-        about = {"N": self.num or len(source), "degradation": self.degradation, "strength": self.strength, "luma": self.y}
+        about = {
+            "N": self.num or len(source),
+            "degradation": self.degradation,
+            "strength": self.strength,
+            "luma": self.y,
+        }
         return Report({name + k: v for k, v in scalars.items()}, {name + "restoration": pictures}, 6, about)

@@ -213,7 +213,11 @@ class Loop:
             keys = exp.spec(1)
             limit = feed.device_mb << 20
             with tqdm(
-                desc="loading", total=len(self.source), unit="img", delay=2, disable=not parallel.is_lead()
+                desc="loading",
+                total=len(self.source),
+                unit="img",
+                delay=2,
+                disable=None if parallel.is_lead() else True,
             ) as bar:
                 whole = load_all(self.source, limit, lambda done, _: bar.update(done - bar.n), feed.workers)
             data = parallel.put_replicated(mesh, {k: whole[k] for k in keys})

@@ -37,15 +37,23 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--measures", default="fid", help="fid, kid, is, precision_recall, density_coverage, sfid, "
                    "fid_infinity, intra_fid, agreement, entropy (default fid)")  # fmt: skip
     p.add_argument("--protocol", default="pytorch", help="pytorch, clean, fidelity, tf or native (default pytorch)")
-    p.add_argument("--paired", default="", help="instead: psnr, ssim, ms_ssim, mse, l1, lpips:alex, lpips:vgg, lpips:squeeze")
-    p.add_argument("--luma", action="store_true", help="paired: measure luma (BT.601), as papers on super-resolution do")
+    p.add_argument(
+        "--paired", default="", help="instead: psnr, ssim, ms_ssim, mse, l1, lpips:alex, lpips:vgg, lpips:squeeze"
+    )
+    p.add_argument(
+        "--luma", action="store_true", help="paired: measure luma (BT.601), as papers on super-resolution do"
+    )
     p.add_argument("--border", type=int, default=0, help="paired: leave out so many pixels on every side")
     p.add_argument("--num", type=int, default=0, help="only the first images of A (default: all)")
     p.add_argument("--batch", type=int, default=64, help="images per dispatch (default 64)")
-    p.add_argument("--size", type=int, default=0, help="folders: side to which images are brought (default: as they are)")
+    p.add_argument(
+        "--size", type=int, default=0, help="folders: side to which images are brought (default: as they are)"
+    )
     p.add_argument("--data_dir", default="", help="tfds: where sets are prepared")
     p.add_argument("--native", default="", metavar="RUN", help="native: the run directory of a classifier")
-    p.add_argument("--weights", default="", metavar="FILE", help="weights of Inception or of LPIPS's trunk (default: download)")
+    p.add_argument(
+        "--weights", default="", metavar="FILE", help="weights of Inception or of LPIPS's trunk (default: download)"
+    )
     p.add_argument("--out", default="", metavar="FILE", help="append the results to this .jsonl")
     p.add_argument("--save", default="", metavar="FILE", help="write A's statistics (.npz or .pkl) and measure nothing")
     p.add_argument("--against", action="store_true", help="compute the same by pytorch-fid, clean-fid or torch-fidelity, "
@@ -82,7 +90,7 @@ def watch(what: str, total: int) -> Callable[[Iterable], Iterator]:
     """A progress bar over batches (images, labels)."""
 
     def bar(batches: Iterable) -> Iterator:
-        with tqdm(desc=what, total=total, unit="img", leave=False) as shown:
+        with tqdm(desc=what, total=total, unit="img", leave=False, disable=None) as shown:
             for images, labels in batches:
                 yield images, labels
                 shown.update(len(images))
@@ -158,7 +166,13 @@ def pairs(args: argparse.Namespace) -> list[dict[str, Any]]:
         with jax.default_matmul_precision("highest"):
             for name, function in functions.items():
                 found[name].append(np.asarray(function(a, b), np.float64))
-    about = {"N": num, "luma": args.luma, "border": args.border, "precision": "float32 (highest)", "jax": jax.__version__}
+    about = {
+        "N": num,
+        "luma": args.luma,
+        "border": args.border,
+        "precision": "float32 (highest)",
+        "jax": jax.__version__,
+    }
     return [{"metric": k, "value": float(np.concatenate(v).mean()), **about} for k, v in found.items()]
 
 

@@ -118,7 +118,9 @@ def test_low_precision_is_refused():
             measure.refuse_low_precision(program)
     image = np.ones((1, 8, 8, 1), np.float32)
     kernel = np.ones((3, 3, 1, 1), np.float32)
-    conv = jax.jit(lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")))
+    conv = jax.jit(
+        lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    )
     with pytest.raises(UserError, match="below float32"):
         measure.refuse_low_precision(conv.lower(image, kernel).as_text())
 
@@ -167,7 +169,14 @@ def test_evaluators_of_a_run(classifier, tmp_path):
         "eval.neighbours.num": "8", "eval.diversity.num": "40", "eval.restoration.num": "16",
     }  # fmt: skip
     found = evaluate.evaluate(tmp_path / "run", changes=changes)
-    assert {"fid@40:native", "fid@40:native +-", "rfid@30:native", "nearest_ratio", "diversity_ratio", "noise_psnr"} <= set(found)
+    assert {
+        "fid@40:native",
+        "fid@40:native +-",
+        "rfid@30:native",
+        "nearest_ratio",
+        "diversity_ratio",
+        "noise_psnr",
+    } <= set(found)
     records = [json.loads(line) for line in (tmp_path / "run" / "results.jsonl").read_text().splitlines()]
     assert {r["metric"] for r in records} == set(found)
     fid = next(r for r in records if r["metric"] == "fid@40:native")
