@@ -235,7 +235,8 @@ def two_processes(config: str, workdir: Path, *args) -> None:
     assert [p.returncode for p in started] == [0, 0], "\n".join(told)
 
 
-@pytest.mark.parametrize("name", ["vae_digits", pytest.param("ddpm_digits", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["vae_digits", "ddpm_digits"])
 def test_two_processes_are_one(name, tmp_path):
     """Law 3 for hosts: the same config over gloo gives the same figures, from both ways of reading data."""
     one = tmp_path / "one"
