@@ -12,6 +12,8 @@ from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.images import beside, to_float
 from jaxgen.method import Batch, Method, Quantizes, Reconstructs, Samples, Scores
+from jaxgen.metrics import pixel
+from jaxgen.metrics.ssim import ssim
 from jaxgen.state import Array, Weights
 
 
@@ -93,7 +95,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Mean squared error, PSNR and a grid of held-out images next to their reconstructions."""
+    """Mean squared error, PSNR, SSIM and a grid of held-out images next to their reconstructions."""
 
     needs: ClassVar[Any] = Reconstructs
     reads: ClassVar[bool] = True
@@ -102,12 +104,14 @@ class Reconstruction:
     shown: int = 32
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
-        """mse in units of [-1, 1]; psnr in dB of the 0..255 scale, averaged over images."""
+        """mse in units of [-1, 1]; psnr in dB of the 0..255 scale; ssim from 11 pixels on; averaged over images."""
 
         def errors(w: Weights, batch: Batch, rng: Array) -> dict[str, Array]:
             x = to_float(batch["image"])
-            mse = ((exp.method.reconstruct(w, batch, rng) - x) ** 2).reshape(x.shape[0], -1).mean(1)
-            return {"mse": mse, "psnr": -10.0 * jax.numpy.log10(jax.numpy.maximum(mse / 4.0, 1e-10))}
+            y = exp.method.reconstruct(w, batch, rng)
+            mse = pixel.mse(y, x)
+            found = {"mse": mse, "psnr": -10.0 * jax.numpy.log10(jax.numpy.maximum(mse / 4.0, 1e-10))}
+            return found | ({"ssim": ssim(y, x, (-1.0, 1.0))} if min(x.shape[1:3]) >= 11 else {})
 
         def pairs(w: Weights, batch: Batch, rng: Array) -> tuple[Array, Array]:
             return to_float(batch["image"]), exp.method.reconstruct(w, batch, rng)

@@ -55,7 +55,7 @@ ROOMS = {
     "writers": {"images"},
     "rundir": {"config", "data", "errors", "writers"},
     "experiment": {"parallel", "registry", "config", "data", "errors", "method", "state"},
-    "evaluators": {"parallel", "data", "errors", "experiment", "images", "method", "state"},
+    "evaluators": {"parallel", "data", "errors", "experiment", "images", "method", "metrics", "state"},
     "degrade": {"metrics"},
     "measure": {"checkpoint", "data", "errors", "experiment", "method", "metrics", "parallel", "pretrained", "registry",
                 "rundir", "state"},

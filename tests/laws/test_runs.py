@@ -42,7 +42,8 @@ def test_a_run_and_its_resumption(name, tiny, tmp_path):
     assert [r["step"] for r in records if "train/loss" in r] == [2, 4]
     assert all(np.isfinite(v) for r in records for v in r.values())
     assert (whole / "loss.png").stat().st_size and list((whole / "tensorboard").iterdir())
-    assert Image.open(next((whole / "samples").glob("*.png"))).width >= 320
+    if {"grid", "reconstruct"} & set(config.eval):
+        assert Image.open(next((whole / "samples").glob("*.png"))).width >= 320
     figures = evaluate(whole)
     logged = {k: v for r in records for k, v in r.items() if k.startswith("eval/")}
     assert {f"eval/{k}": v for k, v in figures.items()} == pytest.approx(logged)  # the same figures from the checkpoint
