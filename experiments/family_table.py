@@ -41,12 +41,12 @@ RUNS: dict[str, dict[str, dict]] = {  # set -> config -> changes to it
         "vqvae_mnist": {"steps": 1_200, "method.net.encoder.width": 64, "method.net.decoder.width": 64},
     },
     "cifar": {
-        "classifier_cifar": {"steps": 1_200, "method.net.width": 32, "method.net.blocks": 1},
-        "ddpm_cifar": {**NARROW_UNET, "steps": 400},
-        "vae_cifar": {"steps": 1_500, **CIFAR_AE},
-        "dcgan_cifar": {"steps": 1_500, **CIFAR_GAN},
+        "classifier_cifar": {"steps": 1_000, "method.net.width": 32, "method.net.blocks": 1},
+        "dcgan_cifar": {"steps": 1_000, **CIFAR_GAN},
+        "vae_cifar": {"steps": 1_000, **CIFAR_AE},
+        "vqvae_cifar": {"steps": 800, **CIFAR_AE},
         "wgan_gp_cifar": {"steps": 150, **CIFAR_GAN},
-        "vqvae_cifar": {"steps": 1_200, **CIFAR_AE},
+        "ddpm_cifar": {**NARROW_UNET, "steps": 300},
     },
 }  # fmt: skip
 SAMPLES = {"digits": 297, "mnist": 500, "cifar": 500}
@@ -66,6 +66,20 @@ def floor(name: str, judge: str, data_dir: str) -> dict[str, float]:
     held = measure.summarise(viewer, measure.source_batches(data.open("eval"), SAMPLES[name]), needs)
     real = measure.reference(viewer, data.open("train"), REFERENCE[name], needs)
     return measure.compare(MEASURES, held, real, viewer.judge.protocol)
+
+
+def table(results: dict) -> str:
+    """The figures as Markdown."""
+    names = ("fid", "kid", "precision", "recall", "class_entropy", "mean_entropy")
+    lines = [f"| set | run | images seen | {' | '.join(names)} |", "|---|---|---|" + "---|" * len(names)]
+    for name, rows in results.items():
+        for config, found in rows.items():
+            plain = {key.partition("@")[0]: value for key, value in found.items()}
+            cells = [f"{plain[k]:.4f}" if k in plain else "" for k in names]
+            cells[0] = f"{plain['rfid']:.4f} (rFID)" if "rfid" in plain else cells[0]
+            seen = f"{found['images']:,}" if "images" in found else ""
+            lines.append(f"| {name} | {config} | {seen} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -106,9 +120,7 @@ def main() -> None:
             results[name][config] = {"step": rows[0]["step"], "images": rows[0]["images"], **figures}
             record.write_text(json.dumps(results, indent=2) + "\n")
             print(name, config, results[name][config], flush=True)
-    for name, rows in results.items():
-        for config, figures in rows.items():
-            print(f"| {name} | {config} | " + " | ".join(f"{k} {v}" for k, v in figures.items()) + " |")
+    print(table(results))
 
 
 if __name__ == "__main__":

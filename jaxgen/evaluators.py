@@ -1,7 +1,7 @@
 """Evaluators: what is measured and drawn while training and by `--mode=eval`. Each says which capability it needs."""
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, get_args
+from typing import Any, ClassVar, Protocol, get_args, runtime_checkable
 
 import jax
 import numpy as np
@@ -38,13 +38,23 @@ class Evaluator(Protocol):
         """Measure."""
 
 
+@runtime_checkable
+class Prepares(Protocol):
+    """An evaluator that needs something besides the run, and asks for it before the first step."""
+
+    def prepare(self, exp: Experiment) -> None:
+        """A UserError for what is missing."""
+
+
 def check(name: str, evaluator: Evaluator, exp: Experiment) -> None:
-    """A UserError when the method lacks what the evaluator needs."""
+    """A UserError when the method lacks what the evaluator needs, or something else is missing."""
     if not isinstance(exp.method, evaluator.needs):
         kinds = " or ".join(kind.__name__ for kind in get_args(evaluator.needs) or (evaluator.needs,))
         raise UserError(
             f"config.eval.{name} needs a method that {kinds}, and {exp.config.method.name} does not; remove config.eval.{name}"
         )
+    if isinstance(evaluator, Prepares):
+        evaluator.prepare(exp)
 
 
 def averages(exp: Experiment, w: Weights, source: Source, num: int, name: Any, function) -> dict[str, float]:

@@ -65,6 +65,13 @@ class SampleQuality:
     seeds: int = 1  # sample sets; from two on, mean and standard deviation are reported
     raw: bool = False  # the raw weights instead of the averaged ones
 
+    def prepare(self, exp: Experiment) -> None:
+        """Names, weights and the classifier's run are checked before a run begins, not after hours of it."""
+        measure.needs_of(self.measures)
+        measure.open_judge(self.protocol, self.native, self.inception)
+        if self.of not in ("samples", "reconstructions"):
+            raise UserError(f"of={self.of!r} is unknown{nearest(self.of, ['samples', 'reconstructions'])}")
+
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """Figures by their full names, and where they come from."""
         needs = measure.needs_of(self.measures)
@@ -74,11 +81,9 @@ class SampleQuality:
         if self.of == "reconstructions":
             real = self._reference(viewer, source, needs)
             sets = [self._reconstructed(exp, w, source)]
-        elif self.of == "samples":
+        else:
             real = self._reference(viewer, self._source(exp), needs)
             sets = [exp.samples(w, self.num, self.seed + i) for i in range(self.seeds)]
-        else:
-            raise UserError(f"of={self.of!r} is unknown{nearest(self.of, ['samples', 'reconstructions'])}")
         found = []
         for made in sets:
             quantised = ((to_uint8(images), labels) for images, labels in made)
