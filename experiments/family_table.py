@@ -102,7 +102,8 @@ def main() -> None:
                 changes |= {"save_every": changes["steps"], "log_every": max(1, changes["steps"] // 10)}
                 changes["eval"] = "{'loss': {'num': 512, 'every': 0}}"
             folder = args.runs / config
-            if not list(folder.glob("checkpoints/[0-9]*")):
+            saved = [int(p.name) for p in folder.glob("checkpoints/[0-9]*")]
+            if not saved or max(saved) < changes.get("steps", 0):  # a broken-off run goes on from its checkpoint
                 command([f"--config=configs/{config}.py", f"--workdir={folder}"], changes)
             if config == judge:
                 found = floor(name, str(folder), args.data_dir)

@@ -2,7 +2,7 @@
 
 config.json   the config, every default spelled out
 run.json      data facts, versions, commit, devices, command of every start
-checkpoints/  metrics.jsonl  tensorboard/  samples/  loss.png  results.jsonl
+checkpoints/  averages/  metrics.jsonl  tensorboard/  samples/  loss.png  results.jsonl
 """
 
 import json
@@ -26,9 +26,9 @@ from jaxgen.writers import write_text
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
 
 # What may change between two starts of the same run without making it another run
-FREE = ("steps", "log_every", "save_every", "keep", "steps_per_call", "mesh", "sharding", "eval", "phases",
+FREE = ("steps", "log_every", "save_every", "keep", "snapshot_every", "steps_per_call", "mesh", "sharding", "eval", "phases",
         "data.placement", "data.device_mb", "data.workers", "data.prefetch", "data.data_dir", "data.path",
-        "method.solver", "method.guide")  # fmt: skip
+        "method.solver", "method.guide", "method.nll")  # fmt: skip
 
 
 class RunDir:

@@ -1,40 +1,17 @@
-"""Solvers: from noise to an image with a denoiser, as one `lax.scan` whose coefficients are tabulated in float64."""
+"""The samplers of the discrete chain: ancestral (DDPM), DDIM, and DDIM run backwards."""
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.diffusion.guide import Denoiser
-from jaxgen.diffusion.process import Process
+from jaxgen.diffusion.grid import Even, Grid
+from jaxgen.diffusion.process import Process, ratio
+from jaxgen.diffusion.table import Solver, Table, Tabulated, symbols
 from jaxgen.errors import UserError
 
-Array = jax.Array
+__all__ = ["Ancestral", "Ddim", "DdimInversion", "Solver", "posterior"]
 
-
-class Solver(Protocol):
-    """Integrates the reverse process."""
-
-    def __call__(self, denoise: Denoiser, process: Process, x: Array, rng: Array) -> Array:
-        """x at t=1 [B, ...] -> x at t=0."""
-
-
-def _scan(denoise: Denoiser, clip: bool, table: dict[str, np.ndarray], x: Array, rng: Array) -> Array:
-    """x <- keep x + data D(x, t) + noise z for every row of the table."""
-    rows = {k: jnp.asarray(v, jnp.float32) for k, v in table.items()}
-
-    def step(x: Array, row: tuple[dict[str, Array], Array]) -> tuple[Array, None]:
-        c, key = row
-        x0 = denoise(x, jnp.full(x.shape[:1], c["t"]))
-        x0 = jnp.clip(x0, -1.0, 1.0) if clip else x0
-        x = c["keep"] * x + c["data"] * x0
-        if table["noise"].any():
-            x = x + c["noise"] * jax.random.normal(key, x.shape, x.dtype)
-        return x, None
-
-    return jax.lax.scan(step, x, (rows, jax.random.split(rng, len(table["t"]))))[0]
+VARIANCES = ("large", "small", "learned")
 
 
 def posterior(process: Process, t: np.ndarray, s: np.ndarray) -> dict[str, np.ndarray]:
@@ -48,41 +25,91 @@ def posterior(process: Process, t: np.ndarray, s: np.ndarray) -> dict[str, np.nd
     return {"keep": ratio * v_s / v_t, "data": a_s * gap / v_t, "small": gap * v_s / v_t, "large": gap}
 
 
+def log_band(q: dict[str, np.ndarray]) -> np.ndarray:
+    """[N, 2] logs of the smallest and largest variance a model may learn (Nichol & Dhariwal 2021, eq. 15).
+
+    The last step's posterior has no variance; as they do, it takes the step before's.
+    """
+    small = q["small"].copy()
+    if len(small) > 1 and small[-1] <= 0:
+        small[-1] = small[-2]
+    return np.log(np.maximum(np.stack([small, q["large"]], -1), 1e-20))
+
+
+def one_step(t: np.ndarray, keep: np.ndarray, data: np.ndarray, noise: np.ndarray, raw: np.ndarray, **more) -> Table:
+    """x <- keep x + data D + raw D_unclipped + noise z for every row."""
+    (x,), d, r, z = symbols(1)
+    rows = keep[:, None] * x + data[:, None] * d + raw[:, None] * r + noise[:, None] * z
+    return Table(t, rows[:, None], **more)
+
+
 @dataclass(frozen=True)
-class Ancestral:
+class Ancestral(Tabulated):
     """Ancestral sampling (Ho et al. 2020, algorithm 2), also on a respaced chain (Nichol & Dhariwal 2021, section 4)."""
 
     steps: int = 1000
-    variance: str = "large"  # large: beta, the paper's choice for CIFAR-10 | small: beta-tilde
+    variance: str = "large"  # large: beta, the paper's choice for CIFAR-10 | small: beta-tilde | learned: the network's
     clip: bool = True  # clamp the denoised image to [-1, 1]
+    grid: Grid = field(default_factory=Even)
 
     def __post_init__(self) -> None:
-        if self.variance not in ("small", "large"):
-            raise UserError(f"solver.variance={self.variance!r} is unknown; there are: large, small")
+        if self.variance not in VARIANCES:
+            raise UserError(f"solver.variance={self.variance!r} is unknown; there are: {', '.join(VARIANCES)}")
 
-    def __call__(self, denoise: Denoiser, process: Process, x: Array, rng: Array) -> Array:
-        """x at t=1 -> x at t=0; the last step adds no noise."""
-        grid = process.grid(self.steps)
+    def table(self, process: Process) -> Table:
+        """The last step adds no noise."""
+        grid = self.grid(process, self.steps)
         t, s = grid[:-1], grid[1:]
         q = posterior(process, t, s)
-        noise = np.sqrt(q[self.variance]) * (s > 0)
-        return _scan(denoise, self.clip, {"t": t, "keep": q["keep"], "data": q["data"], "noise": noise}, x, rng)
+        none = np.zeros_like(t)
+        if self.variance == "learned":
+            return one_step(t, q["keep"], q["data"], 1.0 * (s > 0), none, band=log_band(q))
+        return one_step(t, q["keep"], q["data"], np.sqrt(q[self.variance]) * (s > 0), none)
 
 
 @dataclass(frozen=True)
-class Ddim:
-    """DDIM (Song et al. 2021, eq. 12 and 16): eta = 0 is deterministic, eta = 1 ancestral sampling."""
+class Ddim(Tabulated):
+    """DDIM (Song et al. 2021, eq. 12 and 16): eta = 0 is deterministic, eta = 1 ancestral sampling.
+
+    With eta = 0 and no clipping this is Euler's method for the probability flow in sigma / alpha, for any process.
+    """
 
     steps: int = 50
     eta: float = 0.0
     clip: bool = True
+    grid: Grid = field(default_factory=Even)
+    rederive: bool = True  # eps from the clipped image (OpenAI's code); False: the network's own eps (diffusers)
 
-    def __call__(self, denoise: Denoiser, process: Process, x: Array, rng: Array) -> Array:
-        """x at t=1 -> x at t=0."""
-        grid = process.grid(self.steps)
-        t, s = grid[:-1], grid[1:]
+    def table(self, process: Process) -> Table:
+        """On the solver's grid."""
+        grid = self.grid(process, self.steps)
+        return self.between(process, grid[:-1], grid[1:])
+
+    def between(self, process: Process, t: np.ndarray, s: np.ndarray) -> Table:
+        """x_s = a_s x_0 + sqrt(s_s^2 - noise^2) eps + noise z, with eps = (x_t - a_t x_0) / s_t."""
         noise = self.eta * np.sqrt(posterior(process, t, s)["small"])
-        # x_s = a_s x_0 + sqrt(s_s^2 - noise^2) eps + noise z, with eps = (x_t - a_t x_0) / s_t
         direction = np.sqrt(np.maximum(process.sigma(s) ** 2 - noise**2, 0.0)) / process.sigma(t)
-        data = process.alpha(s) - direction * process.alpha(t)
-        return _scan(denoise, self.clip, {"t": t, "keep": direction, "data": data, "noise": noise}, x, rng)
+        back = direction * process.alpha(t)
+        if self.rederive or not self.clip:
+            return one_step(t, direction, process.alpha(s) - back, noise, np.zeros_like(t))
+        return one_step(t, direction, process.alpha(s), noise, -back)
+
+
+@dataclass(frozen=True)
+class DdimInversion(Tabulated):
+    """DDIM from the image to its noise (Song et al. 2021, section 4.3; Dhariwal & Nichol 2021, appendix F).
+
+    Each step up takes eps at the time it goes to: at t = 0 there is none.
+    """
+
+    steps: int = 50
+    clip: bool = False
+    grid: Grid = field(default_factory=Even)
+
+    def table(self, process: Process) -> Table:
+        """x at t=0 -> x at t=1: x_s = a_s / a_t x + (s_s - a_s s_t / a_t) eps, eps = (x - a_s D(x, s)) / s_s."""
+        grid = self.grid(process, self.steps)[::-1]
+        t, s = grid[:-1], grid[1:]
+        a_s, s_s = process.alpha(s), process.sigma(s)
+        rate = (s_s - a_s * ratio(process, t)) / s_s
+        return one_step(s, a_s / process.alpha(t) + rate, -rate * a_s, np.zeros_like(t), np.zeros_like(t))

@@ -1,34 +1,185 @@
-"""How training times are drawn: u in [0, 1), which the process maps to its own times."""
+"""How training times are drawn: a raw draw, uniform or normal, and what time of the process it stands for."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
+
+from jaxgen.diffusion.process import VP, Process
+from jaxgen.errors import UserError
 
 Array = jax.Array
 
 
 class Times(Protocol):
-    """A distribution over [0, 1)."""
+    """A distribution over training times."""
+
+    adaptive: ClassVar[bool]  # has a memory of losses: see `Importance`
 
     def __call__(self, rng: Array, num: int) -> Array:
-        """float32 [num]."""
+        """float32 [num] raw draws."""
+
+    def at(self, process: Process, raw: Array) -> Array:
+        """Raw draws -> times in (0, 1]."""
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Independent draws (Ho et al. 2020, algorithm 1)."""
+    """Independent draws (Ho et al. 2020, algorithm 1); log-uniform sigmas for VE."""
+
+    adaptive: ClassVar[bool] = False
 
     def __call__(self, rng: Array, num: int) -> Array:
         """U[0, 1)."""
         return jax.random.uniform(rng, (num,))
+
+    def at(self, process: Process, raw: Array) -> Array:
+        """The process's own uniform."""
+        return process.time(raw)
 
 
 @dataclass(frozen=True)
 class Stratified:
     """One draw shared by the batch, spread evenly: less variance (Kingma et al. 2021, VDM, appendix I.1)."""
 
+    adaptive: ClassVar[bool] = False
+
     def __call__(self, rng: Array, num: int) -> Array:
         """(u + i / num) mod 1."""
         return jnp.mod(jax.random.uniform(rng, ()) + jnp.arange(num) / num, 1.0)
+
+    def at(self, process: Process, raw: Array) -> Array:
+        """The process's own uniform."""
+        return process.time(raw)
+
+
+def positive(name: str, value: float) -> None:
+    """A spread is above zero."""
+    if value <= 0:
+        raise UserError(f"times.{name}={value} must be positive")
+
+
+@dataclass(frozen=True)
+class LogNormal:
+    """log(sigma / alpha) ~ N(mean, std^2) (Karras et al. 2022, table 1)."""
+
+    adaptive: ClassVar[bool] = False
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __post_init__(self) -> None:
+        positive("std", self.std)
+
+    def __call__(self, rng: Array, num: int) -> Array:
+        """N(0, 1)."""
+        return jax.random.normal(rng, (num,))
+
+    def at(self, process: Process, raw: Array) -> Array:
+        """The time of that noise level."""
+        return process.when(jnp.exp(self.mean + self.std * raw))
+
+
+@dataclass(frozen=True)
+class LogitNormal:
+    """logit(t) ~ N(mean, std^2): the middle of the path most (Esser et al. 2024, SD3, eq. 19)."""
+
+    adaptive: ClassVar[bool] = False
+    mean: float = 0.0
+    std: float = 1.0
+
+    def __post_init__(self) -> None:
+        positive("std", self.std)
+
+    def __call__(self, rng: Array, num: int) -> Array:
+        """N(0, 1)."""
+        return jax.random.normal(rng, (num,))
+
+    def at(self, process: Process, raw: Array) -> Array:
+        """process.time(sigmoid(mean + std n))."""
+        return process.time(self.share(raw))
+
+    def share(self, raw: Array) -> Array:
+        """sigmoid(mean + std n), in (0, 1)."""
+        return jax.nn.sigmoid(self.mean + self.std * raw)
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Heavy-tailed draws around the middle (Esser et al. 2024, eq. 20): 1 - u - scale (cos^2(pi u / 2) - 1 + u)."""
+
+    adaptive: ClassVar[bool] = False
+    scale: float = 1.29
+
+    def __call__(self, rng: Array, num: int) -> Array:
+        """U[0, 1)."""
+        return jax.random.uniform(rng, (num,))
+
+    def at(self, process: Process, raw: Array) -> Array:
+        """process.time of it."""
+        return process.time(self.share(raw))
+
+    def share(self, raw: Array) -> Array:
+        """In [0, 1]."""
+        return 1 - raw - self.scale * (jnp.cos(0.5 * jnp.pi * raw) ** 2 - 1 + raw)
+
+
+Memory = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Steps of a chain in proportion to sqrt(E L_t^2), from the last losses of each (Nichol & Dhariwal 2021, eq. 18).
+
+    Until every step has `history` losses the draws are uniform. The loss is divided by T p_t, so its mean stays.
+    """
+
+    adaptive: ClassVar[bool] = True
+    history: int = 10
+    uniform: float = 0.001  # share of uniform draws
+
+    def __post_init__(self) -> None:
+        if self.history < 1 or not 0 <= self.uniform <= 1:
+            raise UserError(
+                f"times.history={self.history}, uniform={self.uniform}: need history >= 1, 0 <= uniform <= 1"
+            )
+
+    def start(self, process: Process) -> Memory:
+        """Losses [T, history] and how many there are [T]."""
+        if not isinstance(process, VP):
+            raise UserError(
+                f"method.times.name=importance needs a chain of training steps, and process {type(process).__name__} is "
+                "continuous; set method.process.name=vp"
+            )
+        return {"losses": jnp.zeros((process.steps, self.history)), "counts": jnp.zeros(process.steps, jnp.int32)}
+
+    def probabilities(self, memory: Memory) -> Array:
+        """[T]."""
+        share = jnp.sqrt(jnp.mean(memory["losses"] ** 2, axis=1))
+        share = share / jnp.maximum(share.sum(), 1e-20)
+        known = (1 - self.uniform) * share + self.uniform / len(share)
+        return jnp.where((memory["counts"] == self.history).all(), known, 1.0 / len(share))
+
+    def draw(self, memory: Memory, rng: Array, num: int) -> tuple[Array, Array]:
+        """(times [num], factors 1 / (T p_t) [num])."""
+        p = self.probabilities(memory)
+        index = jax.random.choice(rng, len(p), (num,), p=p)
+        return (index + 1.0) / len(p), 1.0 / (len(p) * p[index])
+
+    def learn(self, memory: Memory, t: Array, losses: Array) -> Memory:
+        """The newest losses [num] at times t [num] replace the oldest of their steps."""
+        index = jnp.round(t * len(memory["counts"])).astype(jnp.int32) - 1
+
+        def note(memory: Memory, one: tuple[Array, Array]) -> tuple[Memory, None]:
+            i, loss = one
+            count = memory["counts"][i]
+            row = memory["losses"][i]
+            row = (
+                jnp.where(count == self.history, jnp.roll(row, -1), row)
+                .at[jnp.minimum(count, self.history - 1)]
+                .set(loss)
+            )
+            counts = memory["counts"].at[i].set(jnp.minimum(count + 1, self.history))
+            return {"losses": memory["losses"].at[i].set(row), "counts": counts}, None
+
+        return jax.lax.scan(note, memory, (index, losses))[0]

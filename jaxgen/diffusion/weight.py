@@ -1,10 +1,15 @@
-"""Loss weights over time, as factors of the squared error of the network's own prediction."""
+"""Loss weights over time, as factors of the squared error of the network's own prediction.
+
+A weight is thought of as w(t) on the error of x_0 (SNR gives the eps loss of DDPM); dividing by the prediction's `gain`
+moves it to the error of what the network says, so the same weight means the same loss whatever is predicted.
+"""
 
 from dataclasses import dataclass
 from typing import Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Array = jax.Array
 
@@ -26,6 +31,26 @@ class Simple:
 
 
 @dataclass(frozen=True)
+class Snr:
+    """SNR on x_0: the eps loss, whatever is predicted (Salimans & Ho 2022, eq. 9)."""
+
+    def __call__(self, a: Array, s: Array, gain: Array) -> Array:
+        """a^2 / s^2 / gain."""
+        return (a / s) ** 2 / gain
+
+
+@dataclass(frozen=True)
+class TruncatedSnr:
+    """max(SNR, 1) on x_0 (Salimans & Ho 2022, eq. 10)."""
+
+    least: float = 1.0
+
+    def __call__(self, a: Array, s: Array, gain: Array) -> Array:
+        """max(a^2 / s^2, least) / gain."""
+        return jnp.maximum((a / s) ** 2, self.least) / gain
+
+
+@dataclass(frozen=True)
 class MinSnr:
     """min(SNR, gamma) on the error of x_0 (Hang et al. 2023), whatever is predicted."""
 
@@ -34,3 +59,57 @@ class MinSnr:
     def __call__(self, a: Array, s: Array, gain: Array) -> Array:
         """min(a^2 / s^2, gamma) / gain."""
         return jnp.minimum((a / s) ** 2, self.gamma) / gain
+
+
+@dataclass(frozen=True)
+class EdmLambda:
+    """(r^2 + d^2) / (r d)^2 on x_0 with r = s / a, d = sigma_data (Karras et al. 2022, table 1): SNR + 1 / d^2."""
+
+    sigma_data: float = 0.5
+
+    def __call__(self, a: Array, s: Array, gain: Array) -> Array:
+        """(SNR + d^-2) / gain; 1 for predict=edm."""
+        return ((a / s) ** 2 + self.sigma_data**-2) / gain
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """sigmoid(bias - log SNR) on eps (Kingma & Gao 2023, section 5; Hoogeboom et al. 2024): low noise counts less."""
+
+    bias: float = 2.0
+
+    def __call__(self, a: Array, s: Array, gain: Array) -> Array:
+        """SNR e^b / (e^b + SNR) / gain."""
+        snr = (a / s) ** 2
+        return snr * jnp.exp(self.bias) / (jnp.exp(self.bias) + snr) / gain
+
+
+@dataclass(frozen=True)
+class P2:
+    """1 / (k + SNR)^gamma on eps (Choi et al. 2022, eq. 8): fine detail counts less."""
+
+    k: float = 1.0
+    gamma: float = 1.0
+
+    def __call__(self, a: Array, s: Array, gain: Array) -> Array:
+        """SNR (k + SNR)^-gamma / gain."""
+        snr = (a / s) ** 2
+        return snr * (self.k + snr) ** -self.gamma / gain
+
+
+@dataclass(frozen=True)
+class InverseVariance:
+    """s^-2 on the network's own error (Esser et al. 2024, SD3's sigma_sqrt)."""
+
+    def __call__(self, a: Array, s: Array, gain: Array) -> Array:
+        """s^-2."""
+        return s**-2.0
+
+
+@dataclass(frozen=True)
+class CosMap:
+    """2 / (pi (a^2 + s^2)) on the network's own error: the straight path seen as a cosine schedule (Esser et al. 2024, eq. 21)."""
+
+    def __call__(self, a: Array, s: Array, gain: Array) -> Array:
+        """2 / (pi (1 - 2 s + 2 s^2)) where a = 1 - s."""
+        return 2.0 / (np.pi * (a**2 + s**2))

@@ -479,17 +479,20 @@ def timestep_embedding(
 class GaussianFourier(nn.Module):
     """Tancik et al. 2020 as in Song et al. 2021: sines and cosines of 2 pi w log t, w ~ N(0, scale^2) never trained.
 
-    t [B] > 0 -> [B, 2 features] float32. The frequencies live in the collection "fourier".
+    t [B] > 0 -> [B, 2 features] float32; `log=False` takes t as it is, of any sign. The frequencies live in the
+    collection "fourier".
     """
 
     features: int
     scale: float = 16.0
     flip_sin_to_cos: bool = False
+    log: bool = True
 
     @nn.compact
     def __call__(self, t: Array) -> Array:
         draw = lambda: self.scale * jax.random.normal(self.make_rng("params"), (self.features,))  # noqa: E731
         w = self.variable("fourier", "frequencies", draw).value
-        angles = 2 * math.pi * jnp.log(t.astype(jnp.float32))[:, None] * w
+        t = t.astype(jnp.float32)
+        angles = 2 * math.pi * (jnp.log(t) if self.log else t)[:, None] * w
         waves = [jnp.sin(angles), jnp.cos(angles)]
         return jnp.concatenate(waves[::-1] if self.flip_sin_to_cos else waves, -1)

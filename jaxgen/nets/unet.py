@@ -14,6 +14,7 @@ from jaxgen.nets.layers import (
     Dense,
     GaussianFourier,
     GroupNorm,
+    Initializer,
     UpConv,
     attention,
     ddpm_init,
@@ -82,12 +83,13 @@ class SelfAttention(nn.Module):
     eps: float = 1e-6
     scale: float = 1.0
     dtype: str = "float32"
+    qkv_init: Initializer = ddpm_init()
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         b, height, width, c = x.shape
         h = GroupNorm(self.groups, self.eps, self.dtype, name="norm")(x) if self.groups else x
-        h = Dense(3 * c, dtype=self.dtype, kernel_init=ddpm_init(), name="qkv")(h.reshape(b, height * width, c))
+        h = Dense(3 * c, dtype=self.dtype, kernel_init=self.qkv_init, name="qkv")(h.reshape(b, height * width, c))
         q, k, v = (a.reshape(b, height * width, self.heads, -1) for a in jnp.split(h, 3, -1))
         h = attention(q, k, v).reshape(x.shape)
         x = x + Dense(c, dtype=self.dtype, kernel_init=ddpm_init(0.0), name="out")(h)

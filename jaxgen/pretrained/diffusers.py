@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxgen.errors import UserError
 from jaxgen.nets.unet import ACTIVATIONS, UNet
+from jaxgen.pretrained.layout import ours, suffix, theirs
 
 Weights = dict[str, np.ndarray]
 
@@ -227,21 +228,6 @@ def _their_modules(path: tuple[str, ...], levels: int) -> tuple[str, ...]:
     return (f"{stem}.{_RESNET[rest[0]]}",)
 
 
-def _ours(leaf: str, tensors: list[np.ndarray]) -> np.ndarray:
-    """Tensors in torch's layout -> our parameter."""
-    if leaf == "kernel":
-        tensors = [a.transpose(2, 3, 1, 0) if a.ndim == 4 else a.T for a in tensors]
-    return np.ascontiguousarray(np.concatenate(tensors, -1) if len(tensors) > 1 else tensors[0])
-
-
-def _theirs(leaf: str, value: np.ndarray, parts: int) -> list[np.ndarray]:
-    """Our parameter -> tensors in torch's layout."""
-    tensors = np.split(value, parts, -1)
-    if leaf == "kernel":
-        tensors = [a.transpose(3, 2, 0, 1) if a.ndim == 4 else a.T for a in tensors]
-    return [np.ascontiguousarray(a) for a in tensors]
-
-
 def _abstract(module: UNet, in_channels: int) -> dict[str, Any]:
     """Shapes of all variables of `module`."""
     x = jax.ShapeDtypeStruct((1, *module.shape[:2], in_channels), jnp.float32)
@@ -267,12 +253,11 @@ def from_weights(module: UNet, weights: Weights) -> dict[str, Any]:
         if path[0] == "fourier":
             value = take("time_proj.weight")
         else:
-            suffix = "bias" if path[-1] == "bias" else "weight"
-            names = [f"{m}.{suffix}" for m in _their_modules(path[1:-1], len(module.mults))]
+            names = [f"{m}.{suffix(path[-1])}" for m in _their_modules(path[1:-1], len(module.mults))]
             tensors = [take(name) for name in names]
             if want.ndim == 2:  # old checkpoints keep 1x1 convolutions where linear layers are now
                 tensors = [a.reshape(a.shape[:2]) for a in tensors]
-            value = _ours(path[-1], tensors)
+            value = ours(path[-1], tensors)
         if value.shape != want.shape:
             raise UserError(f"diffusers UNet2DModel: {'.'.join(path)} has shape {value.shape}, want {want.shape}")
         return value
@@ -292,10 +277,9 @@ def to_weights(module: UNet, variables: Any) -> Weights:
         if path[0] == "fourier":
             weights["time_proj.weight"] = np.asarray(value)
             continue
-        suffix = "bias" if path[-1] == "bias" else "weight"
         modules = _their_modules(path[1:-1], len(module.mults))
-        tensors = _theirs(path[-1], np.asarray(value), len(modules))
-        weights |= {f"{m}.{suffix}": a for m, a in zip(modules, tensors, strict=True)}
+        tensors = theirs(path[-1], np.asarray(value), len(modules))
+        weights |= {f"{m}.{suffix(path[-1])}": a for m, a in zip(modules, tensors, strict=True)}
     return weights
 
 

@@ -1,6 +1,7 @@
 """Golden cases: outputs of reference implementations, read from the folder that JAXGEN_GOLDEN names.
 
-A test marked `@pytest.mark.golden("unet2d_*")` runs once for every case folder that matches, given as `folder`.
+A test marked `@pytest.mark.golden("unet2d_*")` runs once for every case folder that matches, given as `folder`; with a
+pattern that ends in .json, `@pytest.mark.golden("schedulers/*.json")`, once for every such file.
 """
 
 import os
@@ -22,9 +23,10 @@ def pytest_generate_tests(metafunc):
     mark = metafunc.definition.get_closest_marker("golden")
     if mark is None:
         return
-    found = sorted(p.parent for p in ROOT.glob(f"{mark.args[0]}/case.json"))
+    files = mark.args[0].endswith(".json")
+    found = sorted(ROOT.glob(mark.args[0]) if files else (p.parent for p in ROOT.glob(f"{mark.args[0]}/case.json")))
     missing = pytest.mark.skip(reason=f"no golden case {mark.args[0]} under {ROOT}; set JAXGEN_GOLDEN to their folder")
-    params = [pytest.param(p, id=p.name) for p in found] or [pytest.param(None, marks=missing, id=mark.args[0])]
+    params = [pytest.param(p, id=p.stem) for p in found] or [pytest.param(None, marks=missing, id=mark.args[0])]
     metafunc.parametrize("folder", params)
 
 

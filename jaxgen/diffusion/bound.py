@@ -1,0 +1,165 @@
+"""The variational bound of a discrete chain, term by term (Ho et al. 2020, eq. 5; Nichol & Dhariwal 2021, section 2.1).
+
+L_T     = KL(q(x_T | x_0) || N(0, I))
+L_(t-1) = KL(q(x_(t-1) | x_t, x_0) || p(x_(t-1) | x_t))
+L_0     = -log p(x_0 | x_1), a Gaussian integrated over each of 256 grey levels
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen.diffusion.process import VP, Process
+from jaxgen.diffusion.solve import VARIANCES, log_band, posterior
+from jaxgen.diffusion.table import Denoiser, Estimate
+from jaxgen.errors import UserError
+
+Array = jax.Array
+
+
+def normal_kl(mean: Array, log_var: Array, other_mean: Array, other_log_var: Array) -> Array:
+    """KL(N(mean, e^log_var) || N(other)) in nats, elementwise."""
+    ratio = jnp.exp(log_var - other_log_var)
+    return 0.5 * (other_log_var - log_var - 1.0 + ratio + (mean - other_mean) ** 2 * jnp.exp(-other_log_var))
+
+
+def normal_cdf(x: Array) -> Array:
+    """0.5 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))): the published programs' approximation, within 3e-4."""
+    return 0.5 * (1.0 + jnp.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def grey_level_log_prob(x: Array, mean: Array, log_std: Array) -> Array:
+    """log of a Gaussian's mass in the grey level (256 on [-1, 1]) of x; the outermost levels reach to infinity."""
+    scale = jnp.exp(-log_std)
+    above, below = normal_cdf(scale * (x - mean + 1 / 255)), normal_cdf(scale * (x - mean - 1 / 255))
+    mass = jnp.where(x < -0.999, above, jnp.where(x > 0.999, 1.0 - below, above - below))
+    return jnp.log(jnp.maximum(mass, 1e-12))
+
+
+def per_image(v: Array) -> Array:
+    """[B, ...] -> [B] sums."""
+    return v.reshape(len(v), -1).sum(1)
+
+
+def bits_per_dim(nats: Array, x: Array) -> Array:
+    """[B] nats of whole images shaped like x -> bits per dimension."""
+    return nats / (np.log(2) * np.prod(x.shape[1:]))
+
+
+class Chain(NamedTuple):
+    """float32 [T] tables of q(x_(t-1) | x_t, x_0), and the log-variances that a model may use."""
+
+    keep: np.ndarray
+    data: np.ndarray
+    small: np.ndarray  # log of beta-tilde; the first step has none and takes the second's
+    large: np.ndarray  # log of beta
+    fixed_large: (
+        np.ndarray
+    )  # log of beta, with the first step's as in `small`: L_0 is better so (Ho et al. 2020, section 3.2)
+
+
+@cache
+def chain(process: Process) -> Chain:
+    """Computed in float64."""
+    if not isinstance(process, VP):
+        raise UserError(
+            f"the variational bound needs a chain of training steps, and process {type(process).__name__} is continuous; "
+            "set process.name=vp"
+        )
+    t = np.arange(process.steps, 0, -1) / process.steps
+    q = posterior(process, t, t - 1 / process.steps)
+    small, large = log_band(q)[::-1].T
+    keep, data = q["keep"][::-1], q["data"][::-1]
+    fixed = np.append(small[:1], large[1:])
+    return Chain(*(np.asarray(v, np.float32) for v in (keep, data, small, large, fixed)))
+
+
+def take(values: np.ndarray, t: Array, x: Array) -> Array:
+    """values [T] at the chain's times t [B], broadcast against x."""
+    index = jnp.round(t * len(values)).astype(int) - 1
+    return jnp.asarray(values)[index].reshape(-1, *(1,) * (x.ndim - 1))
+
+
+def log_variance(process: Process, t: Array, said: Array | Estimate, x: Array, variance: str) -> Array:
+    """log of the model's variance at x_t: large | small, or what a learned fraction says (Nichol & Dhariwal 2021, eq. 15)."""
+    table = chain(process)
+    if variance == "learned":
+        low, high = take(table.small, t, x), take(table.large, t, x)
+        return said.fraction * high + (1 - said.fraction) * low
+    return take({"small": table.small, "large": table.fixed_large}[variance], t, x)
+
+
+def term(process: Process, x0: Array, x: Array, t: Array, guess: Array, log_var: Array) -> Array:
+    """[B] nats: L_(t-1), or L_0 at the chain's first step, of a model with this guess of x_0 and this log-variance."""
+    table = chain(process)
+    keep, data = take(table.keep, t, x), take(table.data, t, x)
+    mean = keep * x + data * guess
+    divergence = normal_kl(keep * x + data * x0, take(table.small, t, x), mean, log_var)
+    decoder = -grey_level_log_prob(x0, mean, 0.5 * jnp.broadcast_to(log_var, x.shape))
+    first = jnp.round(t * process.steps) <= 1
+    return jnp.where(first, per_image(decoder), per_image(jnp.broadcast_to(divergence, x.shape)))
+
+
+def prior(process: Process, x0: Array) -> Array:
+    """[B] nats: L_T."""
+    end = np.ones(1)
+    a, v = float(process.alpha(end)[0]), float(process.sigma(end)[0]) ** 2
+    return per_image(normal_kl(a * x0, jnp.log(jnp.float32(v)), jnp.zeros(()), jnp.zeros(())))
+
+
+class Bound(NamedTuple):
+    """Nats; their sum bounds -log p(x_0) of 8-bit images from above."""
+
+    prior: Array  # [B] L_T
+    terms: Array  # [B, T] L_0 .. L_(T-1)
+
+    @property
+    def total(self) -> Array:
+        """[B]."""
+        return self.prior + self.terms.sum(1)
+
+
+def variational_bound(
+    denoise: Denoiser, process: Process, x0: Array, rng: Array, variance: str = "small", clip: bool = True
+) -> Bound:
+    """Every term with one draw of its noise: T evaluations.
+
+    `rng` is a key, or the recorded unit noise [T, B, ...] from the last step to the first.
+    """
+    total = chain(process).keep.shape[0]
+    recorded = not jnp.issubdtype(rng.dtype, jax.dtypes.prng_key)
+    draws = rng if recorded else jax.random.split(rng, total)
+
+    def one(carry: None, inputs: tuple[Array, Array]) -> tuple[None, Array]:
+        now, draw = inputs
+        t = jnp.full(x0.shape[:1], now)
+        a, s = (f(t).reshape(-1, *(1,) * (x0.ndim - 1)) for f in (process.alpha, process.sigma))
+        x = a * x0 + s * (draw if recorded else jax.random.normal(draw, x0.shape))
+        said = denoise(x, t)
+        guess = said.x0 if isinstance(said, Estimate) else said
+        guess = jnp.clip(guess, -1.0, 1.0) if clip else guess
+        return carry, term(process, x0, x, t, guess, log_variance(process, t, said, x, variance))
+
+    times = jnp.asarray(np.arange(total, 0, -1) / total, jnp.float32)
+    _, terms = jax.lax.scan(one, None, (times, draws))
+    return Bound(prior(process, x0), terms[::-1].T)
+
+
+@dataclass(frozen=True)
+class ChainBound:
+    """The bound as a negative log-likelihood, of a chain with fixed or learned variance; one evaluation per training step."""
+
+    variance: str = "small"  # large | small | learned
+    clip: bool = True  # clamp the denoised image to [-1, 1]
+
+    def __post_init__(self) -> None:
+        if self.variance not in VARIANCES:
+            raise UserError(f"nll.variance={self.variance!r} is unknown; there are: {', '.join(VARIANCES)}")
+
+    def __call__(self, denoise: Denoiser, process: Process, x: Array, rng: Array) -> Array:
+        """[B] nats of 8-bit images in [-1, 1], from above."""
+        return variational_bound(denoise, process, x, rng, self.variance, self.clip).total

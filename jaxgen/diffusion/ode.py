@@ -1,0 +1,375 @@
+"""Solvers of the probability-flow ODE by its derivative: Euler, Heun with churn, midpoint, Adams, PLMS.
+
+In a frame with clock tau and z = x / c the flow is dz/dtau = A z + B D(x, t):
+    sigma: tau = sigma / alpha, c = alpha, A = -B = 1 / tau        (Karras et al. 2022, eq. 4 with s = 1; k-diffusion)
+    time:  tau = t, c = 1, A = sigma' / sigma, B = alpha' - alpha sigma' / sigma       (flow matching's velocity)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxgen.diffusion.grid import Even, Grid
+from jaxgen.diffusion.process import Process, drift, ratio
+from jaxgen.diffusion.table import Table, Tabulated, symbols, table
+from jaxgen.errors import UserError
+
+
+class Frame(NamedTuple):
+    """The flow's coefficients at given times, float64 each."""
+
+    t: np.ndarray
+    tau: np.ndarray
+    c: np.ndarray
+    a: np.ndarray
+    b: np.ndarray
+
+    def slope(self, i: int, x: np.ndarray, d: np.ndarray) -> np.ndarray:
+        """dz/dtau at time i from the network's input x and the denoised image d."""
+        return self.a[i] / self.c[i] * x + self.b[i] * d
+
+
+def in_sigma(process: Process, t: np.ndarray) -> Frame:
+    """tau = sigma / alpha."""
+    tau, c = ratio(process, t), process.alpha(t)
+    if not np.isfinite(tau).all():
+        raise UserError(
+            f"solver.space='sigma' needs some signal at every time, and {type(process).__name__} starts from noise alone; "
+            "set solver.space='time'"
+        )
+    return Frame(t, tau, c, 1 / tau, -1 / tau)
+
+
+def in_time(process: Process, t: np.ndarray) -> Frame:
+    """tau = t."""
+    a, s, (da, ds) = process.alpha(t), process.sigma(t), process.rates(t)
+    return Frame(t, t, np.ones_like(t), ds / s, da - a * ds / s)
+
+
+SPACES: dict[str, Callable[[Process, np.ndarray], Frame]] = {"sigma": in_sigma, "time": in_time}
+
+
+def frame(process: Process, t: np.ndarray, space: str) -> Frame:
+    """The frame by name; at t = 0 its slope is infinite and never asked for."""
+    if space not in SPACES:
+        raise UserError(f"solver.space={space!r} is unknown; there are: {', '.join(SPACES)}")
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return SPACES[space](process, t)
+
+
+def down_up(high: float, low: float, eta: float) -> tuple[float, float]:
+    """Split a step of sigma into a deterministic part down and noise back up, keeping the marginal (Song et al. 2021, eq. 16).
+
+    up^2 = eta^2 low^2 (high^2 - low^2) / high^2,  down^2 = low^2 - up^2.
+    """
+    up = min(low, eta * np.sqrt(low**2 * (high**2 - low**2) / high**2))
+    return float(np.sqrt(low**2 - up**2)), float(up)
+
+
+@dataclass(frozen=True)
+class Euler(Tabulated):
+    """Euler's method: one slope a step."""
+
+    steps: int = 50
+    space: str = "sigma"  # sigma | time, as above
+    clip: bool = False
+    grid: Grid = field(default_factory=Even)
+
+    def table(self, process: Process) -> Table:
+        """z <- z + (tau' - tau) slope."""
+        f = frame(process, self.grid(process, self.steps), self.space)
+        (x,), d, *_ = symbols(1)
+        step = np.diff(f.tau)
+        return table(f.t[:-1], [[f.c[i + 1] * (x / f.c[i] + step[i] * f.slope(i, x, d))] for i in range(len(step))])
+
+
+@dataclass(frozen=True)
+class EulerAncestral(Tabulated):
+    """Euler down past the next level, noise back up to it (k-diffusion's euler_ancestral); equals DDIM with this eta."""
+
+    steps: int = 50
+    eta: float = 1.0
+    clip: bool = False
+    grid: Grid = field(default_factory=Even)
+
+    def table(self, process: Process) -> Table:
+        """z <- z + (down - tau) slope + up noise."""
+        f = frame(process, self.grid(process, self.steps), "sigma")
+        (x,), d, _, z = symbols(1)
+        rows = []
+        for i in range(self.steps):
+            down, up = down_up(f.tau[i], f.tau[i + 1], self.eta)
+            rows.append([f.c[i + 1] * (x / f.c[i] + (down - f.tau[i]) * f.slope(i, x, d) + up * z)])
+        return table(f.t[:-1], rows)
+
+
+def sbdm(process: Process, t: np.ndarray) -> np.ndarray:
+    """g^2 / 2 of the forward SDE: the reverse SDE of Anderson 1982."""
+    return drift(process, t)[1] ** 2 / 2
+
+
+# how much noise the reverse SDE has at time t, w(t): any choice keeps the marginals (Ma et al. 2024, SiT, section 3.3)
+DIFFUSIONS: dict[str, Callable[[Process, np.ndarray], np.ndarray]] = {
+    "sbdm": sbdm,
+    "constant": lambda process, t: np.ones_like(t),
+    "sigma": lambda process, t: process.sigma(t),
+    "linear": lambda process, t: t,
+    "bump": lambda process, t: np.sin(np.pi * t) ** 2,
+}
+
+
+@dataclass(frozen=True)
+class EulerMaruyama(Tabulated):
+    """Euler's method for dx = (velocity - w score) dt + sqrt(2 w) dw, backwards in time (Ma et al. 2024, eq. 5 and 8).
+
+    The step to the data takes the denoised image.
+    """
+
+    steps: int = 250
+    diffusion: str = "sigma"  # a key of DIFFUSIONS
+    norm: float = 1.0  # factor on w
+    clip: bool = False
+    grid: Grid = field(default_factory=Even)
+
+    def __post_init__(self) -> None:
+        if self.diffusion not in DIFFUSIONS:
+            raise UserError(f"solver.diffusion={self.diffusion!r} is unknown; there are: {', '.join(DIFFUSIONS)}")
+
+    def table(self, process: Process) -> Table:
+        """x <- x + (s - t) (velocity - w score) + sqrt(2 w (t - s)) z."""
+        f = frame(process, self.grid(process, self.steps), "time")
+        a, s = process.alpha(f.t), process.sigma(f.t)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            w = self.norm * DIFFUSIONS[self.diffusion](process, f.t)
+        if not np.isfinite(w[:-1]).all():
+            raise UserError(
+                f"solver.diffusion={self.diffusion} is endless at t=1 for {type(process).__name__}; set solver.diffusion=sigma"
+            )
+        (x,), d, _, z = symbols(1)
+        rows = []
+        for i in range(self.steps):
+            step, score = f.t[i + 1] - f.t[i], (a[i] * d - x) / s[i] ** 2
+            new = x + step * (f.slope(i, x, d) - w[i] * score) + np.sqrt(-2 * w[i] * step) * z
+            rows.append([new if s[i + 1] > 0 else d])
+        return table(f.t[:-1], rows)
+
+
+@dataclass(frozen=True)
+class Heun(Tabulated):
+    """Heun's second-order method (Karras et al. 2022, algorithm 1); the step to sigma = 0 is Euler's. 2 steps - 1 evaluations."""
+
+    steps: int = 18
+    space: str = "sigma"
+    clip: bool = False
+    grid: Grid = field(default_factory=Even)
+
+    def table(self, process: Process) -> Table:
+        """Slots: input, base point, slope there."""
+        f = frame(process, self.grid(process, self.steps), self.space)
+        (x, base, slope), d, *_ = symbols(3)
+        times, rows = [], []
+        for i in range(self.steps):
+            step, here = f.tau[i + 1] - f.tau[i], f.slope(i, x, d)
+            times.append(f.t[i])
+            rows.append([f.c[i + 1] * (x / f.c[i] + step * here), x / f.c[i], here])
+            if process.sigma(f.t[i + 1 : i + 2])[0] > 0:
+                both = slope + f.slope(i + 1, x, d)
+                times.append(f.t[i + 1])
+                rows.append([f.c[i + 1] * (base + step / 2 * both), base, slope])
+        return table(times, rows)
+
+
+@dataclass(frozen=True)
+class Churn(Tabulated):
+    """EDM's stochastic sampler (Karras et al. 2022, algorithm 2): noise up to (1 + gamma) sigma before each Heun step.
+
+    gamma = min(churn / steps, sqrt(2) - 1) where low <= sigma <= high.
+    """
+
+    steps: int = 18
+    churn: float = 40.0
+    low: float = 0.05
+    high: float = 50.0
+    noise: float = 1.003
+    clip: bool = False
+    grid: Grid = field(default_factory=Even)
+
+    def table(self, process: Process) -> Table:
+        """The noise of a step is added by the row before it, or at the start."""
+        levels = frame(process, self.grid(process, self.steps), "sigma")
+        gamma = np.where(
+            (self.low <= levels.tau) & (levels.tau <= self.high), min(self.churn / self.steps, 2**0.5 - 1), 0.0
+        )[:-1]
+        raised = levels.tau[:-1] * (1 + gamma)
+        added = self.noise * np.sqrt(raised**2 - levels.tau[:-1] ** 2)
+        f = frame(process, np.where(gamma > 0, process.when(raised), levels.t[:-1]), "sigma")
+        (x, base, slope), d, _, z = symbols(3)
+        times, rows = [], []
+        for i in range(self.steps):
+            last = i + 1 == self.steps
+            step, here = levels.tau[i + 1] - f.tau[i], f.slope(i, x, d)
+            scale, extra = (levels.c[-1], 0.0 * z) if last else (f.c[i + 1], added[i + 1] * z)
+            times.append(f.t[i])
+            euler = x / f.c[i] + step * here
+            if levels.tau[i + 1] == 0:
+                rows.append([euler, base, slope])
+                continue
+            rows.append([levels.c[i + 1] * euler, x / f.c[i], here])
+            times.append(levels.t[i + 1])
+            both = slope + levels.slope(i + 1, x, d)
+            rows.append([scale * (base + step / 2 * both + extra), base, slope])
+        return table(times, rows, start=(float(f.c[0] / levels.c[0]), float(f.c[0] * added[0])))
+
+
+@dataclass(frozen=True)
+class Dpm2(Tabulated):
+    """Midpoint in log sigma, at the geometric mean of the two levels (k-diffusion's dpm_2; KDPM2); eta > 0: ancestral."""
+
+    steps: int = 25
+    eta: float = 0.0
+    clip: bool = False
+    grid: Grid = field(default_factory=Even)
+
+    def table(self, process: Process) -> Table:
+        """2 steps - 1 evaluations; the step to sigma = 0 is Euler's."""
+        f = frame(process, self.grid(process, self.steps), "sigma")
+        (x, base), d, _, z = symbols(2)
+        times, rows = [], []
+        for i in range(self.steps):
+            down, up = down_up(f.tau[i], f.tau[i + 1], self.eta)
+            here = f.slope(i, x, d)
+            times.append(f.t[i])
+            if down == 0:
+                rows.append([f.c[i + 1] * (x / f.c[i] - f.tau[i] * here + up * z), base])
+                continue
+            m = frame(process, process.when(np.sqrt(f.tau[i : i + 1] * down)), "sigma")
+            rows.append([m.c[0] * (x / f.c[i] + (m.tau[0] - f.tau[i]) * here), x / f.c[i]])
+            times.append(m.t[0])
+            rows.append([f.c[i + 1] * (base + (down - f.tau[i]) * m.slope(0, x, d) + up * z), base])
+        return table(times, rows)
+
+
+def lagrange(nodes: np.ndarray, j: int) -> np.ndarray:
+    """Coefficients (highest first) of the polynomial that is 1 at nodes[j] and 0 at the others."""
+    others = np.delete(nodes, j)
+    return np.atleast_1d(np.poly(others)) / np.prod(nodes[j] - others)
+
+
+def powers(tau: float, highest: int) -> np.ndarray:
+    """int tau^k dtau for k = highest .. 0."""
+    k = np.arange(highest, -1, -1)
+    return tau ** (k + 1) / (k + 1)
+
+
+def log_powers(tau: float, highest: int) -> np.ndarray:
+    """int (log tau)^k dtau = tau L^k - k int L^(k-1), for k = highest .. 0; all 0 at tau = 0."""
+    if tau == 0:
+        return np.zeros(highest + 1)
+    out = [tau]
+    for k in range(1, highest + 1):
+        out.append(tau * np.log(tau) ** k - k * out[-1])
+    return np.asarray(out[::-1])
+
+
+Areas = Callable[[float, int], np.ndarray]
+
+
+def adams(f: Frame, order: int, taper: bool, nodes: Callable[[np.ndarray], np.ndarray], areas: Areas) -> Table:
+    """z <- z + int of the polynomial in nodes(tau) through the last `order` slopes. Slots: input, past slopes, newest first."""
+    (x, *old), d, *_ = symbols(order)
+    rows, total = [], len(f.t) - 1
+    for i in range(total):
+        here = min(order, i + 1, total - i if taper else order)
+        past = f.tau[i - here + 1 : i + 1][::-1]
+        area = areas(f.tau[i + 1], here - 1) - areas(f.tau[i], here - 1)
+        slopes = [f.slope(i, x, d), *old]
+        new = x / f.c[i] + sum(lagrange(nodes(past), j) @ area * slopes[j] for j in range(here))
+        rows.append([f.c[i + 1] * new, *slopes[: order - 1]])
+    return table(f.t[:-1], rows)
+
+
+def check_order(order: int) -> None:
+    """Adams methods beyond the fourth order are unstable."""
+    if not 1 <= order <= 4:
+        raise UserError(f"solver.order={order} must lie in 1 .. 4")
+
+
+@dataclass(frozen=True)
+class Lms(Tabulated):
+    """Adams-Bashforth with uneven steps: the polynomial in tau through past slopes, integrated exactly (k-diffusion's lms).
+
+    The linear multistep of Liu et al. 2022 (PNDM, section 3) in EDM's variable.
+    """
+
+    steps: int = 50
+    order: int = 4
+    taper: bool = False  # lower the order towards the end
+    space: str = "sigma"
+    clip: bool = False
+    grid: Grid = field(default_factory=Even)
+
+    def __post_init__(self) -> None:
+        check_order(self.order)
+
+    def table(self, process: Process) -> Table:
+        """Nodes tau."""
+        f = frame(process, self.grid(process, self.steps), self.space)
+        return adams(f, self.order, self.taper, lambda tau: tau, powers)
+
+
+@dataclass(frozen=True)
+class Deis(Tabulated):
+    """DEIS, log-rho form (Zhang & Chen 2023, eq. 15-17): eps interpolated in log(sigma / alpha), integrated exactly."""
+
+    steps: int = 20
+    order: int = 3
+    taper: bool = True
+    clip: bool = False
+    grid: Grid = field(default_factory=Even)
+
+    def __post_init__(self) -> None:
+        check_order(self.order)
+
+    def table(self, process: Process) -> Table:
+        """Nodes log tau."""
+        f = frame(process, self.grid(process, self.steps), "sigma")
+        return adams(f, self.order, self.taper, np.log, log_powers)
+
+
+# Adams-Bashforth for even steps, newest first (Liu et al. 2022, eq. 12)
+EVEN_ADAMS = (np.array([1.0]), np.array([3, -1]) / 2, np.array([23, -16, 5]) / 12, np.array([55, -59, 37, -9]) / 24)
+
+
+@dataclass(frozen=True)
+class Pndm(Tabulated):
+    """PLMS of Liu et al. 2022 (PNDM, eq. 11-12): DDIM's transfer with eps averaged as for even steps.
+
+    The first step is taken twice (eps at both its ends averaged): steps + 1 evaluations, no Runge-Kutta start.
+    """
+
+    steps: int = 50
+    clip: bool = False
+    grid: Grid = field(default_factory=Even)
+
+    def table(self, process: Process) -> Table:
+        """Slots: input, base of the first step, three past eps."""
+        f = frame(process, self.grid(process, self.steps), "sigma")
+        if self.steps < 2:
+            raise UserError(f"solver.steps={self.steps} must be at least 2 for pndm")
+        (x, base, *old), d, *_ = symbols(5)
+
+        def move(point: np.ndarray, eps: np.ndarray, i: int) -> np.ndarray:
+            return f.c[i + 1] * (point + (f.tau[i + 1] - f.tau[i]) * eps)
+
+        first = f.slope(0, x, d)
+        times = [f.t[0], f.t[1]]
+        rows = [[move(x / f.c[0], first, 0), x / f.c[0], first, *old[:2]]]
+        rows.append([move(base, (f.slope(1, x, d) + old[0]) / 2, 0), base, *old])
+        for i in range(1, self.steps):
+            eps = [f.slope(i, x, d), *old]
+            w = EVEN_ADAMS[min(i, 3)]
+            rows.append([move(x / f.c[i], sum(w[j] * eps[j] for j in range(len(w))), i), base, *eps[:3]])
+            times.append(f.t[i])
+        return table(times, rows)

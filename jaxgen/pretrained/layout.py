@@ -1,0 +1,61 @@
+"""PyTorch's tensor layouts <-> ours, and state dicts -> variables with every tensor accounted for.
+
+Convolutions OIHW <-> HWIO, linear [out, in] <-> [in, out]; several of their tensors may be one of ours (q, k, v), side by
+side along the last axis.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jaxgen.errors import UserError
+
+Path = tuple[str, ...]  # ("params", "block0", "qkv", "kernel")
+Tensors = dict[str, np.ndarray]
+
+
+def ours(leaf: str, tensors: Sequence[np.ndarray]) -> np.ndarray:
+    """Tensors in torch's layout -> our parameter."""
+    if leaf == "kernel":
+        tensors = [a.transpose(2, 3, 1, 0) if a.ndim == 4 else a.T for a in tensors]
+    return np.ascontiguousarray(np.concatenate(tensors, -1) if len(tensors) > 1 else tensors[0])
+
+
+def theirs(leaf: str, value: np.ndarray, parts: int = 1) -> list[np.ndarray]:
+    """Our parameter -> tensors in torch's layout."""
+    tensors = np.split(value, parts, -1)
+    if leaf == "kernel":
+        tensors = [a.transpose(3, 2, 0, 1) if a.ndim == 4 else a.T for a in tensors]
+    return [np.ascontiguousarray(a) for a in tensors]
+
+
+def suffix(leaf: str) -> str:
+    """Our leaf -> the last part of torch's name."""
+    return "bias" if leaf == "bias" else "weight"
+
+
+def fill(
+    what: str, shapes: Any, tensors: Mapping[str, np.ndarray], names: Callable[[Path], Sequence[str]], convert: Callable
+) -> dict[str, Any]:
+    """Variables of the tree `shapes`: at each path `convert(path, the tensors called names(path))`, float32.
+
+    Raises UserError, beginning with `what`, for a tensor that is missing, misshapen or left over.
+    """
+    rest = dict(tensors)
+
+    def leaf(path: Path, want: Any) -> np.ndarray:
+        found = names(path)
+        for name in found:
+            if name not in rest:
+                raise UserError(f"{what}: the weights lack tensor {name}; are the fields of the net the right ones?")
+        value = convert(path, [np.asarray(rest.pop(name), np.float32) for name in found])
+        if value.shape != want.shape:
+            raise UserError(f"{what}: {'.'.join(path)} has shape {value.shape}, want {want.shape}")
+        return value
+
+    variables = unflatten_dict({path: leaf(path, want) for path, want in flatten_dict(shapes).items()})
+    if rest:
+        raise UserError(f"{what}: {len(rest)} tensors have no place, the first is {min(rest)}")
+    return variables
