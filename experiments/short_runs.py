@@ -27,9 +27,13 @@ from jaxgen.experiment import Experiment  # noqa: E402
 from jaxgen.rundir import RunDir  # noqa: E402
 from jaxgen.writers import read_metrics  # noqa: E402
 
+EMA = {"data.batch": 32, "method.net.ema": "0.99"}
+WARM = {"method.net.optimizer.warmup": 50, **EMA}
+UNET = {"method.net.width": 32, "method.net.groups": 8}
+SONG = {"method.net.width": 32, "method.net.blocks": 2, "method.net.mults": (1, 2, 2)}
+FLOW = {"method.nll.steps": 10}  # 40 evaluations and as many derivatives an image
 NARROW = {
-    "ddpm_cifar": {"method.net.width": 32, "method.net.groups": 8, "method.solver": "ddim", "method.solver.steps": 50,
-                   "data.batch": 32, "method.net.optimizer.warmup": 50, "method.net.ema": "0.99"},
+    "ddpm_cifar": {**UNET, **WARM, **FLOW, "method.solver": "ddim", "method.solver.steps": 50},
     "dcgan_cifar": {"method.gen.width": 32, "method.disc.width": 32},
     "wgan_gp_cifar": {"method.gen.width": 32, "method.disc.width": 32, "steps": 150},
     "vae_cifar": {"method.net.encoder.width": 64, "method.net.decoder.width": 64,
@@ -37,7 +41,30 @@ NARROW = {
     # a code counts as dead after 350 steps at the earliest, so usage is seen to recover only later
     "vqvae_cifar": {"steps": 1200, "method.net.encoder.width": 64, "method.net.decoder.width": 64,
                     "method.net.encoder.hidden": 32, "method.net.decoder.hidden": 32},
+    "ddpm_cosine_cifar": {**UNET, **EMA, **FLOW, "method.net.blocks": 2, "method.net.optimizer.lr": 2e-4,
+                          "method.solver": "ddim", "method.solver.steps": 50},
+    "iddpm_cifar": {**UNET, **EMA, **FLOW, "method.net.blocks": 2, "method.net.optimizer.lr": 2e-4,
+                    "method.solver.steps": 50, "method.nll.name": "flow"},
+    "score_sde_vp_cifar": {**SONG, **WARM, **FLOW, "method.solver": "ddim", "method.solver.steps": 50},
+    "score_sde_ve_cifar": {**SONG, **WARM, **FLOW, "method.solver.steps": 50},
+    "edm_cifar": {**SONG, **WARM, **FLOW},
+    "edm_cifar_conditional": {**SONG, **WARM, **FLOW},
+    "flow_cifar": {**SONG, **WARM, **FLOW, "method.solver.steps": 18},
+    "dit_s": {**EMA, "method.net.width": 128, "method.net.depth": 6, "method.net.heads": 4, "method.net.patch": 4,
+              "method.net.optimizer.lr": 5e-4, "method.solver.steps": 50, "method.nll.name": "flow", **FLOW},
+    "sit_b": {**EMA, "method.net.width": 128, "method.net.depth": 6, "method.net.heads": 4, "method.net.patch": 4,
+              "method.net.optimizer.lr": 5e-4, "method.solver.steps": 50, **FLOW},
+    "consistency_cifar": {**SONG, **WARM},
+    "meanflow_cifar": {**SONG, **WARM},
 }  # fmt: skip
+
+
+def evaluators(name: str, changes: dict) -> dict:
+    """What is measured at the end: pictures, and bits/dim of 64 held-out images where a likelihood is near at hand."""
+    if "vqvae" in name:
+        return {"reconstruct": {"num": 512, "every": 0}}
+    more = {"likelihood": {"num": 64, "every": 0}} if "method.nll.steps" in changes else {}
+    return {"grid": {"every": 0}, **more}
 
 
 def leaves(workdir: Path) -> list[np.ndarray]:
@@ -59,7 +86,7 @@ def main() -> None:
         changes = {"steps": args.steps, **NARROW[name]}
         steps = changes["steps"]
         changes |= {"save_every": steps // 2, "log_every": steps // 10, "data.data_dir": args.data_dir}
-        changes["eval"] = "{'reconstruct': {'num': 512, 'every': 0}}" if "vqvae" in name else "{'grid': {'every': 0}}"
+        changes["eval"] = str(evaluators(name, changes))
         command = [sys.executable, "-m", "jaxgen.main", *(f"--config.{k}={v}" for k, v in changes.items())]
         with tempfile.TemporaryDirectory() as folder:
             whole, cut = Path(folder) / "whole", Path(folder) / "cut"
@@ -70,7 +97,9 @@ def main() -> None:
             shutil.rmtree(cut / "checkpoints" / str(steps))
             subprocess.run([*command, f"--config=configs/{name}.py", f"--workdir={cut}"], check=True)
             one, two = leaves(whole), leaves(cut)
-            records = [r for r in read_metrics(whole) if "train/loss" in r]
+            story = read_metrics(whole)
+            records = [r for r in story if "train/loss" in r]
+            bits = [r["eval/likelihood_bits_per_dim"] for r in story if "eval/likelihood_bits_per_dim" in r]
             args.out.mkdir(parents=True, exist_ok=True)
             picture = sorted((whole / "samples").glob("*.png"))[0]
             shutil.copy(picture, args.out / f"{name}.png")
@@ -81,6 +110,7 @@ def main() -> None:
                 "resumed_bitwise": all(np.array_equal(a, b) for a, b in zip(one, two, strict=True)),
                 "leaves_compared": len(one),
                 "seconds": round(seconds, 1),
+                **({"bits_per_dim": round(bits[-1], 4)} if bits else {}),
             }
             print(name, json.dumps(results[name], indent=2))
         record.write_text(json.dumps(results, indent=2) + "\n")

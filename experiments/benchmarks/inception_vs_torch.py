@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-from unet_vs_torch import Contender, installed, measure  # noqa: E402
+from nets_vs_torch import Contender, installed, measure  # noqa: E402
 
 
 def ours(tensors: dict, images) -> tuple[Contender, object]:

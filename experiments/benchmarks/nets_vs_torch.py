@@ -1,6 +1,6 @@
-"""Training step and 50-step DDIM sampling of the DDPM UNet: jaxgen against the same network in PyTorch, in one process.
+"""Training step and 50-step sampling of UNets and DiT: jaxgen against the same network in PyTorch, in one process.
 
-    python experiments/benchmarks/unet_vs_torch.py [--quick] [--device auto|cpu|gpu] [--cases A,B] [--out F]
+    python experiments/benchmarks/nets_vs_torch.py [--quick] [--device auto|cpu|gpu] [--cases A,B] [--out F]
 
 Both sides start from the same weights and must give the same output before anything is timed. The contenders take
 turns (A B C, A B C, ...); a ratio is PyTorch's time over ours: above 1, we are faster. A round during which other
@@ -8,6 +8,7 @@ processes used more than `--quiet` of the machine is measured again.
 """
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -27,6 +28,7 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 class Case:
     """One network, batch and precision. `scan`: training steps per dispatch of the multi-step contender."""
 
+    kind: str  # a key of KINDS
     net: dict
     batch: int
     bf16: bool = False
@@ -34,14 +36,46 @@ class Case:
     sample_steps: int = 50
 
 
+@dataclass(frozen=True)
+class Kind:
+    """Where a network lives: ours, its exporter and its twin, as "module:attribute"."""
+
+    ours: str
+    export: str
+    twin: str
+
+
+KINDS = {
+    "ddpm": Kind("jaxgen.nets.unet:UNet", "jaxgen.pretrained.diffusers:to_weights", "torch_unet:TorchUNet"),
+    "edm": Kind("jaxgen.nets.edm_unet:DdpmPP", "jaxgen.pretrained.edm:to_edm", "torch_edm:TorchDdpmPP"),
+    "dit": Kind("jaxgen.nets.dit:DiT", "jaxgen.pretrained.dit:to_author", "torch_dit:TorchDiT"),
+}
+
+
+def find(where: str):
+    """ "module:attribute" -> the attribute."""
+    module, _, attribute = where.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 TINY = dict(width=32, mults=(1, 2, 2), blocks=2, attend=(8,), groups=8, dropout=0.0)
 FULL = dict(shape=(32, 32, 3), width=128, mults=(1, 2, 2, 2), blocks=2, attend=(16,), groups=32, dropout=0.0)
+EDM_TINY = dict(shape=(32, 32, 3), width=32, mults=(2, 2, 2), blocks=2, attend=(16,), dropout=0.0)
+EDM = dict(shape=(32, 32, 3), width=128, mults=(2, 2, 2), blocks=4, attend=(16,), dropout=0.0)
+LATENT = dict(shape=(32, 32, 4), patch=2)
+DIT_S, DIT_XL = dict(LATENT, depth=12, width=384, heads=6), dict(LATENT, depth=28, width=1152, heads=16)
 CASES = {
-    "small": Case(dict(shape=(16, 16, 3), **TINY), 32),
-    "cifar": Case(dict(shape=(32, 32, 3), **TINY), 32),
-    "full": Case(FULL, 128),
-    "full_bf16": Case(FULL, 128, bf16=True),
+    "small": Case("ddpm", dict(shape=(16, 16, 3), **TINY), 32),
+    "cifar": Case("ddpm", dict(shape=(32, 32, 3), **TINY), 32),
+    "edm_small": Case("edm", EDM_TINY, 16),
+    "dit_s": Case("dit", DIT_S, 8),
+    "full": Case("ddpm", FULL, 128),
+    "full_bf16": Case("ddpm", FULL, 128, bf16=True),
+    "edm_bf16": Case("edm", EDM, 128, bf16=True),
+    "dit_s_bf16": Case("dit", DIT_S, 256, bf16=True),
+    "dit_xl_bf16": Case("dit", DIT_XL, 64, bf16=True),
 }
+CPU, GPU = ("small", "cifar", "edm_small", "dit_s"), ("full", "full_bf16", "edm_bf16", "dit_s_bf16", "dit_xl_bf16")
 
 Contender = Callable[[], None]  # runs once and waits for the result
 
@@ -52,31 +86,33 @@ def ours(case: Case) -> tuple[dict[str, Contender], dict[str, Contender], dict, 
     import jax.numpy as jnp
     import optax
 
-    from jaxgen.nets.unet import UNet
-    from jaxgen.pretrained.diffusers import to_weights
-
-    module = UNet(**case.net, dtype="bfloat16" if case.bf16 else "float32")
+    kind = KINDS[case.kind]
+    net, to_weights = find(kind.ours), find(kind.export)
+    module = net(**case.net, dtype="bfloat16" if case.bf16 else "float32")
     shape = (case.batch, *case.net["shape"])
     key = jax.random.key(0)
     x, eps = (jax.random.normal(k, shape) for k in jax.random.split(key))
     t = jax.random.uniform(key, (case.batch,), maxval=999.0)
-    variables = jax.jit(module.init)(key, x[:1], t[:1])
-    leaves, tree = jax.tree.flatten(variables)
+    fixed = jax.jit(module.init)(key, x[:1], t[:1])  # filters are never trained
+    leaves, tree = jax.tree.flatten(fixed.pop("params"))
     keys = jax.random.split(key, len(leaves))
     # the last layers start at zero: random weights make the comparison of outputs mean something
     leaves = [a + 0.02 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
-    variables = jax.tree.unflatten(tree, leaves)
+    start = jax.tree.unflatten(tree, leaves)
+    variables = {"params": start, **fixed}
     tx = optax.adam(2e-4)
 
     def step(state, _=None):
         params, opt = state
-        loss, grads = jax.value_and_grad(lambda p: jnp.mean((module.apply(p, x, t) - eps) ** 2))(params)
+        loss, grads = jax.value_and_grad(lambda p: jnp.mean((module.apply({"params": p, **fixed}, x, t) - eps) ** 2))(
+            params
+        )
         updates, opt = tx.update(grads, opt)
         return (optax.apply_updates(params, updates), opt), loss
 
     def trainer(run):
         run = jax.jit(run, donate_argnums=0)
-        state = jax.tree.map(jnp.copy, (variables, tx.init(variables)))
+        state = jax.tree.map(jnp.copy, (start, tx.init(start)))
 
         def call():
             nonlocal state
@@ -100,16 +136,15 @@ def ours(case: Case) -> tuple[dict[str, Contender], dict[str, Contender], dict, 
     sampling = {"jaxgen": lambda: jax.block_until_ready(sample(variables, x))}
     arrays = dict(x=jax.device_get(x), t=jax.device_get(t), eps=jax.device_get(eps))
     with jax.default_matmul_precision("highest"):
-        y = jax.device_get(jax.jit(UNet(**case.net).apply)(variables, x, t))
+        y = jax.device_get(jax.jit(net(**case.net).apply)(variables, x, t))
     return train, sampling, to_weights(module, jax.device_get(variables)), (arrays, y)
 
 
 def theirs(case: Case, device: str, weights: dict, arrays: dict, compiled: bool):
     """PyTorch's contenders, the largest deviation from our output included."""
     import torch
-    from torch_unet import TorchUNet
 
-    net = TorchUNet(**case.net).to(device=device, memory_format=torch.channels_last)
+    net = find(KINDS[case.kind].twin)(**case.net).to(device=device, memory_format=torch.channels_last)
     net.load_state_dict({k: torch.tensor(v) for k, v in weights.items()})
     x, eps = (
         torch.tensor(arrays[n]).permute(0, 3, 1, 2).to(device, memory_format=torch.channels_last) for n in ("x", "eps")
@@ -264,7 +299,7 @@ def main() -> None:
         parser.error("JAX sees a GPU but PyTorch does not: install PyTorch with CUDA, or ask for --device cpu")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True  # as XLA's default
     torch.backends.cudnn.benchmark = True
-    names = args.cases.split(",") if args.cases else ["full", "full_bf16"] if gpu else ["small", "cifar"]
+    names = args.cases.split(",") if args.cases else list(GPU if gpu else CPU)
     unknown = [n for n in names if n not in CASES]
     if unknown:
         parser.error(f"unknown case {unknown[0]}: one of {', '.join(CASES)}")
@@ -283,7 +318,7 @@ def main() -> None:
         case = CASES[name]
         result = run(case, device, args)
         table(name, result)
-        report["cases"][name] = dict(batch=case.batch, bf16=case.bf16, net=case.net, **result)
+        report["cases"][name] = dict(kind=case.kind, batch=case.batch, bf16=case.bf16, net=case.net, **result)
         if args.out:  # after every case: a long run that is cut short has told what it knew
             Path(args.out).write_text(json.dumps(report, indent=2) + "\n")
 
