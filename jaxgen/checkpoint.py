@@ -1,4 +1,7 @@
-"""Checkpoints: everything a run must remember, written asynchronously and atomically. The only file that knows Orbax."""
+"""Checkpoints: everything a run must remember, written asynchronously and atomically. The only file that knows Orbax.
+
+Averages are the snapshots from which averages of other lengths are reconstructed (jaxgen.posthoc): they are never deleted.
+"""
 
 import json
 import logging
@@ -23,39 +26,45 @@ def _saved(state: TrainState) -> dict[str, PyTree]:
     return {"step": state.step, "nets": state.nets, "extra": state.extra}
 
 
-class Checkpoints:
-    """The checkpoints of one run directory."""
+class Steps:
+    """A folder of numbered trees; each is there whole or not at all."""
 
-    def __init__(self, workdir: str | Path, keep: int = 3, read_only: bool = False) -> None:
-        self.folder = Path(workdir).resolve() / "checkpoints"
+    folder_name: str
+    what: str
+    cure: str  # for a full disk
+
+    def __init__(self, workdir: str | Path, keep: int | None, read_only: bool, create: bool) -> None:
+        self.folder = Path(workdir).resolve() / self.folder_name
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else keep,
             read_only=read_only,
-            create=not read_only,
+            create=create,
             enable_async_checkpointing=True,
         )
-        self.manager = (
-            ocp.CheckpointManager(self.folder, options=options) if self.folder.is_dir() or not read_only else None
-        )
+        self.manager = ocp.CheckpointManager(self.folder, options=options) if create or self.folder.is_dir() else None
 
     def steps(self) -> list[int]:
-        """Steps that have a complete checkpoint, oldest first."""
+        """Steps that are complete, oldest first."""
         return sorted(self.manager.all_steps()) if self.manager else []
 
-    def save(self, step: int, state: TrainState, config: str) -> None:
-        """Start writing; the state may be donated as soon as this returns. `config` is the run's JSON."""
+    def write(self, step: int, tree: PyTree, **more: Any) -> None:
+        """Start writing; the tree may be donated as soon as this returns. A step that is there stays."""
         if step in self.steps():
             return
-        need = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(_saved(state))) + SLACK
+        need = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)) + SLACK
         if (free := shutil.disk_usage(self.folder).free) < need:  # before Orbax leaves half a checkpoint behind
             raise self._failed(step, OSError(f"{need / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free"))
-        args = ocp.args.Composite(
-            state=ocp.args.PyTreeSave(_saved(state)), config=ocp.args.JsonSave({"config": json.loads(config)})
-        )
         try:
-            self.manager.save(step, args=args, force=True)
+            self.manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree), **more), force=True)
         except (OSError, ValueError, RuntimeError) as error:
             raise self._failed(step, error) from error
+
+    def read(self, step: int, like: PyTree) -> PyTree:
+        """The tree of a step, on the shardings of `like`."""
+        args = ocp.args.PyTreeRestore(item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like))
+        saved = self.manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+        fit(like, saved)
+        return saved
 
     def wait(self) -> None:
         """Until everything is on disk; a failed write is a UserError here."""
@@ -64,15 +73,39 @@ class Checkpoints:
         except (OSError, ValueError, RuntimeError) as error:
             raise self._failed("the last save", error) from error
 
+    def forget_after(self, step: int) -> None:
+        """Delete what is newer than `step`, which the run will make again."""
+        for newer in [s for s in self.steps() if s > step]:
+            self.manager.delete(newer)
+
+    def close(self) -> None:
+        """Wait and release."""
+        if self.manager:
+            self.wait()
+            self.manager.close()
+
     def _failed(self, step: Any, error: Exception) -> UserError:
         whole = self.steps()
         # an asynchronous failure surfaces in whatever call comes next
         last = f"the last good one is step {whole[-1]}" if whole else "there is none before it"
         reason = str(error).strip().split("\n")[0][:200]
         return UserError(
-            f"checkpoint {step} could not be written to {self.folder}: {reason}; {last}. "
-            "Free some space (or lower config.keep) and run the same command again"
+            f"{self.what} {step} could not be written to {self.folder}: {reason}; {last}. "
+            f"Free some space (or {self.cure}) and run the same command again"
         )
+
+
+class Checkpoints(Steps):
+    """The checkpoints of one run directory."""
+
+    folder_name, what, cure = "checkpoints", "checkpoint", "lower config.keep"
+
+    def __init__(self, workdir: str | Path, keep: int = 3, read_only: bool = False) -> None:
+        super().__init__(workdir, keep, read_only, create=not read_only)
+
+    def save(self, step: int, state: TrainState, config: str) -> None:
+        """Start writing; the state may be donated as soon as this returns. `config` is the run's JSON."""
+        self.write(step, _saved(state), config=ocp.args.JsonSave({"config": json.loads(config)}))
 
     def config(self, step: int) -> str | None:
         """The JSON config stored with a checkpoint; None when it cannot be read."""
@@ -82,11 +115,6 @@ class Checkpoints:
             )
         except (OSError, ValueError, KeyError, TypeError):
             return None
-
-    def forget_after(self, step: int) -> None:
-        """Delete what is newer than `step`: checkpoints that `restore` passed over, which the run will make again."""
-        for newer in [s for s in self.steps() if s > step]:
-            self.manager.delete(newer)
 
     def restore(self, like: Callable[[int], TrainState], step: int = -1) -> tuple[int, TrainState] | None:
         """The newest readable checkpoint (or that of `step`) -> (step, state) on `like`'s shardings; None if there is none.
@@ -102,11 +130,11 @@ class Checkpoints:
         for at in candidates:
             try:
                 target = like(at)
-                item = _saved(target)
-                args = ocp.args.PyTreeRestore(item=item, restore_args=ocp.checkpoint_utils.construct_restore_args(item))
-                saved = self.manager.restore(at, args=ocp.args.Composite(state=args))["state"]
-                fit(item, saved)
-                return at, target.replace(step=saved["step"], nets=saved["nets"], extra=saved["extra"])
+                item, bare = _saved(target), self._unlabelled(at, target)
+                nets = {k: n.replace(ema=n.ema[n.default]) if k in bare else n for k, n in target.nets.items()}
+                saved = self.read(at, {**item, "nets": nets})
+                nets = {k: n.replace(ema={n.default: n.ema}) if k in bare else n for k, n in saved["nets"].items()}
+                return at, target.replace(step=saved["step"], nets=nets, extra=saved["extra"])
             except UserError:
                 raise
             except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
@@ -123,6 +151,11 @@ class Checkpoints:
             "delete that folder to start afresh, or choose another --workdir"
         )
 
+    def _unlabelled(self, step: int, like: TrainState) -> list[str]:
+        """Nets whose average was saved without a label, when a net had but one."""
+        saved = ocp.PyTreeCheckpointHandler().metadata(self.folder / str(step) / "state").tree["nets"]
+        return [k for k, n in like.nets.items() if n.ema and set(saved[k]["ema"]) == set(saved[k]["params"])]
+
     def trained(self, like: TrainState, step: int = -1) -> tuple[int, TrainState]:
         """`restore` for sampling and evaluation, which cannot do without a checkpoint."""
         found = self.restore(lambda _: like, step)
@@ -130,11 +163,23 @@ class Checkpoints:
             raise UserError(f"there is no checkpoint in {self.folder}; train first: add --config=...")
         return found
 
-    def close(self) -> None:
-        """Wait and release."""
-        if self.manager:
-            self.wait()
-            self.manager.close()
+
+class Averages(Steps):
+    """Snapshots of a run's power-function averages, {net: {label: params}}."""
+
+    folder_name, what, cure = "averages", "snapshot", "raise config.snapshot_every"
+
+    def __init__(self, workdir: str | Path, read_only: bool = False, create: bool = True) -> None:
+        super().__init__(workdir, None, read_only, create=create and not read_only)
+
+    def restore(self, step: int, like: PyTree) -> PyTree:
+        """A snapshot on the shardings of `like`; one that cannot be read is a UserError."""
+        try:
+            return self.read(step, like)
+        except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
+            raise UserError(
+                f"snapshot {step} in {self.folder} cannot be read ({_line(error)}); delete that folder to do without it"
+            ) from error
 
 
 def _line(error: Exception) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxgen.errors import UserError
-from jaxgen.registry import KEYS, TABLES, check, complete, keys, nearest
+from jaxgen.registry import KEYS, TABLES, check, complete, keys, members, nearest
 
 GIVEN = ("shape", "classes", "batch", "steps")  # decided by the data and the run, handed to every part that has them
 
@@ -47,6 +47,7 @@ class Run:
     log_every: int = 100
     save_every: int = 5_000
     keep: int = 3  # newest checkpoints kept
+    snapshot_every: int = 0  # keep the power averages of these steps for good, to reconstruct others from; 0: none
     mesh: dict = field(default_factory=lambda: {"data": -1})
     sharding: tuple = ((".*", "replicate"),)  # regex on the state's paths -> replicate | fsdp | axis names
     phases: tuple = ()  # ({"until": step, "data.batch": ..., ...}, ...): changes that hold up to a step
@@ -62,7 +63,7 @@ def tiny(c: ConfigDict, **overrides: Any) -> ConfigDict:
     grey = c.data.name == "digits" or "mnist" in c.data.get("dataset", "")
     source = {"name": "digits"} if grey else {"name": "shapes", "size": 16, "num": 256, "eval_num": 32}
     c.data = ConfigDict({**source, **keep, "batch": batch})
-    c.update(steps=4, log_every=2, save_every=2, steps_per_call=1)
+    c.update(steps=4, log_every=2, save_every=2, steps_per_call=1, snapshot_every=2 if c.get("snapshot_every") else 0)
     for name in c.get("eval", {}):
         c.eval[name].update(every=4, num=8)
     with c.unlocked():
@@ -150,7 +151,8 @@ def _put(tree: dict[str, Any], path: str, value: Any) -> None:
             raise UserError(f"{here}.{key} is not a key of this config{nearest(key, node)}")
         node, here = node[key], f"{here}.{key}"
         if not isinstance(node, dict):
-            raise UserError(f"{here} is a plain value and has no key {last!r}; set {here}=VALUE")
+            kind = "a list" if isinstance(node, tuple) else "a plain value"
+            raise UserError(f"{here} is {kind} and has no key {last!r}; set {here}=VALUE")
     node[last] = value  # `normalise` refuses what does not belong there
 
 
@@ -160,10 +162,12 @@ def _renamed(section: str, old: Any, name: Any) -> Any:
     table = special.get(section) or KEYS.get(key)
     if table is None:
         raise UserError(f"config.{section} is a section; set one of its keys: {', '.join(old or {})}")
-    if not isinstance(name, str):
-        return name  # ema=0.999 and the like: normalise knows the short forms
+    if not isinstance(name, str) or table == "run":
+        return name  # ema=0.999, a run's directory and the like: normalise knows the short forms
     allowed = keys(table, name, f"config.{section}") + (FEED if table == "source" else ())
-    return {**{k: v for k, v in (old or {}).items() if k in allowed}, "name": name}
+    same = old.items() if isinstance(old, dict) else ()  # several (a tuple) have nothing to hand on to one
+    own = members(table, name, f"config.{section}")  # so that their keys can be set in the same breath
+    return {**own, **{k: v for k, v in same if k in allowed}, "name": name}
 
 
 def normalise(config: ConfigDict) -> ConfigDict:
@@ -180,7 +184,8 @@ def normalise(config: ConfigDict) -> ConfigDict:
     out["data"] = _data(out["data"])
     out["method"] = complete("method", out["method"], GIVEN, "config.method")
     out["eval"] = {k: _evaluator(k, v) for k, v in out["eval"].items()}
-    for key, least in (("steps", 1), ("steps_per_call", 1), ("log_every", 1), ("save_every", 1), ("keep", 1)):
+    for key, least in (("steps", 1), ("steps_per_call", 1), ("log_every", 1), ("save_every", 1), ("keep", 1),
+                       ("snapshot_every", 0)):  # fmt: skip
         if out[key] < least:
             raise UserError(f"config.{key}={out[key]} must be at least {least}")
     return ConfigDict(out)

@@ -1,20 +1,23 @@
-"""Run evaluators on a run directory, or for the training loop."""
+"""Run evaluators on a run directory, for one average or a sweep over several, or for the training loop."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jaxgen import config as configs
 from jaxgen import parallel, registry
-from jaxgen.checkpoint import Checkpoints
+from jaxgen.checkpoint import Averages, Checkpoints
 from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
-from jaxgen.evaluators import Evaluator, Report, check
+from jaxgen.evaluators import Evaluator, Report, best, check
 from jaxgen.experiment import Experiment, open_source
 from jaxgen.images import save_grid
+from jaxgen.posthoc import Choice, choose
 from jaxgen.rundir import RunDir, environment
-from jaxgen.state import Weights
+from jaxgen.state import TrainState, Weights
+from jaxgen.writers import plot_sweep
 
 
 def evaluators(exp: Experiment) -> dict[str, Evaluator]:
@@ -34,35 +37,119 @@ def reports(
         yield name, test(exp, raw, ema, source)
 
 
-def evaluate(workdir: str | Path, step: int = -1, changes: dict[str, str] | None = None) -> dict[str, float]:
-    """Every evaluator of a run on a checkpoint (the newest by default); printed, and appended to results.jsonl.
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint of a run, and what is to be measured of it."""
 
-    `changes` to the run's config hold for this evaluation: other evaluators, another solver or guide.
-    """
-    run = RunDir(workdir)
-    config = run.config()
-    if changes:
-        config = configs.override(config, changes)
-        run.check(config)
-    source = open_source(config, "eval")
-    exp = Experiment.open(config, source.info)
-    tests = evaluators(exp)
-    if not tests:
-        raise UserError(f"{run.path}/config.json names no evaluator; add one: --config.eval.loss.num=0")
-    at, state = Checkpoints(run.path, read_only=True).trained(exp.abstract, step)
-    figures: dict[str, float] = {}
-    for name, report in reports(exp, tests, state.view(), state.view(ema=True), source):
-        figures |= report.scalars
-        if not parallel.is_lead():
-            continue
-        for key, value in report.scalars.items():
-            print(f"{name:<16}{key:<32}{value:.6g}")
-            run.result({"metric": key, "value": value, "evaluator": name, **report.about, **origin(exp, at)})
-        for label, images in report.images.items():
-            path = run.path / "samples" / f"{at:07d}_{label}.png"
+    run: RunDir
+    exp: Experiment
+    tests: dict[str, Evaluator]
+    source: Source
+    at: int
+    state: TrainState
+
+    @staticmethod
+    def open(workdir: str | Path, step: int, changes: dict[str, str]) -> "Trained":
+        """The newest checkpoint (or `step`'s). `changes` to the config hold for this evaluation."""
+        run = RunDir(workdir)
+        config = run.config()
+        if changes:
+            config = configs.override(config, changes)
+            run.check(config)
+        source = open_source(config, "eval")
+        exp = Experiment.open(config, source.info)
+        tests = evaluators(exp)
+        if not tests:
+            raise UserError(f"{run.path}/config.json names no evaluator; add one: --config.eval.loss.num=0")
+        at, state = Checkpoints(run.path, read_only=True).trained(exp.abstract, step)
+        return Trained(run, exp, tests, source, at, exp.lend(state))
+
+    def choose(self, names: Iterable[str]) -> list[Choice]:
+        """Weights by name, all of them checked."""
+        averages = Averages(self.run.path, read_only=True)
+        return [choose(self.state, name, averages) for name in names]
+
+    def reports(self, choice: Choice) -> Iterator[tuple[str, Report]]:
+        """(name, report) of each evaluator with those weights as the averaged ones; figures go to results.jsonl."""
+        for name, report in reports(self.exp, self.tests, self.state.view(), choice.weights(), self.source):
+            for key, value in report.scalars.items() if parallel.is_lead() else ():
+                ema = choice.name if report.about.get("averaged", True) else "raw"
+                record = {"metric": key, "value": value, "evaluator": name, **report.about, "ema": ema}
+                self.run.result({**record, **origin(self.exp, self.at)})
+            yield name, report
+
+    def draw(self, name: str, report: Report, suffix: str = "") -> None:
+        """The report's grids as files."""
+        for label, images in report.images.items() if parallel.is_lead() else ():
+            path = self.run.path / "samples" / f"{self.at:07d}_{label}{suffix}.png"
             save_grid(path, images, report.columns)
             print(f"{name:<16}{path}", file=sys.stderr)
+
+
+def evaluate(
+    workdir: str | Path, step: int = -1, changes: dict[str, str] | None = None, weights: str = "ema"
+) -> dict[str, float]:
+    """Every evaluator of a run on a checkpoint (the newest by default); printed, and appended to results.jsonl.
+
+    `changes` to the run's config hold for this evaluation: other evaluators, another solver or guide. `weights`: ema,
+    raw, the label of an average, or stdX for a power average of any width, reconstructed from the run's snapshots.
+    """
+    trained = Trained.open(workdir, step, changes or {})
+    (choice,) = trained.choose([weights])
+    if choice.told and parallel.is_lead():
+        print(f"{choice.name} {choice.told}", file=sys.stderr)
+    figures: dict[str, float] = {}
+    for name, report in trained.reports(choice):
+        figures |= report.scalars
+        for key, value in report.scalars.items() if parallel.is_lead() else ():
+            print(f"{name:<16}{key:<32}{value:.6g}")
+        trained.draw(name, report, "" if weights == "ema" else f"_{choice.name}")
     return figures
+
+
+def sweep(
+    workdir: str | Path, stds: tuple[float, ...] = (), step: int = -1, changes: dict[str, str] | None = None
+) -> dict[str, dict[str, float]]:
+    """Figures of a run by the length of its average, name -> metric -> value: `stds`, or all averages that it keeps.
+
+    Prints a table, appends to results.jsonl and draws samples/<step>_ema_sweep.png. Grids have the name in theirs.
+    """
+    trained = Trained.open(workdir, step, changes or {})
+    names = list(dict.fromkeys(f"std{std}" for std in stds)) or list(trained.state.labels)
+    if len(names) < 2:
+        raise UserError(
+            f"a sweep needs two averages at least, and {trained.run.path} keeps {', '.join(names) or 'none'}; name widths "
+            "(--stds=0.05,0.1,0.2), which need power averages and config.snapshot_every"
+        )
+    found: dict[str, dict[str, float]] = {}
+    for i, choice in enumerate(trained.choose(names)):
+        figures: dict[str, float] = {}
+        for name, report in trained.reports(choice):
+            figures |= report.scalars
+            trained.draw(name, report, f"_{choice.name}")
+        found[choice.name] = figures
+        if parallel.is_lead():
+            told = "  ".join(f"{k} {v:.5g}" for k, v in figures.items())
+            how = f"  ({choice.told})" if choice.told else ""
+            print(f"sweep {i + 1}/{len(names)}  {choice.name}: {told}{how}", file=sys.stderr)
+    if parallel.is_lead() and (metrics := list(dict.fromkeys(k for figures in found.values() for k in figures))):
+        rows = {metric: [figures[metric] for figures in found.values()] for metric in metrics}
+        marks = {metric: best(metric, values) for metric, values in rows.items()}
+        print(table(list(found), rows, marks))
+        path = trained.run.path / "samples" / f"{trained.at:07d}_ema_sweep.png"
+        plot_sweep(path, list(found), rows, marks)
+        print(path, file=sys.stderr)
+    return found
+
+
+def table(names: list[str], rows: dict[str, list[float]], marks: dict[str, int]) -> str:
+    """Metrics down, averages across, the best of a row (index; -1: none) with a star."""
+    wide = max(map(len, rows)) + 2
+    lines = [" " * wide + "".join(f"{name:>13} " for name in names)]
+    for metric, values in rows.items():
+        cells = (f"{value:>13.6g}{'*' if i == marks[metric] else ' '}" for i, value in enumerate(values))
+        lines.append(f"{metric:<{wide}}" + "".join(cells))
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def origin(exp: Experiment, step: int) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Evaluators: what is measured and drawn while training and by `--mode=eval`. Each says which capability it needs."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, get_args, runtime_checkable
 
@@ -55,6 +56,23 @@ def check(name: str, evaluator: Evaluator, exp: Experiment) -> None:
         )
     if isinstance(evaluator, Prepares):
         evaluator.prepare(exp)
+
+
+# Which way figures improve, by the start of their names; of the others (perplexity, d_real, ...) none is the best
+RISING = re.compile(
+    r"elbo|likelihood_nats|(.*_)?(psnr|ssim)|r?(is|precision|recall|density|coverage)|agreement|accuracy"
+)
+FALLING = re.compile(r"loss|mse|nll|vlb|(likelihood_)?bits_per_dim|r?(s?fid|fid_infinity|intra_fid|kid)")
+
+
+def best(metric: str, values: list[float]) -> int:
+    """Where the best value is; -1 for a figure that has no better."""
+    head = re.split("[@:]", metric)[0]
+    if metric.endswith("+-"):
+        return -1
+    if RISING.fullmatch(head):
+        return int(np.argmax(values))
+    return int(np.argmin(values)) if FALLING.fullmatch(head) else -1
 
 
 def averages(exp: Experiment, w: Weights, source: Source, num: int, name: Any, function) -> dict[str, float]:

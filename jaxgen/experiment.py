@@ -16,7 +16,7 @@ from jaxgen.config import FEED, GIVEN, Feed
 from jaxgen.data.pipeline import eval_batches
 from jaxgen.data.sources import Info, Source
 from jaxgen.errors import UserError
-from jaxgen.method import Batch, Method, Metrics, Samples
+from jaxgen.method import Batch, Borrowed, Borrows, Inherits, Method, Metrics, Samples
 from jaxgen.state import Array, PyTree, TrainState, Weights
 
 
@@ -34,6 +34,19 @@ def feed(config: ConfigDict) -> Feed:
     return Feed(**{k: v for k, v in config.data.to_dict().items() if k in FEED})
 
 
+def abstract_batch(info: Info, labels: bool, num: int) -> Batch:
+    """Shapes and dtypes of a batch of so many images."""
+    spec = {"image": jax.ShapeDtypeStruct((num, *info.shape), jnp.uint8)}
+    return spec | ({"label": jax.ShapeDtypeStruct((num,), jnp.int32)} if labels else {})
+
+
+def build_method(config: ConfigDict, info: Info) -> Method:
+    """The method, told the image shape, the number of labels, the batch and the length of the run."""
+    classes = info.classes if config.data.labels else 0
+    known = (tuple(info.shape), classes, config.data.batch, config.steps)
+    return registry.build("method", config.method.to_dict(), dict(zip(GIVEN, known, strict=True)), "config.method")
+
+
 @dataclass(frozen=True)
 class Experiment:
     """What a config means once the data's shape and labels are known. Nothing here changes."""
@@ -48,6 +61,7 @@ class Experiment:
             parts = f"{shards} devices" + (f" x {updates} microbatches" if updates > 1 else "")
             fitting = max(1, self.config.data.batch // (shards * updates)) * shards * updates
             raise UserError(f"config.data.batch={self.config.data.batch} is not divisible by {parts}; try {fitting}")
+        self.check(self.borrowed)
 
     @staticmethod
     def open(config: ConfigDict, info: Info) -> "Experiment":
@@ -61,12 +75,21 @@ class Experiment:
 
     @cached_property
     def method(self) -> Method:
-        """The method, told the image shape, the number of labels, the batch and the length of the run."""
+        """What is trained."""
+        return build_method(self.config, self.info)
+
+    @cached_property
+    def borrowed(self) -> dict[str, Borrowed]:
+        """The other runs that the method needs, by name."""
+        return self.method.borrows() if isinstance(self.method, Borrows) else {}
+
+    def check(self, runs: dict[str, Borrowed]) -> None:
+        """A UserError unless those runs are there, and know such images and labels."""
         classes = self.info.classes if self.feed.labels else 0
-        known = (tuple(self.info.shape), classes, self.feed.batch, self.config.steps)
-        return registry.build(
-            "method", self.config.method.to_dict(), dict(zip(GIVEN, known, strict=True)), "config.method"
-        )
+        for name, run in runs.items():
+            run.check(name, self.info.shape, classes)
+            if isinstance(self.method, Borrows):
+                self.method.accept(name, run.method)
 
     @cached_property
     def augments(self) -> tuple:
@@ -87,8 +110,7 @@ class Experiment:
 
     def spec(self, num: int) -> Batch:
         """An abstract batch."""
-        spec = {"image": jax.ShapeDtypeStruct((num, *self.info.shape), jnp.uint8)}
-        return spec | ({"label": jax.ShapeDtypeStruct((num,), jnp.int32)} if self.feed.labels else {})
+        return abstract_batch(self.info, self.feed.labels, num)
 
     @cached_property
     def root(self) -> Array:
@@ -97,9 +119,11 @@ class Experiment:
 
     @cached_property
     def abstract(self) -> TrainState:
-        """Shapes, dtypes and shardings of the state."""
+        """Shapes, dtypes and shardings of the state; what is borrowed is whole on every device."""
         shapes = jax.eval_shape(self.method.init, self.root, self.spec(self.feed.batch))
         places = parallel.shardings(self.mesh, shapes, self.config.sharding)
+        shapes = shapes.replace(frozen={name: run.abstract for name, run in self.borrowed.items()})
+        places = places.replace(frozen=jax.tree.map(lambda _: parallel.replicated(self.mesh), shapes.frozen))
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places)
 
     @cached_property
@@ -108,16 +132,28 @@ class Experiment:
         return jax.tree.map(lambda x: x.sharding, self.abstract)
 
     def init(self) -> TrainState:
-        """A fresh state, born sharded."""
+        """A fresh state, born sharded; a method that inherits starts from other runs' weights."""
+        heir = self.method if isinstance(self.method, Inherits) else None
+        left = heir.inherits() if heir else {}
+        self.check(left)
 
-        def fresh(rng: Array) -> TrainState:
+        def fresh(rng: Array, frozen: dict[str, Weights], left: dict[str, Weights]) -> TrainState:
             blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self.spec(self.feed.batch))
-            return self.method.init(rng, blank)
+            state = self.method.init(rng, blank).replace(frozen=frozen)
+            return heir.inherit(state, left) if heir else state
 
         # It runs once: XLA's CPU backend spends most of its time on optimising each random draw.
         options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
         program = jax.jit(fresh, out_shardings=self.shardings, compiler_options=options)
-        return program(jax.random.fold_in(self.root, 0))
+        return program(jax.random.fold_in(self.root, 0), self.read(self.borrowed), self.read(left))
+
+    def read(self, runs: dict[str, Borrowed]) -> dict[str, Weights]:
+        """Their weights, on every device."""
+        return {name: run.load(self.mesh) for name, run in runs.items()}
+
+    def lend(self, state: TrainState) -> TrainState:
+        """A restored state with the borrowed weights, which checkpoints do not hold."""
+        return state.replace(frozen=self.read(self.borrowed))
 
     def step(self, state: TrainState, batch: Batch, rng: Array) -> tuple[TrainState, Metrics]:
         """Augment and take one training step; the key depends on the run's seed and the step alone."""
@@ -126,7 +162,9 @@ class Experiment:
             batch = augment(batch, jax.random.fold_in(jax.random.fold_in(rng, 1), i))
         places = self.shardings.nets
         nets = {
-            k: n.replace(params=parallel.gather(n.params, places[k].params), vars=parallel.gather(n.vars, places[k].vars))
+            k: n.replace(
+                params=parallel.gather(n.params, places[k].params), vars=parallel.gather(n.vars, places[k].vars)
+            )
             for k, n in state.nets.items()
         }
         return self.method.train_step(state.replace(nets=nets), batch, jax.random.fold_in(rng, 0))

@@ -6,6 +6,7 @@ python -m jaxgen.main --config=FILE --config.method.net.width=64 --config.steps=
 python -m jaxgen.main --workdir=runs/digits --mode=sample --num=100 --labels=3,7     images from a run
 python -m jaxgen.main --workdir=runs/digits --mode=eval                              figures of a run
 python -m jaxgen.main --workdir=D --mode=eval --config.eval.quality.num=10000        FID of a run (and many more)
+python -m jaxgen.main --workdir=D --mode=sweep --stds=0.02,0.05,0.1,0.2              figures by the length of the average
 python -m jaxgen.main --config=FILE --mode=show                                      every key and its value
 """
 
@@ -15,7 +16,7 @@ import warnings
 
 from jaxgen.errors import UserError
 
-MODES = ("train", "eval", "sample", "show")
+MODES = ("train", "eval", "sample", "sweep", "show")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,12 +34,18 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--config", default="", metavar="FILE[:tiny]", help="what to train; a run directory remembers it")
     p.add_argument("--workdir", default="", metavar="DIR", help="the run directory: checkpoints, metrics, samples")
     p.add_argument("--mode", default="train", choices=MODES)
-    p.add_argument("--step", type=int, default=-1, help="eval, sample: the checkpoint (default: the newest)")
+    p.add_argument("--step", type=int, default=-1, help="eval, sample, sweep: the checkpoint (default: the newest)")
+    p.add_argument(
+        "--weights",
+        default="ema",
+        metavar="NAME",
+        help="eval, sample: ema (default), raw, the label of an average, or stdX, reconstructed from snapshots",
+    )
+    p.add_argument("--stds", default="", metavar="A,B,...", help="sweep: widths of averages (default: all kept)")
     s = p.add_argument_group("sample")
     s.add_argument("--num", type=int, default=64, help="images (default 64)")
     s.add_argument("--labels", default="", metavar="A,B,...", help="labels to ask for, repeated (default: all in turn)")
     s.add_argument("--seed", type=int, default=0, help="of the samples (default 0)")
-    s.add_argument("--weights", default="ema", choices=("ema", "raw"), help="averaged or raw weights (default ema)")
     s.add_argument("--out", default="", metavar="PATH", help="PATH.png and PATH.npz (default: in DIR/samples)")
     s.add_argument("--files", action="store_true", help="write every image as a file of its own too")
     d = p.add_argument_group("machine")
@@ -78,7 +85,7 @@ def run(argv: list[str]) -> None:
         parallel.initialize()
     if args.config:
         config = configs.override(configs.load(args.config), changes)
-    elif changes and args.mode not in ("train", "eval"):
+    elif changes and args.mode not in ("train", "eval", "sweep"):
         raise UserError("--config.KEY=VALUE needs --config=FILE")
     if args.mode == "show":
         print(configs.to_json(config if args.config else _remembered(args.workdir)))
@@ -92,15 +99,23 @@ def run(argv: list[str]) -> None:
     elif args.mode == "eval":
         from jaxgen.evaluate import evaluate
 
-        evaluate(args.workdir, args.step, changes)
+        evaluate(args.workdir, args.step, changes, args.weights)
+    elif args.mode == "sweep":
+        from jaxgen.evaluate import sweep
+
+        sweep(args.workdir, _numbers(float, "--stds", args.stds, "0.05,0.1"), args.step, changes)
     else:
         from jaxgen.sample import sample
 
-        try:
-            labels = tuple(int(label) for label in args.labels.split(",") if label)
-        except ValueError:
-            raise UserError(f"--labels={args.labels} must be numbers, such as --labels=3,7") from None
+        labels = _numbers(int, "--labels", args.labels, "3,7")
         sample(args.workdir, args.num, args.out, args.seed, labels, args.weights, args.step, args.files)
+
+
+def _numbers(kind: type, flag: str, text: str, such_as: str) -> tuple:
+    try:
+        return tuple(kind(word) for word in text.split(",") if word)
+    except ValueError:
+        raise UserError(f"{flag}={text} must be numbers, such as {flag}={such_as}") from None
 
 
 def _remembered(workdir: str):

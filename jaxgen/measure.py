@@ -18,10 +18,9 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxgen import parallel
-from jaxgen.checkpoint import Checkpoints
+from jaxgen.borrow import Run
 from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
-from jaxgen.experiment import Experiment
 from jaxgen.method import Classifies
 from jaxgen.metrics.frechet import Moments, frechet, frechet_infinity, frechet_intra
 from jaxgen.metrics.inception_score import inception_score
@@ -32,7 +31,6 @@ from jaxgen.metrics.statistics import Statistics, read_statistics, write_statist
 from jaxgen.pretrained.features import load_inception
 from jaxgen.pretrained.weights import weights_hash
 from jaxgen.registry import nearest
-from jaxgen.rundir import RunDir
 from jaxgen.state import Array, PyTree
 
 Images = np.ndarray  # uint8 [N, H, W, C]
@@ -67,19 +65,17 @@ def native_judge(run: str | Path) -> Judge:
             "the native protocol needs a classifier of the data: train one (configs/classifier_digits.py, ...) and name its "
             "run directory (native=DIR)"
         )
-    where = RunDir(run)
-    exp = Experiment.open(where.config(), where.info())
-    if not isinstance(exp.method, Classifies):
+    judge = Run(str(run))
+    if not isinstance(judge.method, Classifies):
         raise UserError(
-            f"{run} is a run of method {exp.config.method.name}, not of a classifier; name a classifier's run"
+            f"{run} is a run of method {judge.config.method.name}, not of a classifier; name a classifier's run"
         )
-    _, state = Checkpoints(where.path, read_only=True).trained(exp.abstract)
-    w = parallel.to_host(state.view(ema=True))
+    w = parallel.to_host(judge.load(parallel.make_mesh({"data": -1})))
 
     def see(variables: PyTree, images: Array) -> Views:
-        if images.shape[1:] != tuple(exp.info.shape):
-            raise UserError(f"{run} judges images {exp.info.shape}, not {images.shape[1:]}; name another classifier")
-        features, logits = exp.method.classify(variables, images)
+        if images.shape[1:] != tuple(judge.info.shape):
+            raise UserError(f"{run} judges images {judge.info.shape}, not {images.shape[1:]}; name another classifier")
+        features, logits = judge.method.classify(variables, images)
         return {"features": features, "logits": logits}
 
     return Judge(NATIVE, see, w, weights_hash(w.nets))

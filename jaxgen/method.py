@@ -1,15 +1,17 @@
 """Methods: generative procedures over named Nets, as pure functions; and what a method can do besides training."""
 
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
+from jaxgen.errors import UserError
 from jaxgen.net import Net
 from jaxgen.parallel import microbatches
-from jaxgen.state import Array, PyTree, TrainState, Variables, Weights
+from jaxgen.state import Array, NetState, PyTree, TrainState, Variables, Weights, path_name
 
 Batch = dict[str, Array]  # image [B, H, W, C] uint8 or float in [-1, 1]; label int32 [B] when the run is labelled
 Metrics = dict[str, Array]  # float32 scalars
@@ -28,6 +30,56 @@ class Method(Protocol):
 
     def eval_step(self, w: Weights, batch: Batch, rng: Array) -> PerExample:
         """Per-example figures on held-out data; averaged over the set by the evaluators."""
+
+
+class Borrowed(Protocol):
+    """Another run, whose trained weights a method uses frozen: jaxgen.borrow.Run."""
+
+    @property
+    def method(self) -> Method:
+        """The method that trained it."""
+
+    @property
+    def abstract(self) -> Weights:
+        """Shapes and dtypes of its weights."""
+
+    def load(self, mesh: Mesh) -> Weights:
+        """Its weights, on every device of a mesh."""
+
+    def check(self, name: str, shape: tuple[int, ...], classes: int) -> None:
+        """A UserError unless it is there and knows such images and labels."""
+
+
+@runtime_checkable
+class Borrows(Protocol):
+    """Needs other runs at every step, evaluation and sample: their weights are in `frozen` by name."""
+
+    def borrows(self) -> dict[str, Borrowed]:
+        """Name -> run."""
+
+    def accept(self, name: str, lender: Method) -> None:
+        """A UserError unless the method of that run can do what it is borrowed for."""
+
+
+@runtime_checkable
+class Inherits(Protocol):
+    """Begins from other runs' weights, which are read once: a resumed run does without them."""
+
+    def inherits(self) -> dict[str, Borrowed]:
+        """Name -> run."""
+
+    def inherit(self, state: TrainState, lent: dict[str, Weights]) -> TrainState:
+        """The fresh state (its `frozen` is filled) with what it takes of those weights."""
+
+
+@runtime_checkable
+class JudgesNoise(Protocol):
+    """Knows the labels of noisy images of a process."""
+
+    process: Any
+
+    def label_log_prob(self, w: Weights, x: Array, t: Array, label: Array) -> Array:
+        """log p(label | x_t) [B] of x [B, H, W, C] at times t [B]."""
 
 
 @runtime_checkable
@@ -88,6 +140,21 @@ class Classifies(Protocol):
 
     def classify(self, w: Weights, x: Array) -> tuple[Array, Array]:
         """[B, H, W, C] -> (features [B, D], logits [B, classes])."""
+
+
+def start_from(net: NetState, variables: Variables, name: str) -> NetState:
+    """A fresh net with the variables of another; its averages begin there too. Nets that differ are a UserError."""
+    mine = {"params": net.params, **net.vars}
+    given = {k: variables.get(k, v) for k, v in mine.items()}
+    shapes = [{path_name(p): x.shape for p, x in jax.tree_util.tree_leaves_with_path(t)} for t in (mine, given)]
+    if odd := sorted(k for k in {**shapes[0], **shapes[1]} if shapes[0].get(k) != shapes[1].get(k)):
+        raise UserError(
+            f"method.net is not the net of {name}: {odd[0]} is {shapes[0].get(odd[0])} here and {shapes[1].get(odd[0])} there; "
+            "give both the same method.net"
+        )
+    given = jax.tree.map(jnp.copy, given)  # not the buffers themselves, which a step would give away
+    params = given.pop("params")
+    return net.replace(params=params, vars=given, ema={label: jax.tree.map(jnp.copy, params) for label in net.ema})
 
 
 def value_and_grads(fn, params: PyTree) -> tuple[tuple[Array, tuple[Metrics, Variables]], PyTree]:

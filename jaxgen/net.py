@@ -1,6 +1,8 @@
-"""A Net: a Flax module, the optimizer that trains it and the average kept of it."""
+"""A Net: a Flax module, the optimizer that trains it and the averages kept of it."""
 
-from dataclasses import dataclass, field
+import functools
+import math
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
@@ -8,23 +10,35 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from jaxgen.errors import UserError
 from jaxgen.state import Array, NetState, PyTree, Variables
+
+WIDEST = 12**-0.5  # relative standard deviation of the flat profile, which weighs all of the past alike
 
 
 class Ema(Protocol):
-    """An averaging rule: ema <- decay(step) * ema + (1 - decay(step)) * params, after every update."""
+    """An averaging rule: ema <- decay * ema + (1 - decay) * params, once a step."""
 
-    def decay(self, step: Array) -> Array | float:
-        """Decay in [0, 1] of the update made at `step` (0 for the first)."""
+    @property
+    def label(self) -> str:
+        """The average's name in states, files and on the command line."""
+
+    def log_decay(self, step: Array) -> Array | float:
+        """Logarithm of the decay of the update made at `step` (0 for the first): exact where the decay is nearly 1."""
 
 
 @dataclass(frozen=True)
 class NoEma:
     """Keep no average."""
 
-    def decay(self, step: Array) -> float:
-        """0: the average would be the weights themselves."""
-        return 0.0
+    @property
+    def label(self) -> str:
+        """What there is without an average."""
+        return "raw"
+
+    def log_decay(self, step: Array) -> float:
+        """log 0: the average would be the weights themselves."""
+        return -math.inf
 
 
 @dataclass(frozen=True)
@@ -34,61 +48,112 @@ class Decay:
     rate: float = 0.9999
     warmup: bool = True
 
-    def decay(self, step: Array) -> Array | float:
-        """`rate`, approached from 0.1 during the first 10 / (1 - rate) steps."""
-        return jnp.minimum(self.rate, (1.0 + step) / (10.0 + step)) if self.warmup else self.rate
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.rate < 1.0:
+            raise UserError(f"ema.rate={self.rate} must lie in [0, 1); ema=none keeps no average")
+
+    @property
+    def label(self) -> str:
+        """Such as 0.9999."""
+        return f"{self.rate}"
+
+    def log_decay(self, step: Array) -> Array | float:
+        """log `rate`, approached from log 0.1 during the first 10 / (1 - rate) steps."""
+        rate = math.log(self.rate) if self.rate else -math.inf
+        return jnp.minimum(rate, jnp.log1p(-9.0 / (10.0 + step))) if self.warmup else rate
 
 
 @dataclass(frozen=True)
 class HalfLife:
-    """Half-life in images, at most `rampup` times the images seen so far (Karras et al. 2022, EDM)."""
+    """Half-life in images, at most `rampup` times the images seen before (Karras et al. 2022, EDM); rampup=0: no limit."""
 
     images: float = 500_000.0
     rampup: float = 0.05
     batch: int = 1  # images per step; given by the run
 
-    def decay(self, step: Array) -> Array:
-        """0.5 ** (batch / half-life)."""
-        seen = (step + 1.0) * self.batch
-        halflife = jnp.minimum(self.images, seen * self.rampup) if self.rampup > 0 else self.images
-        return 0.5 ** (self.batch / jnp.maximum(halflife, 1e-8))
+    def __post_init__(self) -> None:
+        if self.images <= 0 or self.rampup < 0:
+            raise UserError(f"ema.images={self.images} must be positive and ema.rampup={self.rampup} at least 0")
+
+    @property
+    def label(self) -> str:
+        """Such as 500000img."""
+        return f"{self.images:.0f}img"
+
+    def log_decay(self, step: Array) -> Array | float:
+        """log 0.5 ** (batch / half-life)."""
+        halflife = jnp.minimum(self.images, self.rampup * self.batch * step) if self.rampup else self.images
+        return math.log(0.5) * self.batch / jnp.maximum(halflife, 1e-8)
 
 
 @dataclass(frozen=True)
 class Power:
-    """Power-function profile of relative width `std` (Karras et al. 2023, EDM2, eq. 2): (1 - 1/t) ** (gamma + 1)."""
+    """Power-function profile of relative width `std` (Karras et al. 2023, EDM2, eq. 2): decay (1 - 1/t) ** (gamma + 1).
+
+    After update T the weight of update t is (t^(gamma+1) - (t-1)^(gamma+1)) / T^(gamma+1): the profile has the same shape
+    however long the run, and other widths can be reconstructed afterwards (jaxgen.posthoc).
+    """
 
     std: float = 0.1
 
-    @property
-    def gamma(self) -> float:
-        """Exponent whose profile has relative standard deviation `std`: (g+1)^0.5 (g+2)^-1 (g+3)^-0.5 = std."""
-        low, high = 0.0, 1e4
-        for _ in range(200):  # the left side falls monotonically in g
-            mid = 0.5 * (low + high)
-            wide = (mid + 1) ** 0.5 / (mid + 2) / (mid + 3) ** 0.5 > self.std
-            low, high = (mid, high) if wide else (low, mid)
-        return low
+    def __post_init__(self) -> None:
+        exponent(self.std)  # refuses what is no width
 
-    def decay(self, step: Array) -> Array:
-        """(1 - 1/t) ** (gamma + 1) with t = step + 1."""
-        return (1.0 - 1.0 / (step + 1.0)) ** (self.gamma + 1.0)
+    @property
+    def label(self) -> str:
+        """Such as std0.1."""
+        return f"std{self.std}"
+
+    def log_decay(self, step: Array) -> Array:
+        """(gamma + 1) log(1 - 1/t) with t = step + 1: 0 takes the first update whole."""
+        return (exponent(self.std) + 1.0) * jnp.log1p(-1.0 / (step + 1.0))
+
+
+def width(gamma: float) -> float:
+    """Relative standard deviation of the power-function profile of exponent gamma (EDM2, appendix C)."""
+    return (gamma + 1) ** 0.5 / (gamma + 2) / (gamma + 3) ** 0.5
+
+
+@functools.cache
+def exponent(std: float) -> float:
+    """The inverse of `width`; a std outside (0, 0.289) is a UserError."""
+    if not 0.0 < std < WIDEST:
+        raise UserError(f"std={std} is no width of an average: it must lie between 0 and 0.289, such as 0.05")
+    low, high = 0.0, 1.0 / std
+    for _ in range(200):  # the width falls monotonically, and is less than 1 / gamma
+        mid = 0.5 * (low + high)
+        low, high = (mid, high) if width(mid) > std else (low, mid)
+    return low
+
+
+def std_of(label: str) -> float:
+    """The width in a power average's label (std0.1 -> 0.1); 0 for every other text."""
+    try:
+        return float(label.removeprefix("std")) if label.startswith("std") else 0.0
+    except ValueError:
+        return 0.0
 
 
 @dataclass(frozen=True)
 class Net:
-    """Module + optimizer + average. All functions are pure; the state lives in NetState."""
+    """Module + optimizer + averages. All functions are pure; the state lives in NetState."""
 
     module: nn.Module
     tx: optax.GradientTransformation
-    ema: Ema = field(default_factory=NoEma)
+    ema: tuple[Ema, ...] = ()  # the first is the default
+
+    def __post_init__(self) -> None:
+        labels = [rule.label for rule in self.ema]
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            kind = type(self.module).__name__
+            raise UserError(f"the ema of {kind} names two averages {twice[0]!r}; keep one of them, or change its value")
 
     def init(self, rng: Array, *args: Any, **kwargs: Any) -> NetState:
-        """Random variables for inputs shaped like `args`; the average starts at the params."""
+        """Random variables for inputs shaped like `args`; the averages start at the params."""
         variables = dict(self.module.init({"params": rng, "dropout": rng}, *args, **kwargs))
         params = variables.pop("params", {})
-        ema = {} if isinstance(self.ema, NoEma) else jax.tree.map(jnp.copy, params)
-        return NetState(params=params, opt=self.tx.init(params), vars=variables, ema=ema)
+        ema = {rule.label: jax.tree.map(jnp.copy, params) for rule in self.ema}
+        return NetState(params=params, opt=self.tx.init(params), vars=variables, ema=ema, default=next(iter(ema), ""))
 
     def apply(
         self,
@@ -109,14 +174,19 @@ class Net:
         )
         return out, {**vars, **new}
 
-    def update(self, s: NetState, grads: PyTree, vars: Variables | None = None, *, step: Array) -> NetState:
-        """One optimizer step, then the average; `vars` replaces the other collections when given."""
-        updates, opt = optax.with_extra_args_support(self.tx).update(grads, s.opt, s.params, step=step)
-        params = optax.apply_updates(s.params, updates)
-        decay = self.ema.decay(step)
-        ema = (
-            s.ema
-            if isinstance(self.ema, NoEma)
-            else jax.tree.map(lambda e, p: e + (1 - decay) * (p - e), s.ema, params)
-        )
-        return NetState(params=params, opt=opt, vars=s.vars if vars is None else vars, ema=ema)
+    def update(
+        self, s: NetState, grads: PyTree, vars: Variables | None = None, *, step: Array, updates: int = 1
+    ) -> NetState:
+        """One optimizer step, then the averages; `vars` replaces the other collections when given.
+
+        A net updated several times a step says how often (`updates`), so that its averages decay by the step all the same.
+        """
+        change, opt = optax.with_extra_args_support(self.tx).update(grads, s.opt, s.params, step=step)
+        params = optax.apply_updates(s.params, change)
+
+        def follow(rule: Ema, average: PyTree) -> PyTree:
+            share = -jnp.expm1(rule.log_decay(step) / updates)  # 1 - decay
+            return jax.tree.map(lambda e, p: e + share * (p - e), average, params)
+
+        ema = {rule.label: follow(rule, s.ema[rule.label]) for rule in self.ema}
+        return s.replace(params=params, opt=opt, vars=s.vars if vars is None else vars, ema=ema)

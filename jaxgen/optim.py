@@ -110,6 +110,19 @@ class Adam(Optimizer):
 
 
 @dataclass(frozen=True)
+class RAdam(Optimizer):
+    """Rectified Adam (Liu et al. 2020): momentum alone until the second moment is known well enough."""
+
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+
+    def scale(self) -> optax.GradientTransformation:
+        """Rectified moments."""
+        return optax.scale_by_radam(self.b1, self.b2, self.eps)
+
+
+@dataclass(frozen=True)
 class RmsProp(Optimizer):
     """RMSProp (Tieleman & Hinton 2012)."""
 

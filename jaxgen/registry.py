@@ -34,10 +34,16 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "method": {
         "diffusion": "jaxgen.methods.diffusion:Diffusion",
+        "consistency": "jaxgen.methods.consistency:Consistency",
+        "consistency_distillation": "jaxgen.methods.consistency_distillation:ConsistencyDistillation",
+        "meanflow": "jaxgen.methods.meanflow:MeanFlow",
         "vae": "jaxgen.methods.vae:Vae",
         "gan": "jaxgen.methods.gan:Gan",
         "vqvae": "jaxgen.methods.vqvae:VqVae",
         "classifier": "jaxgen.methods.classifier:Classifier",
+        "noisy_classifier": "jaxgen.methods.classifier:NoisyClassifier",
+        "progressive_distillation": "jaxgen.methods.progressive_distillation:ProgressiveDistillation",
+        "reflow": "jaxgen.methods.reflow:Reflow",
     },
     "module": {
         "unet": "jaxgen.nets.unet:UNet",
@@ -61,9 +67,11 @@ TABLES: dict[str, dict[str, str]] = {
         "resnet_generator": "jaxgen.nets.gan:ResnetGenerator",
         "resnet_discriminator": "jaxgen.nets.gan:ResnetDiscriminator",
         "residual_classifier": "jaxgen.nets.classifier:ResidualClassifier",
+        "timed_classifier": "jaxgen.nets.classifier:TimedClassifier",
     },
     "optimizer": {
         "adam": "jaxgen.optim:Adam",
+        "radam": "jaxgen.optim:RAdam",
         "rmsprop": "jaxgen.optim:RmsProp",
         "sgd": "jaxgen.optim:Sgd",
     },
@@ -152,6 +160,12 @@ TABLES: dict[str, dict[str, str]] = {
         "auto": "jaxgen.diffusion.guide:Autoguidance",
         "classifier": "jaxgen.diffusion.guide:ByClassifier",
     },
+    "run": {"run": "jaxgen.borrow:Run"},
+    "curriculum": {
+        "doubling": "jaxgen.methods.consistency:Doubling",
+        "square_root": "jaxgen.methods.consistency:SquareRoot",
+        "fixed": "jaxgen.methods.consistency:Fixed",
+    },
     "nll": {
         "flow": "jaxgen.diffusion.likelihood:FlowLikelihood",
         "bound": "jaxgen.diffusion.bound:ChainBound",
@@ -192,9 +206,13 @@ KEYS: dict[str, str] = {
     "net": "net", "gen": "net", "disc": "net",
     "encoder": "module", "decoder": "module", "quantizer": "module",
     "optimizer": "optimizer", "ema": "ema",
-    "process": "process", "predict": "predict", "weight": "weight", "times": "times", "solver": "solver",
+    "process": "process", "predict": "predict", "weight": "weight", "times": "times", "solver": "solver", "pairs": "solver",
     "guide": "guide", "grid": "grid", "nll": "nll", "likelihood": "likelihood", "loss": "gan_loss", "penalty": "penalty",
+    "teacher": "run", "weak": "run", "judge": "run", "curriculum": "curriculum",
 }  # fmt: skip
+
+# tables of which a key may hold several members, as a tuple
+MANY = ("ema",)
 
 # keys of a net that are not fields of its module, with their defaults
 NET_PARTS: dict[str, Any] = {"optimizer": {"name": "adam"}, "ema": {"name": "none"}}
@@ -228,12 +246,12 @@ def default(field: dataclasses.Field) -> Any:
 
 
 def as_spec(table: str, value: Any, where: str) -> dict[str, Any]:
-    """The long form of a member: "eps" -> {"name": "eps"}; ema=0.999 -> {"name": "decay", "rate": 0.999}; object -> its fields."""
+    """The long form of a member: "eps" -> {"name": "eps"}, ema=0.999 -> decay of that rate, a run's directory, an object."""
     table = "module" if table == "net" else table
     if table == "ema" and isinstance(value, int | float) and not isinstance(value, bool):
         return {"name": "decay", "rate": float(value)} if value else {"name": "none"}
     if isinstance(value, str):
-        return {"name": value}
+        return {"name": "run", "path": value} if table == "run" else {"name": value}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         path = f"{type(value).__module__}:{type(value).__name__}"
         name = next(n for n, target in TABLES[table].items() if target == path)
@@ -272,8 +290,20 @@ def keys(table: str, name: str, where: str) -> tuple[str, ...]:
     return (*fields(lookup(table, name, where)), *(NET_PARTS if table == "net" else ()))
 
 
-def complete(table: str, spec: Any, given: Iterable[str] = (), where: str = "config") -> dict[str, Any]:
-    """A spec with every default spelled out (but what the data decides), checked key by key."""
+def members(table: str, name: str, where: str) -> dict[str, Any]:
+    """The members of other tables that this name holds by default."""
+    known = {k: default(f) for k, f in fields(lookup(table, name, where)).items() if k in KEYS}
+    return {k: as_spec(KEYS[k], v, f"{where}.{k}") for k, v in known.items() if v is not dataclasses.MISSING}
+
+
+def complete(table: str, spec: Any, given: Iterable[str] = (), where: str = "config") -> Any:
+    """A spec with every default spelled out (but what the data decides), checked key by key.
+
+    A key of MANY may hold several: a tuple of specs. One alone is that one, none is "none".
+    """
+    if table in MANY and isinstance(spec, tuple | list):
+        several = tuple(complete(table, one, given, f"{where}[{i}]") for i, one in enumerate(spec or ("none",)))
+        return several if len(several) > 1 else several[0]
     spec = as_spec(table, spec, where)
     parts = NET_PARTS if table == "net" else {}
     cls = lookup(table, spec["name"], where)
@@ -304,6 +334,8 @@ def build(table: str, spec: Any, given: dict[str, Any] | None = None, where: str
     """Spec -> object. `given` (shape, classes, batch, steps) fills the fields that the spec leaves open."""
     given = given or {}
     spec = complete(table, spec, given, where)
+    if isinstance(spec, tuple):
+        return tuple(build(table, one, given, f"{where}[{i}]") for i, one in enumerate(spec))
     cls = lookup(table, spec.pop("name"), where)
     parts = {key: build(KEYS[key], spec.pop(key), given, f"{where}.{key}") for key in NET_PARTS if table == "net"}
     values = {k: build(KEYS[k], v, given, f"{where}.{k}") if k in KEYS else v for k, v in spec.items()}
@@ -312,7 +344,8 @@ def build(table: str, spec: Any, given: dict[str, Any] | None = None, where: str
     if table == "optimizer":
         return built.build()
     if table == "net":
-        from jaxgen.net import Net
+        from jaxgen.net import Net, NoEma
 
-        return Net(built, tx=parts["optimizer"], ema=parts["ema"])
+        rules = parts["ema"] if isinstance(parts["ema"], tuple) else (parts["ema"],)
+        return Net(built, tx=parts["optimizer"], ema=tuple(rule for rule in rules if not isinstance(rule, NoEma)))
     return built

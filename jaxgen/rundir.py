@@ -28,7 +28,7 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 # What may change between two starts of the same run without making it another run
 FREE = ("steps", "log_every", "save_every", "keep", "snapshot_every", "steps_per_call", "mesh", "sharding", "eval", "phases",
         "data.placement", "data.device_mb", "data.workers", "data.prefetch", "data.data_dir", "data.path",
-        "method.solver", "method.guide", "method.nll")  # fmt: skip
+        "method.solver", "method.guide", "method.nll", "method.teacher.path")  # fmt: skip
 
 
 class RunDir:

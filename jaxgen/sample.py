@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from jaxgen import parallel
-from jaxgen.checkpoint import Checkpoints
+from jaxgen.checkpoint import Averages, Checkpoints
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment
 from jaxgen.images import save_grid, save_png, to_uint8
+from jaxgen.posthoc import choose
 from jaxgen.rundir import RunDir
 
 
@@ -23,8 +24,9 @@ def sample(
     step: int = -1,
     files: bool = False,
 ) -> np.ndarray:
-    """uint8 [num, H, W, C] from the newest checkpoint (or `step`'s), with averaged or raw weights.
+    """uint8 [num, H, W, C] from the newest checkpoint (or `step`'s).
 
+    `weights`: ema, raw, the label of an average, or stdX for one reconstructed from the run's snapshots.
     Writes OUT.png (a grid) and OUT.npz (`images`, and `labels` where asked for), and OUT/00000.png ... with `files`.
     `labels` repeat over the samples; empty means 0, 1, ..., classes - 1, 0, ... Needs neither config file nor data.
     """
@@ -42,9 +44,12 @@ def sample(
             )
     wanted = np.resize(np.asarray(labels, np.int32), num) if labels else exp.labels(num)
     at, state = Checkpoints(run.path, read_only=True).trained(exp.abstract, step)
-    images = to_uint8(exp.sample(state.view(ema=weights == "ema"), num, seed, wanted))
+    state = exp.lend(state)
+    choice = choose(state, weights, Averages(run.path, read_only=True))
+    images = to_uint8(exp.sample(choice.weights(), num, seed, wanted))
     if parallel.is_lead():
-        target = Path(out) if str(out) else run.path / "samples" / f"{at:07d}_seed{seed}"
+        kind = "" if weights == "ema" else f"_{choice.name}"
+        target = Path(out) if str(out) else run.path / "samples" / f"{at:07d}_seed{seed}{kind}"
         target = target.with_suffix("") if target.suffix in (".png", ".npz") else target
         columns = info.classes if exp.feed.labels and not labels and info.classes <= 16 else 0
         save_grid(target.with_suffix(".png"), images, columns)
@@ -53,8 +58,6 @@ def sample(
         part.replace(target.with_suffix(".npz"))
         for i, image in enumerate(images if files else ()):
             save_png(target / f"{i:05d}.png", image)
-        print(
-            f"{num} samples of step {at} ({weights} weights, seed {seed}): {target.with_suffix('.png')}",
-            file=sys.stderr,
-        )
+        how = f"{choice.name} {choice.told or 'weights'}, seed {seed}"
+        print(f"{num} samples of step {at} ({how}): {target.with_suffix('.png')}", file=sys.stderr)
     return images

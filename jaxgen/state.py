@@ -5,6 +5,8 @@ from typing import Any
 import jax
 from flax import struct
 
+from jaxgen.errors import UserError
+
 Array = jax.Array
 PyTree = Any
 Variables = dict[str, PyTree]  # {"params": ..., "batch_stats": ..., "codebook": ...}, as linen's apply takes them
@@ -12,17 +14,18 @@ Variables = dict[str, PyTree]  # {"params": ..., "batch_stats": ..., "codebook":
 
 @struct.dataclass
 class NetState:
-    """One network: what is trained, how, what it carries along, and its average."""
+    """One network: what is trained, how, what it carries along, and its averages."""
 
     params: PyTree  # trained by gradients
     opt: PyTree  # optimizer state
     vars: Variables  # every other linen collection: batch_stats, codebook, spectral-norm u, ...
-    ema: PyTree  # averaged params; {} when the net is not averaged
+    ema: dict[str, PyTree]  # label -> averaged params; {} when the net is not averaged
+    default: str = struct.field(pytree_node=False, default="")  # label of the average used where none is named
 
-    def variables(self, ema: bool) -> Variables:
-        """What `module.apply` takes; the average in place of the params where asked for and kept."""
-        averaged = ema and bool(jax.tree.leaves(self.ema))
-        return {"params": self.ema if averaged else self.params, **self.vars}
+    def variables(self, ema: bool | str) -> Variables:
+        """What `module.apply` takes: raw, or the average of that label, or (True, or no such label) the default one."""
+        label = ema if ema in self.ema else self.default
+        return {"params": self.ema[label] if ema and self.ema else self.params, **self.vars}
 
 
 @struct.dataclass
@@ -44,8 +47,19 @@ class TrainState:
     frozen: dict[str, PyTree] = struct.field(default_factory=dict)  # pretrained inputs of the step; never saved
     extra: dict[str, PyTree] = struct.field(default_factory=dict)  # what a method must remember between steps
 
-    def view(self, ema: bool = False) -> Weights:
-        """The state as losses and samplers see it, with raw or averaged weights."""
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of all averages that are kept, defaults first."""
+        nets = [net for net in self.nets.values() if net.ema]
+        return tuple(dict.fromkeys([*(net.default for net in nets), *(label for net in nets for label in net.ema)]))
+
+    def view(self, ema: bool | str = False) -> Weights:
+        """The state as losses and samplers see it: raw weights, the default averages (True), or those of one label.
+
+        A net without that label gives its default average; a label that no net has is a UserError.
+        """
+        if isinstance(ema, str) and ema not in self.labels:
+            raise UserError(f"there is no average {ema!r}; the run keeps: {', '.join(self.labels) or 'none'}")
         nets = {name: net.variables(ema) for name, net in self.nets.items()}
         return Weights(self.step, nets, self.frozen, self.extra)
 

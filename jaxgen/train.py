@@ -18,11 +18,12 @@ from tqdm import tqdm
 
 from jaxgen import config as configs
 from jaxgen import evaluate, parallel
-from jaxgen.checkpoint import Checkpoints
+from jaxgen.checkpoint import Averages, Checkpoints
 from jaxgen.data.pipeline import index_stream, load_all, train_stream
 from jaxgen.errors import UserError
 from jaxgen.evaluators import Evaluator
 from jaxgen.experiment import Experiment, open_source
+from jaxgen.posthoc import powers
 from jaxgen.rundir import RunDir, environment
 from jaxgen.state import PyTree, TrainState, adopt
 from jaxgen.writers import Writers
@@ -84,8 +85,6 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
     began = time.monotonic()
     stages = phases(config)
     run = RunDir(workdir)
-    run.claim(config, write=parallel.is_lead())
-    checkpoints = Checkpoints(run.path, config.keep)
 
     @functools.cache
     def experiment(index: int) -> Experiment:
@@ -95,36 +94,49 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         """A checkpoint made at a border belongs to the phase that ends there."""
         return next((i for i, stage in enumerate(stages) if step <= stage.stop), len(stages) - 1)
 
+    run.claim(config, write=False)
+    first = experiment(0)
+    if config.snapshot_every and not powers(first.abstract):
+        raise UserError(
+            f"config.snapshot_every={config.snapshot_every} keeps power averages and no net has one; give a net "
+            "ema=dict(name='power', std=0.05), or set config.snapshot_every=0"
+        )
+    run.claim(config, write=parallel.is_lead())  # now that nothing refuses the config
+    checkpoints = Checkpoints(run.path, config.keep)
+    averages = Averages(run.path, create=any(stage.config.snapshot_every for stage in stages))
     try:
         found = checkpoints.restore(lambda step: experiment(owner(step)).abstract)
-        at, state = found or (0, experiment(0).init())
+        at, state = (found[0], experiment(owner(found[0])).lend(found[1])) if found else (0, experiment(0).init())
         if at >= config.steps:
             print(
                 f"{run.path} is at step {at} already; raise config.steps (now {config.steps}) to go on", file=sys.stderr
             )
             return
         checkpoints.forget_after(at)
+        averages.forget_after(at)
         with Interrupt() as interrupt:
             for i in range(owner(at), len(stages)):
                 if i > owner(at):  # a new phase: keep what fits, start the rest afresh
                     state = jax.device_put(adopt(experiment(i).init(), state)[0], experiment(i).shardings)
                 if at < stages[i].stop:
-                    loop = Loop(experiment(i), run, checkpoints, interrupt, began, config.steps)
+                    loop = Loop(experiment(i), run, checkpoints, averages, interrupt, began, config.steps)
                     state, at = loop(state, at, stages[i].stop)
                 if at < stages[i].stop:
                     return
     finally:
         checkpoints.close()
+        averages.close()
 
 
 class Loop:
     """One phase of a run: what is fixed while it lasts, and what the loop does at its borders."""
 
     def __init__(
-        self, exp: Experiment, run: RunDir, checkpoints: Checkpoints, interrupt: Interrupt, began: float, total: int
-    ) -> None:
-        self.exp, self.run, self.checkpoints, self.interrupt, self.began = exp, run, checkpoints, interrupt, began
-        self.total = total
+        self, exp: Experiment, run: RunDir, checkpoints: Checkpoints, averages: Averages, interrupt: Interrupt,
+        began: float, total: int,
+    ) -> None:  # fmt: skip
+        self.exp, self.run, self.checkpoints, self.averages = exp, run, checkpoints, averages
+        self.interrupt, self.began, self.total = interrupt, began, total
         self.config = exp.config
         self.source, self.held_out = open_source(exp.config, "train"), open_source(exp.config, "eval")
         self.tests = evaluate.evaluators(exp)
@@ -141,6 +153,7 @@ class Loop:
             self.run.record(self.source.info, environment())
         try:
             self.plan(at, min(config.steps_per_call, stop - at))
+            self.snapshot(state, at)  # a run killed between checkpoint and snapshot makes it now
             interval: list[PyTree] = []  # metrics still on the device
             since, first = at, True
             self.late: tuple[int, int, Future] | None = None  # the interval before: fetched while this one runs
@@ -160,6 +173,7 @@ class Loop:
                 if at % config.log_every == 0 or ends:
                     self.log()
                     self.late, interval, since = (since, at, self.fetcher.submit(fetch, interval)), [], at
+                self.snapshot(state, at)  # before the checkpoint: what a resumed run finds has all earlier ones
                 if at % config.save_every == 0 or ends:
                     self.log()
                     self.save(state, at)
@@ -171,6 +185,7 @@ class Loop:
                     self.clock = time.monotonic()
                 if halt:
                     self.checkpoints.wait()
+                    self.averages.wait()
                     self.writers.say(
                         f"{self.interrupt.name or 'a signal'}: step {at} is saved; the same command goes on from there"
                     )
@@ -182,8 +197,8 @@ class Loop:
             self.writers.close()
 
     def rhythms(self) -> list[int]:
-        """Steps between evaluations."""
-        return [t.every for t in self.tests.values() if t.every]
+        """Steps between evaluations, and between snapshots."""
+        return [n for n in (self.config.snapshot_every, *(t.every for t in self.tests.values())) if n]
 
     def program(self, num: int) -> Callable:
         """The compiled program of `num` steps per dispatch."""
@@ -301,10 +316,21 @@ class Loop:
             f"{what}; {last} in {self.checkpoints.folder}. Lower the learning rate or clip gradients (optimizer.clip=1.0)"
         )
 
-    def save(self, state: TrainState, at: int) -> None:
-        """Start a checkpoint of step `at`, unless the weights are broken."""
+    def snapshot(self, state: TrainState, at: int) -> None:
+        """Keep the power averages of step `at` for good, where one is due and not there yet."""
+        every = self.config.snapshot_every
+        if every and at and at % every == 0 and at not in self.averages.steps():
+            self.refuse_broken(state, at)
+            self.averages.write(at, powers(state))
+
+    def refuse_broken(self, state: TrainState, at: int) -> None:
+        """Nothing broken is written."""
         if not bool(self.exp.is_finite(state)):
             raise self.diverged(f"weights became NaN or infinite by step {at}")
+
+    def save(self, state: TrainState, at: int) -> None:
+        """Start a checkpoint of step `at`, unless the weights are broken."""
+        self.refuse_broken(state, at)
         self.checkpoints.save(at, state, configs.to_json(self.config))
 
     def evaluate(self, tests: dict[str, Evaluator], state: TrainState, at: int) -> None:

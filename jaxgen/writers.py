@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -130,23 +130,57 @@ def plot(workdir: str | Path) -> None:
     panels = sorted({name.split("/", 1)[1] for name in names if not name.endswith("images_per_s")})
     if not panels:
         return
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    columns = min(3, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure, axes_of = _panels(len(panels))
     for i, panel in enumerate(panels):
-        axes = figure.add_subplot(rows, columns, i + 1)
+        axes = axes_of(i, panel, "step")
         for name in sorted(n for n in names if n.split("/", 1)[1] == panel):
             points = [(r["step"], r[name]) for r in records if name in r]
             axes.plot(*zip(*points, strict=True), label=name.split("/")[0], linewidth=1)
-        axes.set_title(panel, fontsize=9)
-        axes.tick_params(labelsize=7)
-        axes.set_xlabel("step", fontsize=7)
         axes.legend(fontsize=7)
-    path = Path(workdir) / "loss.png"
+    _save(figure, Path(workdir) / "loss.png")
+
+
+def plot_sweep(path: Path, names: list[str], rows: dict[str, list[float]], marks: dict[str, int]) -> None:
+    """Every metric over averages; widths (stdX) on a logarithmic axis, the best (index; -1: none) with a ring."""
+    widths = all(name.startswith("std") for name in names)
+    figure, axes_of = _panels(len(rows))
+    for i, (metric, values) in enumerate(rows.items()):
+        axes = axes_of(i, metric, "relative width of the average (std)" if widths else "average")
+        x = [float(name[3:]) for name in names] if widths else list(range(len(names)))
+        order = sorted(range(len(x)), key=x.__getitem__)
+        axes.plot([x[j] for j in order], [values[j] for j in order], marker="o", markersize=3, linewidth=1)
+        if marks[metric] >= 0:
+            at = marks[metric]
+            axes.plot(x[at], values[at], "o", markersize=9, fillstyle="none", color="tab:red")
+        if widths:
+            axes.set_xscale("log")
+        axes.set_xticks(x, [name[3:] if widths else name for name in names])
+        axes.minorticks_off()
+    _save(figure, path)
+
+
+def _panels(num: int) -> tuple[Any, Callable[[int, str, str], Any]]:
+    """A figure of so many panels, and (index, title, x label) -> axes."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(3, num)
+    rows = -(-num // columns)
+    figure = Figure(figsize=(4.2 * columns, 2.8 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+
+    def axes_of(index: int, title: str, x: str) -> Any:
+        axes = figure.add_subplot(rows, columns, index + 1)
+        axes.set_title(title, fontsize=9)
+        axes.tick_params(labelsize=7)
+        axes.set_xlabel(x, fontsize=7)
+        return axes
+
+    return figure, axes_of
+
+
+def _save(figure: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     figure.savefig(part, dpi=110, format="png")
     part.replace(path)

@@ -1,5 +1,6 @@
-"""The configs that the laws run over."""
+"""The configs that the laws run over, and the teachers that some of them want."""
 
+import hashlib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -7,3 +8,34 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 # A few methods and mechanisms: the laws hold for these in the quick suite, for all in the full one. Diffusion compiles for
 # too long, and is what the tests of the command line train.
 CHOSEN = ("vae_digits", "dcgan_digits", "wgan_gp_digits", "vqvae_digits")
+
+
+def lend(config, info, folder: Path, weights: bool = True):
+    """The config with a teacher, where it wants one: a diffusion run of the same parts, untrained, made once in `folder`.
+
+    `weights=False` leaves out its checkpoint, for those who look at shapes only.
+    """
+    from jaxgen import config as configs
+    from jaxgen import registry
+    from jaxgen.checkpoint import Checkpoints
+    from jaxgen.experiment import Experiment
+    from jaxgen.rundir import RunDir
+
+    if "teacher" not in config.method or config.method.teacher.path:
+        return config
+    own = configs.from_json(configs.to_json(config))
+    known = registry.keys("method", "diffusion", "config.method")
+    with own.unlocked():
+        own.method = {**{k: v for k, v in config.method.to_dict().items() if k in known}, "name": "diffusion"}
+        own.eval = {}
+    text = configs.to_json(configs.normalise(own))
+    run = RunDir(folder / hashlib.sha256(text.encode()).hexdigest()[:16])
+    if not run.path.exists():
+        own = configs.from_json(text)
+        run.claim(own)
+        run.record(info, {})
+        if weights:
+            keeper = Checkpoints(run.path)
+            keeper.save(0, Experiment.open(own, info).init(), text)
+            keeper.close()
+    return configs.override(config, {"method.teacher.path": str(run.path)})

@@ -11,7 +11,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAXGEN_CACHE", os.path.join(tempfile.gettempdir(), f"jaxgen-tests-{os.getuid()}"))
 
 import pytest
-from cases import CHOSEN, CONFIGS, ROOT
+from cases import CHOSEN, CONFIGS, ROOT, lend
 
 from jaxgen import backend
 
@@ -25,13 +25,21 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("name", every)
 
 
+@pytest.fixture(scope="session")
+def teachers(tmp_path_factory):
+    """Where the runs are kept that distillation learns from."""
+    return tmp_path_factory.mktemp("teachers")
+
+
 @pytest.fixture
-def tiny():
+def tiny(teachers):
     """(config name, {path: value}) -> its :tiny form on one device."""
     from jaxgen import config as configs
+    from jaxgen.experiment import open_source
 
     def load(name: str, **changes):
         changes = {"mesh": {"data": 1}, **changes}
-        return configs.override(configs.load(f"{ROOT}/configs/{name}.py:tiny"), changes)
+        config = configs.override(configs.load(f"{ROOT}/configs/{name}.py:tiny"), changes)
+        return lend(config, open_source(config, "train").info, teachers)
 
     return load

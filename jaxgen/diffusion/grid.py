@@ -111,12 +111,13 @@ class Karras:
     rho: float = 7.0
     sigma_min: float = 0.0  # 0: the process's own
     sigma_max: float = 0.0
+    spare: bool = False  # leave sigma_min out: steps + 1 levels without the last
 
     def __call__(self, process: Process, steps: int) -> np.ndarray:
         """Times of those noise levels."""
         at_least_one(steps)
         low, high = span(process, self.sigma_min, self.sigma_max)
-        levels = np.linspace(high ** (1 / self.rho), low ** (1 / self.rho), steps) ** self.rho
+        levels = np.linspace(high ** (1 / self.rho), low ** (1 / self.rho), steps + self.spare)[:steps] ** self.rho
         return np.append(process.when(levels), 0.0)
 
 

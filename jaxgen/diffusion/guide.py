@@ -154,6 +154,7 @@ class Autoguidance:
     evaluations: ClassVar[int] = 2
     labelled: ClassVar[bool] = False
     scale: float = 2.0
+    weak: object = ""  # the run (or an early checkpoint of one) that is the worse model
 
     def __call__(self, model: CondDenoiser, label: Array, null: int, other: CondDenoiser = missing) -> Denoiser:
         """`other` is the worse model: smaller, or an early checkpoint."""
@@ -175,6 +176,7 @@ class ByClassifier:
     evaluations: ClassVar[int] = 2
     labelled: ClassVar[bool] = False
     scale: float = 2.0
+    judge: object = ""  # the run of a classifier of noisy images
 
     def __call__(self, model: CondDenoiser, label: Array, null: int, other: CondDenoiser = missing) -> Denoiser:
         """`other` gives the step in x_0, see `uphill`."""

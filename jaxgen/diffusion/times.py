@@ -5,8 +5,10 @@ from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import ndtr, ndtri
 
-from jaxgen.diffusion.process import VP, Process
+from jaxgen.diffusion.process import VP, Process, ratio
 from jaxgen.errors import UserError
 
 Array = jax.Array
@@ -67,6 +69,7 @@ class LogNormal:
     adaptive: ClassVar[bool] = False
     mean: float = -1.2
     std: float = 1.2
+    bounded: bool = False  # cut off at the levels of the process's first time and its last
 
     def __post_init__(self) -> None:
         positive("std", self.std)
@@ -77,6 +80,10 @@ class LogNormal:
 
     def at(self, process: Process, raw: Array) -> Array:
         """The time of that noise level."""
+        if self.bounded:  # by the distribution function: as probable among the levels left as it was among all
+            ends = np.log(ratio(process, np.array([process.first, 1.0])))
+            low, high = ndtr((ends - self.mean) / self.std)
+            raw = ndtri(low + (high - low) * ndtr(raw))
         return process.when(jnp.exp(self.mean + self.std * raw))
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.diffusion.bound import bits_per_dim, log_variance, term
-from jaxgen.diffusion.guide import CondDenoiser, Guide, NoGuide, missing
+from jaxgen.diffusion.guide import CondDenoiser, Guide, NoGuide, missing, uphill
 from jaxgen.diffusion.likelihood import FlowLikelihood
 from jaxgen.diffusion.predict import Eps, Prediction
 from jaxgen.diffusion.process import VP, Process
@@ -23,7 +23,7 @@ from jaxgen.diffusion.times import Times, Uniform
 from jaxgen.diffusion.weight import Simple, Weight
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
-from jaxgen.method import Batch, LossMethod, Metrics
+from jaxgen.method import Batch, Borrowed, JudgesNoise, LossMethod, Method, Metrics
 from jaxgen.state import Array, PyTree, TrainState, Variables, Weights
 
 MEMORY = "times"  # collection of the net's variables in which adaptive times keep their losses
@@ -40,7 +40,7 @@ class Diffusion(LossMethod):
     """DDPM by default; other members of the parts make the other papers.
 
     The net is called as net(x [B, H, W, C], clock [B], label [B] or None, train) -> [B, H, W, C] (2 C with a learned
-    variance); x comes scaled by predict.scale. Autoguidance takes the worse weights from w.frozen["weak"].
+    variance); x comes scaled by predict.scale. The second model of a guide that has one is borrowed from another run.
     """
 
     shape: tuple[int, int, int]  # [H, W, C] of the data
@@ -128,25 +128,34 @@ class Diffusion(LossMethod):
         said, fraction = jnp.split(out, 2, axis=-1)
         return said, (fraction + 1) / 2
 
+    def when(self, w: Weights, rng: Array, num: int) -> Array:
+        """Training times [num]."""
+        return self.times.at(self.process, self.times(rng, num))
+
+    def couple(self, w: Weights, batch: Batch, t: Array, label: Array | None, rng: Array) -> tuple[Array, Array]:
+        """(image, noise) to be told apart at times t: independent here, made by a teacher in distillation."""
+        x0 = to_float(batch["image"])
+        return x0, jax.random.normal(rng, x0.shape)
+
     def loss(
         self, params: PyTree, w: Weights, batch: Batch, rng: Array, train: bool
     ) -> tuple[Array, tuple[Metrics, Variables]]:
         """Weighted mean squared error of the prediction, plus or instead the bound; [B]."""
-        x0 = to_float(batch["image"])
+        num = len(batch["image"])
         times_rng, noise_rng, drop_rng, net_rng = jax.random.split(rng, 4)
         vars = {k: v for k, v in w.nets["net"].items() if k not in ("params", MEMORY)}
         if self.times.adaptive:
             memory = w.nets["net"][MEMORY]
-            t, share = self.times.draw(memory, times_rng, x0.shape[0])
+            t, share = self.times.draw(memory, times_rng, num)
         else:
-            t = self.times.at(self.process, self.times(times_rng, x0.shape[0]))
-        a, s, *rates = level = self.level(t, x0)
-        eps = jax.random.normal(noise_rng, x0.shape)
-        x = a * x0 + s * eps
+            t = self.when(w, times_rng, num)
         label = self.labels(batch)
         if label is not None and train and self.label_dropout:
             dropped = jax.random.bernoulli(drop_rng, self.label_dropout, label.shape)
             label = jnp.where(dropped, self.classes, label)
+        x0, eps = self.couple(w, batch, t, label, noise_rng)
+        a, s, *rates = level = self.level(t, x0)
+        x = a * x0 + s * eps
         out, vars = self.net.apply(
             params, vars, x * self.predict.scale(a, s), self.process.clock(t), label, train=train,
             rngs={"dropout": net_rng},
@@ -185,8 +194,36 @@ class Diffusion(LossMethod):
 
     def denoiser(self, w: Weights, label: Array | None) -> Denoiser:
         """D(x_t [B, ...], t [B]) -> x_0 for the labels asked for, guided."""
-        other = self.model(w.frozen["weak"]) if "weak" in w.frozen else missing
-        return self.guide(self.model(w.nets["net"]), label, self.classes, other)
+        return self.guide(self.model(w.nets["net"]), label, self.classes, self.second(w))
+
+    def borrows(self) -> dict[str, Borrowed]:
+        """The guide's second model."""
+        return {name: getattr(self.guide, name) for name in ("weak", "judge") if hasattr(self.guide, name)}
+
+    def accept(self, name: str, lender: Method) -> None:
+        """A judge knows noisy images, all others are diffusion models; both of this run's process."""
+        kind, what = (JudgesNoise, "classifier of noisy images") if name == "judge" else (Diffusion, "diffusion model")
+        if not isinstance(lender, kind):
+            raise UserError(
+                f"{name}.path names a run of method {type(lender).__name__}, which is no {what}; name another"
+            )
+        for part in ("process", "predict")[: 2 if name == "teacher" else 1]:
+            if getattr(lender, part) != getattr(self, part):
+                theirs, mine = getattr(lender, part), getattr(self, part)
+                raise UserError(
+                    f"{name}.path names a run with method.{part} {theirs}, and this run has {mine}; let them agree"
+                )
+        if name == "judge" and not self.classes:
+            raise UserError("method.guide.name=classifier needs labels to ask for; set data.labels=True")
+
+    def second(self, w: Weights) -> CondDenoiser:
+        """What the guide sets against the model: a worse model, or a classifier's slope."""
+        if "weak" in w.frozen:
+            return self.guide.weak.method.model(w.frozen["weak"].nets["net"])
+        if "judge" in w.frozen:
+            judge = self.guide.judge.method
+            return uphill(lambda x, t, label: judge.label_log_prob(w.frozen["judge"], x, t, label), self.process)
+        return missing
 
     @property
     def nfe(self) -> int:

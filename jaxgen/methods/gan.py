@@ -93,7 +93,7 @@ class Gan:
             (loss, (metrics, vars)), grads = value_and_grads(
                 lambda p: self.disc_loss(p, w, part, key), nets["disc"].params
             )
-            disc = self.disc.update(nets["disc"], grads, vars["disc"], step=state.step)
+            disc = self.disc.update(nets["disc"], grads, vars["disc"], step=state.step, updates=self.n_critic)
             metrics = {"d_loss": loss} | {k: v.mean() for k, v in metrics.items()}
             return {**nets, "gen": nets["gen"].replace(vars=vars["gen"]), "disc": disc}, metrics
 

@@ -1,10 +1,10 @@
-"""A small residual classifier (He et al. 2016, arXiv:1603.05027: pre-activation) with group norm."""
+"""Small residual classifiers (He et al. 2016, arXiv:1603.05027: pre-activation) with group norm."""
 
 import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
-from jaxgen.nets.layers import Conv, Dense, GroupNorm
+from jaxgen.nets.layers import Conv, Dense, GroupNorm, timestep_embedding
 
 Array = jax.Array
 
@@ -46,6 +46,35 @@ class ResidualClassifier(nn.Module):
         x = Conv(self.width, 3, dtype=self.dtype)(x)
         for stage in range(self.stages):
             for block in range(self.blocks):
+                stride = 2 if stage and not block else 1
+                x = PreActivation(self.width * 2**stage, stride, self.groups, self.dtype)(x)
+        x = nn.silu(GroupNorm(self.groups, dtype=self.dtype)(x))
+        features = x.astype(jnp.float32).mean((1, 2))
+        return features, Dense(self.classes)(nn.Dropout(self.dropout)(features, deterministic=not train))
+
+
+class TimedClassifier(nn.Module):
+    """The same for noisy images: x [B, H, W, C] and the clock [B] of their noise -> (features [B, D], logits [B, classes]).
+
+    An embedding of the clock is added to every block's input, as in the UNet of Ho et al. 2020.
+    """
+
+    classes: int
+    width: int = 64
+    stages: int = 3
+    blocks: int = 2  # per stage
+    groups: int = 8
+    dropout: float = 0.0
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array, clock: Array, train: bool = False) -> tuple[Array, Array]:
+        emb = nn.silu(Dense(4 * self.width)(timestep_embedding(clock, self.width)))
+        emb = nn.silu(Dense(4 * self.width)(emb))  # [B, 4 width]
+        x = Conv(self.width, 3, dtype=self.dtype)(x)
+        for stage in range(self.stages):
+            for block in range(self.blocks):
+                x = x + Dense(x.shape[-1], dtype=self.dtype)(emb)[:, None, None]
                 stride = 2 if stage and not block else 1
                 x = PreActivation(self.width * 2**stage, stride, self.groups, self.dtype)(x)
         x = nn.silu(GroupNorm(self.groups, dtype=self.dtype)(x))

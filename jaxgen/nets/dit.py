@@ -76,7 +76,7 @@ class Conditioning(nn.Module):
         if self.classes:
             if label is None and not self.null_label:
                 raise UserError(f"dit: a net of classes={self.classes} needs a label; set null_label for none")
-            label = jnp.full(t.shape, self.classes) if label is None else label
+            label = jnp.full(len(t), self.classes) if label is None else label
             rows = self.classes + int(self.null_label)
             c += nn.Embed(rows, self.width, embedding_init=normal, name="label")(label).astype(c.dtype)
         return c
@@ -112,9 +112,9 @@ class DiTBlock(nn.Module):
 class DiT(nn.Module):
     """Any prediction of a diffusion or flow model from tokens; the defaults are DiT-S/2, `SIZES` has the others.
 
-    x [B, H, W, C] float; t [B], diffusion steps 0..999 or a flow's time in [0, 1]; label [B] int32 in 0..classes-1 (and
-    `classes` itself, the null label, with `null_label`; None means null); -> [B, H, W, out] float32. H and W are multiples
-    of `patch`, square or not. The net has no dropout: `train` changes nothing.
+    x [B, H, W, C] float; t [B], diffusion steps 0..999 or a flow's time in [0, 1], or several times [B, K]; label [B]
+    int32 in 0..classes-1 (and `classes` itself, the null label, with `null_label`; None means null); -> [B, H, W, out]
+    float32. H and W are multiples of `patch`, square or not. The net has no dropout: `train` changes nothing.
 
     shape: image or latent [H, W, C]; C is the number of output channels unless `out_channels` says otherwise (2 C where
         the variance is learned: the prediction first, then v of Nichol & Dhariwal 2021).

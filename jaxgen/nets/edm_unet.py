@@ -85,7 +85,8 @@ class DdpmPP(nn.Module):
         says otherwise.
     attend: image heights whose blocks attend; on the way up only the last block of a level does unless `attend_all`.
     head_dim: channels per attention head; 0 = one head.
-    embedding: "sines" (of Ho et al. 2020), "cosines" (cosines first, lowest frequency 1/10,000^(1 - 2/width)) or "fourier".
+    embedding: "sines" (of Ho et al. 2020), "cosines" (cosines first, lowest frequency 1/10,000^(1 - 2/width)) or "fourier", of
+        random frequencies with standard deviation fourier_scale; sines and cosines also take several times t [B, K].
     embed_first: labels are added to the embedding before its two layers, not after them.
     noise_mult, emb_mult: channels of the embedding before and after these layers, in units of `width`.
     filter: FIR taps of the resampling; each filter is a variable of the collection "fir".
@@ -106,6 +107,7 @@ class DdpmPP(nn.Module):
     head_dim: int = 0
     dropout: float = 0.13
     embedding: str = "sines"
+    fourier_scale: float = 16.0
     embed_first: bool = True
     noise_mult: int = 1
     emb_mult: int = 4
@@ -185,17 +187,17 @@ class DdpmPP(nn.Module):
         init, waves = INITS[self.kernel_init][0], self.noise_mult * self.width
         dense = lambda n, name, **kw: Dense(n, dtype=self.dtype, **dict(kernel_init=init, name=name) | kw)  # noqa: E731
         if self.embedding == "fourier":
-            emb = GaussianFourier(waves // 2, log=False, name="time_fourier")(t)
+            emb = GaussianFourier(waves // 2, self.fourier_scale, log=False, name="time_fourier")(t)
         else:
             cosines = self.embedding == "cosines"
             emb = timestep_embedding(t, waves, flip_sin_to_cos=cosines, freq_shift=0.0 if cosines else 1.0)
-        label = jnp.full(t.shape, -1) if label is None else label
+        label = jnp.full(len(t), -1) if label is None else label
         one_hot = jax.nn.one_hot(label, self.classes)  # [B, classes]; zeros for the null label
         if self.classes and self.embed_first:
-            emb += dense(waves, "label")(one_hot * math.sqrt(self.classes))
+            emb += dense(emb.shape[-1], "label")(one_hot * math.sqrt(self.classes))
         if self.augment:
             augment = jnp.zeros((len(t), self.augment)) if augment is None else augment
-            emb += dense(waves, "augment", use_bias=False)(augment)
+            emb += dense(emb.shape[-1], "augment", use_bias=False)(augment)
         emb = dense(self.emb_mult * self.width, "time0")(emb)
         emb = dense(self.emb_mult * self.width, "time1")(nn.silu(emb))
         if self.classes and not self.embed_first:

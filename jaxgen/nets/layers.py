@@ -466,14 +466,16 @@ def timestep_embedding(
 ) -> Array:
     """Sinusoids of t [B] -> [B, dim] float32: sines then cosines (flipped: cosines first), zero-padded if dim is odd.
 
+    Several times t [B, K] (MeanFlow has two) give theirs side by side, [B, K * dim].
+
     Frequencies max_period^(-i / (dim/2 - freq_shift)). Ho et al. 2020: no flip, freq_shift 1.
     """
     half = dim // 2
     freqs = jnp.exp(-math.log(max_period) / (half - freq_shift) * jnp.arange(half))
-    angles = t.astype(jnp.float32)[:, None] * freqs
+    angles = t.astype(jnp.float32).reshape(len(t), -1, 1) * freqs  # [B, K, dim / 2]
     waves = [jnp.sin(angles), jnp.cos(angles)]
     emb = jnp.concatenate(waves[::-1] if flip_sin_to_cos else waves, -1)
-    return jnp.pad(emb, ((0, 0), (0, dim % 2)))
+    return jnp.pad(emb, ((0, 0), (0, 0), (0, dim % 2))).reshape(len(t), -1)
 
 
 class GaussianFourier(nn.Module):

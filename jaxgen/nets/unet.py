@@ -99,10 +99,10 @@ class SelfAttention(nn.Module):
 class UNet(nn.Module):
     """eps(x, t) of Ho et al. 2020, or any other output of the image's size.
 
-    x [B, H, W, C] float; t [B] in diffusion steps, 0..999, fractions allowed; label [B] int32 in 0..classes-1 (and
-    `classes` itself, the null label, with `null_label`); -> [B, H, W, out] float32. Level i works on an image halved i
-    times (odd sizes round up), with `width * mults[i]` channels. Any H and W, square or not. `train=True` draws dropout
-    from the rng "dropout".
+    x [B, H, W, C] float; t [B] in diffusion steps, 0..999, fractions allowed, or several times [B, K]; label [B] int32
+    in 0..classes-1 (and `classes` itself, the null label, with `null_label`); -> [B, H, W, out] float32. Level i works on
+    an image halved i times (odd sizes round up), with `width * mults[i]` channels. Any H and W, square or not.
+    `train=True` draws dropout from the rng "dropout".
 
     shape: image [H, W, C]; C is the number of output channels unless `out_channels` says otherwise.
     classes: labels of a conditional net, embedded and added to the time embedding; 0 = unconditional, label ignored.
@@ -241,7 +241,7 @@ class UNet(nn.Module):
         if self.classes:
             if label is None and not self.null_label:
                 raise UserError(f"unet: a net of classes={self.classes} needs a label; set null_label for none")
-            label = jnp.full(t.shape, self.classes) if label is None else label
+            label = jnp.full(len(t), self.classes) if label is None else label
             rows = self.classes + int(self.null_label)
             table = nn.Embed(rows, dim, embedding_init=nn.initializers.normal(1.0), name="label")
             emb += table(label).astype(emb.dtype)

@@ -43,7 +43,8 @@ def test_overrides_reach_what_the_file_does_not_mention(ddpm):
 
 def test_a_part_is_replaced_by_name_and_keeps_what_both_have(ddpm):
     config = configs.override(ddpm, {"method.solver": "ddim", "method.solver.eta": "0.5"})
-    assert config.method.solver.to_dict() == {"name": "ddim", "steps": 1000, "eta": 0.5, "clip": True}
+    solver = config.method.solver.to_dict()
+    assert {**solver, "name": "ddim", "steps": 1000, "eta": 0.5, "clip": True} == solver
     config = configs.override(ddpm, {"data.name": "digits"})
     assert config.data.name == "digits" and config.data.batch == 128 and "dataset" not in config.data
 
@@ -51,6 +52,33 @@ def test_a_part_is_replaced_by_name_and_keeps_what_both_have(ddpm):
 def test_short_forms(ddpm):
     config = configs.override(ddpm, {"method.net.ema": "0.99", "method.predict": "v", "mesh.fsdp": "2"})
     assert config.method.net.ema.rate == 0.99 and config.method.predict.name == "v" and config.mesh.fsdp == 2
+
+
+def test_a_net_keeps_one_average_or_several_or_none(ddpm):
+    """Every form of `ema` normalises to one dict or a tuple of dicts, survives JSON, and builds averages in its order."""
+    power = {"name": "power", "std": 0.05}
+    forms = {
+        "0.99": ["0.99"],
+        "none": [],
+        "()": [],
+        "(0.99,)": ["0.99"],
+        "(0.99, 0.999)": ["0.99", "0.999"],
+        str((power, "half_life", 0.9)): ["std0.05", "500000img", "0.9"],
+    }
+    for text, labels in forms.items():
+        config = configs.override(ddpm, {"method.net.ema": text})
+        again = configs.from_json(configs.to_json(config))
+        assert configs.differences(again, config) == [] and configs.to_json(again) == configs.to_json(config)
+        spec = {**config.method.net.to_dict(), "optimizer": "adam"}
+        net = registry.build("net", spec, {"shape": (8, 8, 1), "classes": 0, "batch": 4})
+        assert [rule.label for rule in net.ema] == labels, text
+    several = configs.override(ddpm, {"method.net.ema": "(0.99, 'power')"})
+    assert configs.override(several, {"method.net.ema": "0.5"}).method.net.ema.rate == 0.5
+    assert configs.override(several, {"method.net.ema.name": "power"}).method.net.ema.std == 0.1
+    with pytest.raises(UserError, match=r"config.method.net.ema is a list and has no key 'rate'"):
+        configs.override(several, {"method.net.ema.rate": "0.5"})
+    with pytest.raises(UserError, match=r"config.method.net.ema\[1\].rte is not a field of decay; did you mean 'rate'"):
+        configs.override(ddpm, {"method.net.ema": "(0.9, {'name': 'decay', 'rte': 0.5})"})
 
 
 @pytest.mark.parametrize(
@@ -62,6 +90,8 @@ def test_short_forms(ddpm):
         ({"method.net.width": "wide"}, ["config.method.net.width must be int", "'wide'"]),
         ({"method.net.dropout": "True"}, ["must be float"]),
         ({"steps": "0"}, ["config.steps=0"]),
+        ({"snapshot_every": "-1"}, ["config.snapshot_every=-1"]),
+        ({"method.net.ema": "(0.9, 'powr')"}, ["config.method.net.ema[1]", "did you mean 'power'"]),
         ({"steps": "many"}, ["config.steps must be int"]),
         ({"method.solver.name": "dimm"}, ["did you mean 'ddim'"]),
         ({"method": "difusion"}, ["did you mean 'diffusion'"]),

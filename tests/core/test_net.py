@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from jaxgen.errors import UserError
 from jaxgen.method import LossMethod
-from jaxgen.net import Decay, HalfLife, Net, NoEma, Power
+from jaxgen.net import Decay, HalfLife, Net, Power, exponent, std_of, width
 from jaxgen.optim import Adam, Optimizer, RmsProp, Sgd, mask
 from jaxgen.state import TrainState, adopt
 
@@ -43,11 +43,10 @@ class Regression(LossMethod):
         return error, ({"error": error}, vars)
 
 
-NO_EMA = NoEma()
 BATCH = {"image": jax.random.normal(jax.random.key(1), (16, 3)), "label": jnp.arange(16.0)}
 
 
-def fit(steps=3, ema=NO_EMA, tx=None, **fields):
+def fit(steps=3, ema=(), tx=None, **fields):
     method = Regression(net=Net(Line(), tx or optax.sgd(0.01), ema), **fields)
     state = method.init(jax.random.key(0), BATCH)
     trail = [state]
@@ -82,39 +81,102 @@ def test_eval_step_changes_nothing_and_is_per_example():
     assert set(out) == {"loss", "error"} and all(v.shape == (16,) for v in out.values())
 
 
-@pytest.mark.parametrize("rule", [Decay(0.5, warmup=False), Decay(0.9), HalfLife(100, batch=16), Power(0.1)])
-def test_the_average_follows_its_rule(rule):
-    trail = fit(5, ema=rule)
-    mean = leaves(trail[0].nets["net"].params)
-    for step, state in enumerate(trail[1:]):
-        decay = float(rule.decay(jnp.asarray(step, jnp.int32)))
-        assert 0 <= decay < 1
-        mean = [decay * m + (1 - decay) * p for m, p in zip(mean, leaves(state.nets["net"].params), strict=True)]
-    for a, b in zip(mean, leaves(trail[-1].nets["net"].ema), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+RULES = (Decay(0.5, warmup=False), Decay(0.9), HalfLife(100, batch=16), Power(0.1), Power(0.05))
+
+
+def test_every_average_follows_its_rule():
+    trail = fit(5, ema=RULES)
+    assert trail[-1].nets["net"].default == "0.5" and set(trail[-1].labels) == {rule.label for rule in RULES}
+    for rule in RULES:
+        mean = leaves(trail[0].nets["net"].params)
+        for step, state in enumerate(trail[1:]):
+            decay = float(jnp.exp(rule.log_decay(jnp.asarray(step, jnp.int32))))
+            assert 0 <= decay < 1
+            mean = [decay * m + (1 - decay) * p for m, p in zip(mean, leaves(state.nets["net"].params), strict=True)]
+        for a, b in zip(mean, leaves(trail[-1].nets["net"].ema[rule.label]), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg=rule.label)
+
+
+def test_averages_decay_by_the_step_however_often_a_net_is_updated():
+    """Four updates that change nothing within one step leave of an average what one would."""
+    net = Net(Line(), optax.set_to_zero(), (Power(0.1), HalfLife(1000, batch=16), Decay(0.99)))
+    state = net.init(jax.random.key(0), BATCH["image"])
+    state = state.replace(ema=jax.tree.map(lambda x: x + 1.0, state.ema))
+    step, grads = jnp.int32(9), jax.tree.map(jnp.zeros_like, state.params)
+    once, often = net.update(state, grads, step=step), state
+    for _ in range(4):
+        often = net.update(often, grads, step=step, updates=4)
+    for a, b in zip(leaves(once.ema), leaves(often.ema), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 def test_power_profile_has_the_width_it_is_named_for():
     """The weights that the rule gives to past steps have relative standard deviation `std` (EDM2, appendix C)."""
     rule, steps = Power(0.1), 4000
-    decays = np.array([float(rule.decay(np.float64(t))) for t in range(steps)])
+    decays = np.exp(np.array(rule.log_decay(jnp.arange(steps)), np.float64))
     weights = (1 - decays) * np.append(np.cumprod(decays[::-1])[::-1][1:], 1.0)
     time = np.arange(1, steps + 1) / steps
     mean = (weights * time).sum() / weights.sum()
     assert np.sqrt((weights * (time - mean) ** 2).sum() / weights.sum()) == pytest.approx(0.1, rel=0.01)
+    gamma = exponent(0.1)
+    np.testing.assert_allclose(
+        np.cumsum(weights), time ** (gamma + 1), atol=1e-4
+    )  # each step weighs its own interval of p
+
+
+def test_decays_near_one_keep_their_digits():
+    """After a million steps 1 - decay is (gamma + 1) / t to six digits; as a float32 decay it would have two."""
+    share = -jnp.expm1(Power(0.1).log_decay(jnp.int32(999_999)))
+    assert float(share) == pytest.approx((exponent(0.1) + 1) * 1e-6, rel=1e-5)
+
+
+@pytest.mark.parametrize("std", [0.001, 0.01, 0.05, 0.1, 0.2, 0.288])
+def test_width_and_exponent_are_inverse(std):
+    assert width(exponent(std)) == pytest.approx(std, rel=1e-12)
+    assert std_of(Power(std).label) == std
+
+
+def test_widths_and_gammas_of_the_paper():
+    """EDM2, section 3.1: widths 0.05 and 0.10 are exponents 16.97 and 6.94."""
+    assert exponent(0.05) == pytest.approx(16.97, abs=5e-3) and exponent(0.10) == pytest.approx(6.94, abs=5e-3)
 
 
 def test_half_life_is_a_half_life():
     rule = HalfLife(images=1000, rampup=0, batch=10)
-    assert float(rule.decay(jnp.int32(7))) ** 100 == pytest.approx(0.5, rel=1e-4)
+    assert float(jnp.exp(rule.log_decay(jnp.int32(7)))) ** 100 == pytest.approx(0.5, rel=1e-5)
+
+
+def test_half_life_ramps_up_with_the_images_seen_before():
+    """EDM's training loop: min(half-life, 0.05 * images before this step); the first step forgets the start."""
+    rule = HalfLife(images=1000, rampup=0.05, batch=10)
+    assert float(jnp.exp(rule.log_decay(jnp.int32(0)))) == 0.0
+    for step, halflife in ((100, 50.0), (2000, 1000.0), (10**6, 1000.0)):
+        assert float(jnp.exp(rule.log_decay(jnp.int32(step)))) == pytest.approx(0.5 ** (10 / halflife), rel=1e-5)
 
 
 def test_view_gives_averages_only_where_they_are_kept():
-    state = fit(2, ema=Decay(0.9))[-1]
-    assert not np.allclose(leaves(state.view(True).nets)[1], leaves(state.view(False).nets)[1])
+    state = fit(2, ema=(Decay(0.9), Power(0.2)))[-1]
+    net = state.nets["net"]
+    for ema, params in (
+        (False, net.params),
+        (True, net.ema["0.9"]),
+        ("0.9", net.ema["0.9"]),
+        ("std0.2", net.ema["std0.2"]),
+    ):
+        assert state.view(ema).nets["net"]["params"] is params
+    with pytest.raises(UserError, match=r"no average 'std0.1'; the run keeps: 0.9, std0.2"):
+        state.view("std0.1")
     plain = fit(2)[-1]
     for a, b in zip(leaves(plain.view(True)), leaves(plain.view(False)), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_two_averages_of_one_name_and_impossible_rules_are_refused():
+    with pytest.raises(UserError, match=r"ema of Line names two averages '0\.9'"):
+        Net(Line(), optax.sgd(0.1), (Decay(0.9), Decay(0.9, warmup=False)))
+    for make, word in ((lambda: Power(0.3), "0.289"), (lambda: Decay(1.0), "rate"), (lambda: HalfLife(-1.0), "images")):
+        with pytest.raises(UserError, match=word):
+            make()
 
 
 def test_adopt_takes_what_fits_and_names_the_rest():

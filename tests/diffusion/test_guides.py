@@ -1,15 +1,26 @@
 """Laws of guidance: scale 1 is the model, every solver takes every guide, learned variances pass through."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import linen as nn
 
-from jaxgen.diffusion import exponential, guide, ode, solve
+from jaxgen.diffusion import guide, ode
+from jaxgen.diffusion.grid import Exponential
 from jaxgen.diffusion.paths import VpSde
+from jaxgen.diffusion.predict import X0, Eps
 from jaxgen.diffusion.process import VP
 from jaxgen.diffusion.table import Estimate
 from jaxgen.errors import UserError
+from jaxgen.methods.classifier import NoisyClassifier
+from jaxgen.methods.diffusion import Diffusion
+from jaxgen.net import Net
+from jaxgen.registry import TABLES, build
 
 
 def model(x, t, label):
@@ -95,17 +106,139 @@ def test_a_learned_variance_is_that_of_the_label():
         np.testing.assert_allclose(got.x0, x0, rtol=1e-6)
 
 
-SOLVERS = [solve.Ancestral(5), solve.Ddim(5), ode.Heun(5), ode.Churn(5), ode.Pndm(5), exponential.DpmPlus(5, 3),
-           exponential.UniPC(5)]  # fmt: skip
+def test_a_model_is_not_moved_by_itself():
+    for scale in (0.0, 2.0, 5.0):
+        got = guide.Autoguidance(scale)(model, LABEL, 9, model)(X, T)
+        np.testing.assert_allclose(got, model(X, T, LABEL), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=lambda s: type(s).__name__)
-def test_every_solver_takes_every_guide(solver):
-    process = VP("cosine")
-    plain = jax.jit(lambda x: solver(guide.NoGuide()(model, LABEL, 9), process, x, jax.random.key(0)))(X)
-    for rule in ONE[:4]:
-        got = jax.jit(lambda x, r=rule: solver(r(model, LABEL, 9, weak), process, x, jax.random.key(0)))(X)
-        np.testing.assert_allclose(got, plain, rtol=1e-3, atol=1e-3)
+@pytest.mark.parametrize("scale", [1.0, 2.0, 4.0])
+def test_a_gaussian_classifier_moves_the_mean_by_the_closed_form(scale):
+    """Data N(0, 1) seen as y with noise N(0, tau^2), guided by g = scale - 1 times the slope of log p(y | x_t).
+
+    x_t ~ N(0, 1) at all t of a VP process, y | x_t ~ N(alpha x_t, sigma^2 + tau^2), and with l = log alpha the flow is
+    dx / dl = x + score, score = -x + g alpha (y - alpha x) / (sigma^2 + tau^2).
+    """
+    process, y, tau, g = VpSde(first=1e-4), 1.5, 0.7, scale - 1.0
+
+    def denoise(x, t, label):
+        return process.alpha(t)[:, None] * x
+
+    def log_prob(x, t, label):
+        a, s = process.alpha(t)[:, None], process.sigma(t)[:, None]
+        return (-0.5 * (label[:, None] * y - a * x) ** 2 / (s**2 + tau**2)).sum(1)
+
+    rule = guide.ByClassifier(scale)(denoise, jnp.ones(2, int), 1, guide.uphill(log_prob, process))
+    x = jnp.array([[0.3], [-1.0]])
+    got = ode.Heun(200, grid=Exponential())(rule, process, x, jax.random.key(0))
+    log_alpha = np.linspace(*np.log(process.alpha(np.array([1.0, 1e-4]))), 20_001)
+    point = np.array([0.3, -1.0])
+    for here, step in zip(log_alpha, np.diff(log_alpha), strict=False):
+        a = np.exp(here + 0.5 * step)
+        score = -point + g * a * (y - a * point) / (1 - a**2 + tau**2)
+        point = point + step * (point + score)
+    np.testing.assert_allclose(got[:, 0], point, rtol=5e-3, atol=5e-3)
+    if scale == 2.0:  # Bayes: the probability flow of the posterior N(y / (1 + tau^2), tau^2 / (1 + tau^2))
+        np.testing.assert_allclose(got.mean(), y / (1 + tau**2) + np.sqrt(tau**2 / (1 + tau**2)) * x.mean(), atol=0.05)
+
+
+SOLVERS = ("ancestral", "ddim", "heun", "churn", "pndm", "dpm_plus", "unipc")
+ALL = [pytest.param(n, marks=[] if n in SOLVERS[:3] else pytest.mark.slow) for n in TABLES["solver"]]
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_every_solver_takes_every_guide(name):
+    """All guides at scale 1 give what the model alone gives."""
+    process, solver = VP("cosine"), build("solver", {"name": name, "steps": 5})
+
+    def everything(x):
+        return [solver(rule(model, LABEL, 9, weak), process, x, jax.random.key(0)) for rule in ONE]
+
+    *guided, plain = jax.jit(everything)(X)
+    for rule, got in zip(ONE[:-1], guided, strict=True):
+        np.testing.assert_allclose(got, plain, rtol=1e-3, atol=1e-3, err_msg=type(rule).__name__)
+
+
+class Line(nn.Module):
+    """A net of one number: says `start` times its input."""
+
+    start: float
+
+    @nn.compact
+    def __call__(self, x, clock, label, train=False):
+        return self.param("w", nn.initializers.constant(self.start), ()) * x
+
+
+class Said(nn.Module):
+    """Logits that are linear in the image."""
+
+    @nn.compact
+    def __call__(self, x, clock, train=False):
+        flat = x.reshape(len(x), -1)
+        return flat, nn.Dense(3)(flat)
+
+
+def run_of(method):
+    """What Experiment borrows, without a directory."""
+    batch = {"image": jnp.zeros((1, 2, 2, 1)), "label": jnp.zeros(1, int)}
+    return SimpleNamespace(method=method), method.init(jax.random.key(0), batch).view()
+
+
+def diffusion(start, **more):
+    net = Net(Line(start), optax.identity())
+    return Diffusion(net=net, shape=(2, 2, 1), classes=3, process=VpSde(), predict=X0(), solver=ode.Heun(4), **more)
+
+
+def test_a_method_is_guided_by_another_run():
+    """D + (scale - 1) (D - D_weak) with the other run's own method and weights; with itself it is the model alone."""
+    cond = {"label": jnp.array([0, 1, 2])}
+    plain = diffusion(0.4)
+    w = run_of(plain)[1]
+    other, lent = run_of(diffusion(0.1))
+    guided = diffusion(0.4, guide=guide.Autoguidance(3.0, weak=other))
+    x, t = jnp.ones((3, 2, 2, 1)), jnp.full(3, 0.5)
+    got = guided.denoiser(w.replace(frozen={"weak": lent}), cond["label"])(x, t)
+    np.testing.assert_allclose(got, (0.4 + 2 * (0.4 - 0.1)) * x, rtol=1e-5)
+    same = diffusion(0.4, guide=guide.Autoguidance(3.0, weak=run_of(plain)[0]))
+    alone = plain.sample(w, jax.random.key(0), 3, cond)
+    moved = same.sample(w.replace(frozen={"weak": w}), jax.random.key(0), 3, cond)
+    np.testing.assert_allclose(moved, alone, rtol=1e-4, atol=1e-5)
+    assert guided.borrows() == {"weak": other} and plain.borrows() == {}
+    with pytest.raises(UserError, match="second model"):
+        guided.denoiser(w, cond["label"])(x, t)
+
+
+def test_a_method_is_guided_by_a_noisy_classifier():
+    """The step is (scale - 1) sigma^2 / alpha grad log p(label | x_t), and images come nearer to their labels."""
+    judge = NoisyClassifier(net=Net(Said(), optax.identity()), classes=3, process=VpSde())
+    run, lent = run_of(judge)
+    label, t = jnp.array([0, 1, 2]), jnp.array([0.2, 0.5, 0.8])
+    x = jax.random.normal(jax.random.key(1), (3, 2, 2, 1))
+    w = run_of(diffusion(0.4))[1].replace(frozen={"judge": lent})
+    for scale in (1.0, 3.0):
+        got = diffusion(0.4, guide=guide.ByClassifier(scale, judge=run)).denoiser(w, label)(x, t)
+        a, s = (f(t).reshape(3, 1, 1, 1) for f in (judge.process.alpha, judge.process.sigma))
+        said = lent.nets["net"]["params"]["Dense_0"]
+        flat = (x / jnp.sqrt(a**2 + s**2)).reshape(3, -1)
+        p = jax.nn.softmax(flat @ said["kernel"] + said["bias"])
+        slope = ((jax.nn.one_hot(label, 3) - p) @ said["kernel"].T).reshape(x.shape) / jnp.sqrt(a**2 + s**2)
+        np.testing.assert_allclose(got, 0.4 * x + (scale - 1) * s**2 / a * slope, rtol=1e-4, atol=1e-5)
+
+
+def test_what_cannot_be_a_second_model_is_refused():
+    method, judge = diffusion(0.4), NoisyClassifier(net=Net(Said(), optax.identity()), classes=3, process=VP())
+    with pytest.raises(
+        UserError, match=r"weak\.path names a run of method NoisyClassifier, which is no diffusion model"
+    ):
+        method.accept("weak", judge)
+    with pytest.raises(
+        UserError, match=r"judge\.path names a run of method Diffusion, which is no classifier of noisy"
+    ):
+        method.accept("judge", method)
+    with pytest.raises(UserError, match=r"judge\.path names a run with method.process VP\(.*let them agree"):
+        method.accept("judge", judge)
+    with pytest.raises(UserError, match=r"teacher\.path names a run with method.predict Eps\(.*let them agree"):
+        method.accept("teacher", replace(method, predict=Eps()))
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
-from cases import CONFIGS, ROOT
+from cases import CONFIGS, ROOT, lend
 
 from jaxgen import config as configs
 from jaxgen import parallel
@@ -20,9 +20,10 @@ PARAMETERS = {"ddpm_cifar": {"net": 35_746_307}}  # published counts
 
 
 @pytest.fixture(params=CONFIGS)
-def exp(request) -> Experiment:
+def exp(request, tmp_path) -> Experiment:
     config = configs.override(configs.load(f"{ROOT}/configs/{request.param}.py"), {"mesh": {"data": 1}})
     info = Digits().open("train").info if config.data.name == "digits" else FACTS[config.data.dataset]
+    config = lend(config, info, tmp_path, weights=False)
     return Experiment(config, info, parallel.make_mesh({"data": 1}))
 
 

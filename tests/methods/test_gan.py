@@ -30,7 +30,7 @@ KEY = jax.random.key(0)
 
 def gan(gen, disc, lr=1e-3, **fields):
     tx = optax.adam(lr, b1=0.5)
-    return Gan(gen=Net(gen, tx, Decay(0.99)), disc=Net(disc, tx), **{"z_dim": 4, **fields})
+    return Gan(gen=Net(gen, tx, (Decay(0.99),)), disc=Net(disc, tx), **{"z_dim": 4, **fields})
 
 
 def mlp(shape=(2, 2, 1), classes=0, width=16, **fields):
@@ -225,7 +225,7 @@ def test_covers_the_modes_of_a_ring(fields, steps):
     gen = MlpGenerator(shape=(1, 1, 2), width=64)
     disc = MlpDiscriminator(width=64, pieces=2, dropout=0.0)
     tx = optax.adam(1e-3, b1=0.0, b2=0.9)
-    method = Gan(gen=Net(gen, tx, Decay(0.995)), disc=Net(disc, tx), z_dim=4, **fields)
+    method = Gan(gen=Net(gen, tx, (Decay(0.995),)), disc=Net(disc, tx), z_dim=4, **fields)
     size = 64 * method.batches_per_step
 
     def draw(rng):

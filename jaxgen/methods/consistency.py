@@ -1,0 +1,254 @@
+"""Consistency models (Song et al. 2023, arXiv:2303.01469), improved training (Song & Dhariwal 2023, arXiv:2310.14189).
+
+f(x, sigma) takes every point of a path of the probability flow to the path's beginning at sigma_1 = sigma_min:
+
+    f = c_skip x + c_out F(c_in x, clock(sigma)),   c_in = 1 / sqrt(sigma^2 + d^2),   d = sigma_data,
+    c_skip = d^2 / ((sigma - sigma_min)^2 + d^2),   c_out = d (sigma - sigma_min) / sqrt(sigma^2 + d^2),
+
+so that f(x, sigma_min) = x whatever the net F says. Neighbours on a grid of N(k) levels at step k are made to agree,
+
+    L = E w_n distance( f(x_0 + sigma_(n+1) z, sigma_(n+1)),  stop f(x_n, sigma_n) ),
+
+where x_n is x_0 + sigma_n z (algorithm 3; algorithm 2 is in consistency_distillation). Improved training: distance
+sqrt(|.|^2 + c^2) - c, w_n = 1 / (sigma_(n+1) - sigma_n), discretised log-normal sigma_n, N doubling from 10 to 1280, and
+the net itself, not an average of it, after `stop`.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen.diffusion.fewstep import Lcm
+from jaxgen.diffusion.grid import Karras
+from jaxgen.diffusion.guide import CondDenoiser
+from jaxgen.diffusion.paths import Sigma
+from jaxgen.diffusion.solve import Solver
+from jaxgen.diffusion.times import LogNormal, Times
+from jaxgen.errors import UserError
+from jaxgen.images import to_float
+from jaxgen.method import Batch, LossMethod, Metrics
+from jaxgen.methods.diffusion import spread
+from jaxgen.state import Array, PyTree, TrainState, Variables, Weights
+
+
+class Curriculum(Protocol):
+    """How finely the noise levels are cut as training goes on."""
+
+    low: int  # intervals at the first step
+
+    def levels(self, step: Array) -> Array:
+        """int32 []: N, the number of levels at this step."""
+
+
+def check_curriculum(low: int, high: int) -> None:
+    """At least two intervals, never fewer than at the start."""
+    if not 1 < low <= high:
+        raise UserError(f"method.curriculum.low={low}, high={high}: need 1 < low <= high")
+
+
+@dataclass(frozen=True)
+class Doubling:
+    """N - 1 doubles from `low` to `high` at even distances (Song & Dhariwal 2023, section 3.4)."""
+
+    low: int = 10
+    high: int = 1280
+    steps: int = 1  # of the run; given by it
+
+    def __post_init__(self) -> None:
+        check_curriculum(self.low, self.high)
+
+    def levels(self, step: Array) -> Array:
+        """min(low 2^floor(k / K'), high) + 1 with K' = floor(K / (log2 floor(high / low) + 1))."""
+        times = math.log2(self.high // self.low)
+        every = max(1, math.floor(self.steps / (times + 1)))
+        doublings = jnp.minimum(step // every, math.ceil(math.log2(self.high / self.low)))
+        return jnp.minimum(jnp.left_shift(self.low, doublings), self.high) + 1
+
+
+@dataclass(frozen=True)
+class SquareRoot:
+    """N grows like the square root of the step (Song et al. 2023, appendix C)."""
+
+    low: int = 2
+    high: int = 150
+    steps: int = 1  # of the run; given by it
+
+    def __post_init__(self) -> None:
+        check_curriculum(self.low, self.high)
+
+    def levels(self, step: Array) -> Array:
+        """ceil(sqrt(k / K ((high + 1)^2 - low^2) + low^2) - 1) + 1."""
+        share = jnp.minimum(step / max(1, self.steps), 1.0)
+        root = jnp.sqrt(share * ((self.high + 1) ** 2 - self.low**2) + self.low**2)
+        return jnp.ceil(root - 1).astype(jnp.int32) + 1
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The same number of levels throughout, as in distillation (Song et al. 2023, section 6.1)."""
+
+    low: int = 18
+
+    def __post_init__(self) -> None:
+        check_curriculum(self.low, self.low)
+
+    def levels(self, step: Array) -> Array:
+        """low."""
+        return jnp.full((), self.low, jnp.int32)
+
+
+def squares(d: Array) -> Array:
+    """[B, ...] -> [B]."""
+    return jnp.sum(d**2, axis=tuple(range(1, d.ndim)))
+
+
+def pseudo_huber(d: Array) -> Array:
+    """sqrt(|d|^2 + c^2) - c, c = 0.00054 sqrt(dimension) (Song & Dhariwal 2023, section 3.3)."""
+    c = 0.00054 * math.sqrt(math.prod(d.shape[1:]))
+    return jnp.sqrt(squares(d) + c**2) - c
+
+
+# distance of two images as a function of their difference [B, ...] -> [B]
+DISTANCES: dict[str, Callable[[Array], Array]] = {
+    "pseudo_huber": pseudo_huber,
+    "l2": squares,
+    "l1": lambda d: jnp.sum(jnp.abs(d), axis=tuple(range(1, d.ndim))),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consistency(LossMethod):
+    """Improved consistency training by default.
+
+    The original: curriculum=square_root, times=uniform, distance=l2, gap_weight=False, decay=0.9.
+    The net is called as net(c_in x [B, H, W, C], clock [B], label [B] or None, train) -> [B, H, W, C].
+    """
+
+    shape: tuple[int, int, int]  # [H, W, C] of the data
+    classes: int = 0  # labels; 0 is an unconditional model
+    process: Sigma = field(default_factory=Sigma)
+    times: Times = field(default_factory=lambda: LogNormal(mean=-1.1, std=2.0, bounded=True))
+    curriculum: Curriculum = field(default_factory=Doubling)
+    solver: Solver = field(default_factory=lambda: Lcm(steps=1, scale=0.0, clip=True, grid=Karras(spare=True)))
+    sigma_data: float = 0.5
+    distance: str = "pseudo_huber"  # a key of DISTANCES
+    gap_weight: bool = True  # w_n = 1 / (sigma_(n+1) - sigma_n); False: 1
+    decay: float = 0.0  # of the average after `stop`, at the first N (later decay^(low / N)); 0: the net itself
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.process, Sigma) or self.process.power != 1:
+            raise UserError("method.process of a consistency model is EDM's; set method.process.name=edm, power=1")
+        if self.distance not in DISTANCES:
+            raise UserError(f"method.distance={self.distance!r} is unknown; there are: {', '.join(DISTANCES)}")
+        if not 0.0 <= self.decay < 1.0:
+            raise UserError(f"method.decay={self.decay} must lie in [0, 1)")
+        if self.times.adaptive:
+            raise UserError("method.times=importance needs a chain; set method.times.name=log_normal or uniform")
+
+    def labels(self, batch: Batch) -> Array | None:
+        """The batch's labels when the model is conditional."""
+        return batch["label"] if self.classes else None
+
+    def example(self, batch: Batch) -> tuple[tuple, dict]:
+        """Net arguments for a batch."""
+        x = to_float(batch["image"])
+        return (x, jnp.zeros(x.shape[:1]), self.labels(batch)), {}
+
+    def init(self, rng: Array, batch: Batch) -> TrainState:
+        """A fresh state; the average, where one is kept, starts at the params."""
+        return self.with_target(super().init(rng, batch))
+
+    def with_target(self, state: TrainState) -> TrainState:
+        """The average of the net that the loss compares with, begun anew."""
+        params = state.nets["net"].params
+        return state.replace(extra={"target": jax.tree.map(jnp.copy, params)}) if self.decay else state
+
+    def below(self, x0: Array, z: Array, high: Array, low: Array, label: Array | None, w: Weights) -> Array:
+        """x_n at sigma `low` [B] for x_0 + high z at `high` [B]: the same image with the same noise (eq. 10)."""
+        return x0 + spread(low, x0) * z
+
+    def rung(self, index: Array, levels: Array) -> Array:
+        """sigma_(index + 1) of Karras' grid (EDM, eq. 5) with so many levels; index 0 is sigma_min exactly."""
+        p = self.process
+        low, high = p.sigma_min ** (1 / p.rho), p.sigma_max ** (1 / p.rho)
+        return jnp.where(index > 0, (low + index / (levels - 1) * (high - low)) ** p.rho, p.sigma_min)
+
+    def draw(self, rng: Array, num: int, levels: Array) -> Array:
+        """int32 [num] n - 1 in 0 .. N - 2: the cell of the grid in which a draw of `times` lies."""
+        p = self.process
+        sigma = p.sigma(self.times.at(p, self.times(rng, num)))
+        low, high = p.sigma_min ** (1 / p.rho), p.sigma_max ** (1 / p.rho)
+        share = (sigma ** (1 / p.rho) - low) / (high - low)
+        return jnp.clip(jnp.floor(share * (levels - 1)), 0, levels - 2).astype(jnp.int32)
+
+    def origin(self, net: Callable[[Array, Array], Array], x: Array, sigma: Array) -> Array:
+        """f(x, sigma) [B, ...] of a net(c_in x, clock) at sigma [B]."""
+        d, s = self.sigma_data, spread(sigma, x)
+        gap = s - self.process.sigma_min
+        size = jnp.sqrt(s**2 + d**2)
+        out = net(x / size, self.process.clock(self.process.when(sigma)))
+        return d**2 / (gap**2 + d**2) * x + d * gap / size * out
+
+    def loss(
+        self, params: PyTree, w: Weights, batch: Batch, rng: Array, train: bool
+    ) -> tuple[Array, tuple[Metrics, Variables]]:
+        """[B]: weighted distance of the neighbours' origins."""
+        x0, label = to_float(batch["image"]), self.labels(batch)
+        times_rng, noise_rng, net_rng = jax.random.split(rng, 3)
+        vars = {k: v for k, v in w.nets["net"].items() if k != "params"}
+
+        def net(params: PyTree) -> Callable[[Array, Array], Array]:
+            def call(x: Array, clock: Array) -> Array:  # both of a pair drop the same units (Song & Dhariwal, 3.1)
+                return self.net.apply(params, vars, x, clock, label, train=train, rngs={"dropout": net_rng})[0]
+
+            return call
+
+        levels = self.curriculum.levels(w.step)
+        index = self.draw(times_rng, x0.shape[0], levels)
+        low, high = self.rung(index, levels), self.rung(index + 1, levels)
+        z = jax.random.normal(noise_rng, x0.shape)
+        student = self.origin(net(params), x0 + spread(high, x0) * z, high)
+        target = w.extra["target"] if self.decay else params
+        teacher = self.origin(net(jax.lax.stop_gradient(target)), self.below(x0, z, high, low, label, w), low)
+        distance = DISTANCES[self.distance](student - jax.lax.stop_gradient(teacher))
+        loss = distance / (high - low) if self.gap_weight else distance
+        return loss, ({"distance": distance, "levels": levels.astype(jnp.float32)}, vars)
+
+    def train_step(self, state: TrainState, batch: Batch, rng: Array) -> tuple[TrainState, Metrics]:
+        """A step of the net, then of the average after `stop`."""
+        after, metrics = super().train_step(state, batch, rng)
+        if not self.decay:
+            return after, metrics
+        decay = self.decay ** (self.curriculum.low / self.curriculum.levels(state.step))  # mu(k), appendix C
+        target = jax.tree.map(
+            lambda old, new: decay * old + (1 - decay) * new, state.extra["target"], after.nets["net"].params
+        )
+        return after.replace(extra={**after.extra, "target": target}), metrics
+
+    def model(self, variables: Variables) -> CondDenoiser:
+        """f(x [B, ...], t [B], label [B] or None) of these variables."""
+
+        def model(x: Array, t: Array, label: Array | None) -> Array:
+            sigma = jnp.maximum(self.process.sigma(t), self.process.sigma_min)
+            return self.origin(
+                lambda x, clock: self.net.module.apply(variables, x, clock, label, train=False), x, sigma
+            )
+
+        return model
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations per image of `sample`."""
+        return self.solver.nfe(self.process)
+
+    def sample(self, w: Weights, rng: Array, num: int, cond: Batch) -> Array:
+        """[num, H, W, C] in [-1, 1] (algorithm 1: f, then noise to a lower level and f again); labels in cond["label"]."""
+        start, noise = jax.random.split(rng)
+        model, label = self.model(w.nets["net"]), self.labels(cond)
+        x = jax.random.normal(start, (num, *self.shape)) * np.float32(self.process.sigma_max)
+        return jnp.clip(self.solver(lambda x, t: model(x, t, label), self.process, x, noise), -1.0, 1.0)
