@@ -68,6 +68,8 @@ class Steps:
 
     def wait(self) -> None:
         """Until everything is on disk; a failed write is a UserError here."""
+        if not self.manager:  # a run without snapshots has no folder of averages
+            return
         try:
             self.manager.wait_until_finished()
         except (OSError, ValueError, RuntimeError) as error:
@@ -80,8 +82,8 @@ class Steps:
 
     def close(self) -> None:
         """Wait and release."""
+        self.wait()
         if self.manager:
-            self.wait()
             self.manager.close()
 
     def _failed(self, step: Any, error: Exception) -> UserError:

@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
-from cases import CONFIGS, ROOT, lend
+from cases import CHOSEN, CONFIGS, ROOT, lend
 
 from jaxgen import config as configs
 from jaxgen import parallel
@@ -19,7 +19,10 @@ FACTS = {
 PARAMETERS = {"ddpm_cifar": {"net": 35_746_307}}  # published counts
 
 
-@pytest.fixture(params=CONFIGS)
+QUICK = (*CHOSEN, "ddpm_digits")  # tracing the paper's nets takes seconds each: the rest runs in the full suite
+
+
+@pytest.fixture(params=[pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in CONFIGS])
 def exp(request, tmp_path) -> Experiment:
     config = configs.override(configs.load(f"{ROOT}/configs/{request.param}.py"), {"mesh": {"data": 1}})
     info = Digits().open("train").info if config.data.name == "digits" else FACTS[config.data.dataset]
@@ -39,25 +42,25 @@ def test_every_function_of_every_method_keeps_its_promise(exp, request):
         chex.assert_shape(value, ())
         chex.assert_type(value, jnp.float32)
 
-    for ema in (False, True):
-        w = jax.eval_shape(lambda s, ema=ema: s.view(ema), state)
-        figures = jax.eval_shape(method.eval_step, w, exp.spec(num), key)
-        assert "loss" in figures
-        for value in figures.values():
-            chex.assert_shape(value, (num,))
-        cond = {"label": jax.ShapeDtypeStruct((num,), jnp.int32)} if exp.feed.labels else {}
-        if isinstance(method, Samples):
-            images = jax.eval_shape(lambda w, c: method.sample(w, key, num, c), w, cond)
-            chex.assert_shape(images, (num, *exp.info.shape))
-            chex.assert_type(images, jnp.float32)
-        if isinstance(method, Reconstructs):
-            chex.assert_shape(jax.eval_shape(method.reconstruct, w, exp.spec(num), key), (num, *exp.info.shape))
-        if isinstance(method, Encodes):
-            codes = jax.eval_shape(method.encode, w, exp.spec(num)["image"], key)
-            assert codes.shape[0] == num
-            chex.assert_shape(jax.eval_shape(method.decode, w, codes), (num, *exp.info.shape))
-        if isinstance(method, Scores):
-            chex.assert_shape(jax.eval_shape(method.log_prob, w, exp.spec(num), key), (num,))
+    raw, w = (jax.eval_shape(lambda s, ema=ema: s.view(ema), state) for ema in (False, True))
+    chex.assert_trees_all_equal_shapes_and_dtypes(raw, w)  # so what holds for one holds for the other
+    figures = jax.eval_shape(method.eval_step, w, exp.spec(num), key)
+    assert "loss" in figures
+    for value in figures.values():
+        chex.assert_shape(value, (num,))
+    cond = {"label": jax.ShapeDtypeStruct((num,), jnp.int32)} if exp.feed.labels else {}
+    if isinstance(method, Samples):
+        images = jax.eval_shape(lambda w, c: method.sample(w, key, num, c), w, cond)
+        chex.assert_shape(images, (num, *exp.info.shape))
+        chex.assert_type(images, jnp.float32)
+    if isinstance(method, Reconstructs):
+        chex.assert_shape(jax.eval_shape(method.reconstruct, w, exp.spec(num), key), (num, *exp.info.shape))
+    if isinstance(method, Encodes):
+        codes = jax.eval_shape(method.encode, w, exp.spec(num)["image"], key)
+        assert codes.shape[0] == num
+        chex.assert_shape(jax.eval_shape(method.decode, w, codes), (num, *exp.info.shape))
+    if isinstance(method, Scores):
+        chex.assert_shape(jax.eval_shape(method.log_prob, w, exp.spec(num), key), (num,))
 
 
 def test_parameter_counts_are_the_published_ones(exp, request):
