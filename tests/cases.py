@@ -10,6 +10,22 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 CHOSEN = ("vae_digits", "dcgan_digits", "wgan_gp_digits", "vqvae_digits")
 
 
+def kinds() -> list[str]:
+    """One config for every method with its nets, losses and adaptive parts: digits where there are any.
+
+    Being trained, resumed, evaluated and sampled is asked of every config; the law of devices and of scans of these.
+    """
+    from jaxgen import config as configs
+
+    found: dict[str, str] = {}
+    for name in sorted(CONFIGS, key=lambda n: (not n.endswith("digits"), n)):
+        method = configs.load(f"{ROOT}/configs/{name}.py:tiny").method.to_dict()
+        nets = [method[k]["name"] for k in ("net", "gen", "disc") if k in method]
+        parts = [str(method.get(k)) for k in ("name", "loss", "penalty", "n_critic", "variance", "decay")]
+        found.setdefault(" ".join([*nets, *parts]), name)
+    return sorted(found.values())
+
+
 def lend(config, info, folder: Path, weights: bool = True):
     """The config with a teacher, where it wants one: a diffusion run of the same parts, untrained, made once in `folder`.
 

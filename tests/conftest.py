@@ -11,18 +11,20 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAXGEN_CACHE", os.path.join(tempfile.gettempdir(), f"jaxgen-tests-{os.getuid()}"))
 
 import pytest
-from cases import CHOSEN, CONFIGS, ROOT, lend
+from cases import CHOSEN, CONFIGS, ROOT, kinds, lend
 
 from jaxgen import backend
 
 backend.configure()
+KINDS = kinds()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A test with an argument `name` runs for every config; all but the chosen ones are slow."""
-    if "name" in metafunc.fixturenames and "laws" in str(metafunc.definition.path):
-        every = [pytest.param(n, marks=[] if n in CHOSEN else pytest.mark.slow) for n in CONFIGS]
-        metafunc.parametrize("name", every)
+    """A law with an argument `name` runs for every config, with `kind` for one of each kind; but for the chosen they are slow."""
+    for argument, every in (("name", CONFIGS), ("kind", KINDS)):
+        if argument in metafunc.fixturenames and "laws" in str(metafunc.definition.path):
+            marked = [pytest.param(n, marks=[] if n in CHOSEN else pytest.mark.slow) for n in every]
+            metafunc.parametrize(argument, marked)
 
 
 @pytest.fixture(scope="session")

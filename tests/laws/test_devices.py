@@ -20,8 +20,8 @@ def nets(state):
     return jax.device_get({k: (n.params, n.vars, n.ema) for k, n in state.nets.items()})
 
 
-def test_eight_devices_are_one(name, tiny, advance, plain_sgd):
-    config = plain_sgd(tiny(name))
+def test_eight_devices_are_one(kind, tiny, advance, plain_sgd):
+    config = plain_sgd(tiny(kind))
     exp, _, _ = advance(config, num=0)
     start = jax.device_get(exp.init())
     _, one, told = advance(config, start)
@@ -46,8 +46,8 @@ def test_eight_devices_share_the_work_of_sampling(tiny, advance):
         assert flops[1] < flops[0] / 4, name
 
 
-def test_steps_per_call_do_not_change_a_bit(name, tiny, advance):
-    config = tiny(name)
+def test_steps_per_call_do_not_change_a_bit(kind, tiny, advance):
+    config = tiny(kind)
     exp, _, _ = advance(config, num=0)
     start = jax.device_get(exp.init())
     _, single, told = advance(config, start, num=4)

@@ -8,8 +8,8 @@ from jaxgen.data.pipeline import load_all
 from jaxgen.experiment import open_source
 
 
-def test_evaluation_on_eight_devices_is_that_on_one(name, tiny, advance):
-    config = tiny(name)
+def test_evaluation_on_eight_devices_is_that_on_one(kind, tiny, advance):
+    config = tiny(kind)
     config = configs.override(config, {f"eval.{key}.num": 13 for key in config.eval if key != "grid"})
     found = []
     for devices in (1, 8):

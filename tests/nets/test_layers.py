@@ -184,6 +184,7 @@ def test_second_order_forward_mode_and_vmap(name):
 
 def test_conv_gradients_against_finite_differences():
     x, k = normal(0, 1, 5, 4, 2), normal(1, 3, 3, 2, 2)
+
     def loss(x, k):
         return jnp.sum(jnp.tanh(conv2d(x, k, 2, 1)))
 

@@ -183,7 +183,11 @@ def test_evaluators_of_a_run(classifier, tmp_path):
     assert fid["N"] == 40 and fid["seeds"] == [0, 1] and fid["protocol"]["name"] == "native"
     assert {"weights", "reference", "precision", "versions", "step", "commit"} <= set(fid)
     assert (tmp_path / "run/samples/0000004_neighbours.png").is_file()
-    for wrong in ({"eval.quality.native": "nowhere"}, {"eval.quality.of": "sample"}, {"eval.quality.measures": "('fdi',)"}):
+    for wrong in (
+        {"eval.quality.native": "nowhere"},
+        {"eval.quality.of": "sample"},
+        {"eval.quality.measures": "('fdi',)"},
+    ):
         with pytest.raises(UserError):  # before the first step, not after the last
             train(configs.override(config, {"eval": {}} | changes | wrong), tmp_path / "never")
     assert not list((tmp_path / "never").glob("checkpoints/[0-9]*"))
