@@ -5,7 +5,7 @@ python -m jaxgen.main --config=configs/consistency_cifar.py --workdir=runs/consi
 The paper's NCSN++ net with a Fourier scale of 0.02, dropout of 0.3, rectified Adam and 400k steps of batch 1,024. For two steps
 add --config.method.solver.steps=2 --config.method.solver.grid=given --config.method.solver.grid.levels="(80.0, 0.821, 0.0)".
 The original training (Song et al. 2023, arXiv:2303.01469: FID 8.70 in one step, with LPIPS) is curriculum=square_root,
-times=uniform, distance=l2, gap_weight=False, decay=0.9. Hardware of the paper: a cluster of A100.
+times=uniform, distance=l2, gap_weight=False, decay=0.9, with curriculum.low=2, high=150. Hardware of the paper: A100s.
 """
 
 from ml_collections import ConfigDict

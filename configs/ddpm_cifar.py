@@ -3,7 +3,7 @@
 python -m jaxgen.main --config=configs/ddpm_cifar.py --workdir=runs/ddpm_cifar
 
 Hardware of the paper: TPU v3-8, 10.6 hours. The paper samples with 1,000 ancestral steps of fixed large variance.
-For a GPU add --config.method.net.dtype=bfloat16; --config.method.solver=ddim samples in 50 steps.
+For a GPU add --config.method.net.dtype=bfloat16. Fast samples: --config.method.solver=ddim --config.method.solver.steps=50.
 """
 
 from ml_collections import ConfigDict

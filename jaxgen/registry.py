@@ -211,6 +211,9 @@ KEYS: dict[str, str] = {
     "teacher": "run", "weak": "run", "judge": "run", "curriculum": "curriculum",
 }  # fmt: skip
 
+# tables whose `steps` is the length of the run; the steps of a solver, a process, ... are its own
+LENGTHS = ("optimizer", "curriculum")
+
 # tables of which a key may hold several members, as a tuple
 MANY = ("ema",)
 
@@ -238,6 +241,11 @@ def fields(cls: type) -> dict[str, dataclasses.Field]:
     """What a config may set: the dataclass fields but linen's own (`parent`, `name`)."""
     own = {f.name: f for f in dataclasses.fields(cls) if f.init}
     return {k: f for k, f in own.items() if k not in ("parent", "name")}
+
+
+def left(table: str, cls: type, given: Iterable[str]) -> set[str]:
+    """The fields that the data and the run decide where a spec leaves them open."""
+    return {k for k in fields(cls) if k in given and (k != "steps" or table in LENGTHS)}
 
 
 def default(field: dataclasses.Field) -> Any:
@@ -319,7 +327,7 @@ def complete(table: str, spec: Any, given: Iterable[str] = (), where: str = "con
             out[key] = complete(KEYS[key], value, given, f"{where}.{key}")
         elif key in spec:
             out[key] = check(value, field, f"{where}.{key}")
-        elif key in given:
+        elif key in left(table, cls, given):
             continue
         elif like is dataclasses.MISSING:
             raise UserError(f"{where}.{key} is missing: {spec['name']} needs it")
@@ -339,7 +347,7 @@ def build(table: str, spec: Any, given: dict[str, Any] | None = None, where: str
     cls = lookup(table, spec.pop("name"), where)
     parts = {key: build(KEYS[key], spec.pop(key), given, f"{where}.{key}") for key in NET_PARTS if table == "net"}
     values = {k: build(KEYS[k], v, given, f"{where}.{k}") if k in KEYS else v for k, v in spec.items()}
-    values |= {k: given[k] for k in fields(cls) if k in given and k not in spec}
+    values |= {k: given[k] for k in left(table, cls, given) if k not in spec}
     built = cls(**values)
     if table == "optimizer":
         return built.build()

@@ -122,3 +122,15 @@ def test_values_are_python_literals_or_text():
 def test_json_has_tuples_back(ddpm):
     config = configs.from_json(json.dumps(json.loads(configs.to_json(configs.normalise(ddpm)))))
     assert config.method.net.mults == (1, 2, 2, 2)
+
+
+@pytest.mark.parametrize("table", ["solver", "process", "nll"])
+def test_the_steps_of_a_part_are_its_own(table):
+    """A part that is only named takes its own default, not the length of the run."""
+    given = {"shape": (8, 8, 1), "classes": 10, "batch": 4, "steps": 123_457}
+    for name in registry.TABLES[table]:
+        cls = registry.lookup(table, name, table)
+        own = registry.fields(cls).get("steps")
+        if own is not None:
+            assert registry.complete(table, {"name": name}, given)["steps"] == own.default
+            assert registry.build(table, {"name": name}, given).steps == own.default
