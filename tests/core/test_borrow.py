@@ -82,6 +82,7 @@ def newest(config, path):
     return exp, state
 
 
+@pytest.mark.slow
 def test_a_run_that_borrows_resumes_bitwise_and_leaves_the_teacher_as_it_was(pupil, teacher, tmp_path):
     config, whole, cut = pupil(), tmp_path / "whole", tmp_path / "cut"
     lent = jax.device_get(Run(str(teacher)).load(parallel.make_mesh({"data": 1})))
@@ -133,6 +134,7 @@ def test_the_weights_are_inputs_of_the_step_and_of_evaluation(pupil):
         assert (float(loss.max()) == 0.0) == (scale == 1.0)  # a copy agrees with its teacher, not with another
 
 
+@pytest.mark.slow
 def test_which_weights_and_which_checkpoint_are_asked_for(teacher):
     mesh = parallel.make_mesh({"data": 1})
     trees = [jax.device_get(Run(str(teacher), **ask).load(mesh)) for ask in ({}, {"weights": "raw"}, {"step": 2})]

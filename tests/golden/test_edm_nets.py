@@ -11,6 +11,7 @@ from safetensors.numpy import load_file
 from jaxgen.pretrained.edm import edm_module, from_edm, to_edm
 
 
+@pytest.mark.slow
 @pytest.mark.golden("edm_net_*")
 def test_edm_net(folder):
     case = json.loads((folder / "case.json").read_text())

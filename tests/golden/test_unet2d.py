@@ -12,6 +12,7 @@ from jaxgen.nets.unet import UNet
 from jaxgen.pretrained.diffusers import WEIGHTS, from_weights, load_unet, to_weights, unet_config, unet_fields
 
 
+@pytest.mark.slow
 @pytest.mark.golden("unet2d_*")
 def test_unet2d(folder, recipe_weights):
     case = json.loads((folder / "case.json").read_text())

@@ -113,6 +113,7 @@ def test_scanned_blocks_start_unlike_each_other(batch):
     np.testing.assert_allclose(kernel.std((1, 2)), np.sqrt(2 / (16 + 48)), rtol=0.1)
 
 
+@pytest.mark.slow
 def test_bf16_computes_in_bf16_and_keeps_float32_parameters(batch):
     x, t, y = batch
     module = DiT(**SMALL)

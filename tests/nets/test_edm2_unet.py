@@ -132,6 +132,7 @@ def test_unit_weights_change_no_output_and_are_a_projection():
     assert np.abs(null - apply(forced, x, t, label)).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_every_parameter_is_reached_and_remat_changes_nothing():
     module = Edm2UNet(**SMALL)
     x, t, label = noise(0, 2, 8, 8, 3), jnp.array([-1.0, 0.5]), jnp.array([0, 2])

@@ -124,6 +124,7 @@ def test_labels_and_the_null_label(batch):
     assert np.abs(other[0] - null[0]).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing_and_bf16_little(batch):
     plain = Adm(**SMALL | dict(mults=(1,), head_dim=0))
     v = moved(plain)

@@ -34,6 +34,7 @@ def test_any_image_comes_back_in_its_own_size(shape, resample):
     assert out.shape == x.shape and out.dtype == jnp.float32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
@@ -83,6 +84,7 @@ def test_labels_and_the_null_label():
         strict.init(jax.random.key(0), x, t)
 
 
+@pytest.mark.slow
 def test_remat_changes_nothing():
     x, t = jax.random.normal(jax.random.key(1), (2, 4, 4, 3)), jnp.array([3.0, 700.0])
     fields = SMALL | dict(mults=(1,), attend_mid=False, attend=())

@@ -31,6 +31,7 @@ def random_variables(module, channels=3):
     return jax.tree.map(lambda a: rng.standard_normal(a.shape).astype(np.float32), shapes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETS)
 def test_export_then_import_is_the_identity(name, tmp_path):
     module = UNet(**NETS[name])
