@@ -117,6 +117,13 @@ def sampled(exp: Experiment, w: Weights, method: Any) -> tuple[np.ndarray, np.nd
     return to_uint8(np.asarray(images)), labels, time.monotonic() - start
 
 
+def with_steps(method: Any, steps: int) -> Any:
+    """The same method, sampling in so many steps."""
+    if hasattr(method, "sample_steps"):
+        return replace(method, sample_steps=steps)
+    return replace(method, solver=replace(method.solver, steps=steps))
+
+
 def likelihood(exp: Experiment, w: Weights) -> float:
     """Bits per dimension of the held-out digits by the probability flow."""
     nll = registry.build("nll", {"name": "flow", "steps": 25})
@@ -212,7 +219,7 @@ def main() -> None:
         exp, w = opened(folder)
         found = results["few"].setdefault(folder.name, {})
         for steps in (1, 2, 4):
-            method = replace(exp.method, solver=replace(exp.method.solver, steps=steps))
+            method = with_steps(exp.method, steps)
             images, labels, seconds = sampled(exp, w, method)
             found[str(steps)] = bench.judged(images, labels) | {"seconds": round(seconds, 3)}
             save_grid(args.out / f"{folder.name}_{steps}.png", images[:100], 10)
