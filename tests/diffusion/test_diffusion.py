@@ -115,6 +115,7 @@ def test_neighbouring_steps_give_the_papers_betas():
     assert q["small"][0] == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "solver",
     [Ancestral(1000, "small", clip=False), Ancestral(1000, "large", clip=False), Ancestral(500, "small", clip=False),

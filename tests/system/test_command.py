@@ -189,6 +189,7 @@ def test_a_full_disk_loses_no_checkpoint(trained, tmp_path, monkeypatch):
     assert (path / "checkpoints" / str(at + 2)).is_dir()
 
 
+@pytest.mark.slow
 def test_a_write_that_fails_halfway_loses_no_checkpoint(trained, tmp_path):
     """A quota on file size: Orbax fails in its threads, the command fails with a line of ours, what was there stays."""
     path = tmp_path / "run"
@@ -254,6 +255,7 @@ def test_two_processes_are_one(name, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_a_second_start_compiles_nothing(tmp_path):
     """Persistent compilation cache: the plan says so; no time is asserted."""
     env = {"JAXGEN_CACHE": str(tmp_path / "cache")}
