@@ -52,12 +52,13 @@ def sample(
         target = Path(out) if str(out) else run.path / "samples" / f"{at:07d}_seed{seed}{kind}"
         target = target.with_suffix("") if target.suffix in (".png", ".npz") else target
         columns = info.classes if exp.feed.labels and not labels and info.classes <= 16 else 0
-        save_grid(target.with_suffix(".png"), images, columns)
+        grid, arrays = (target.with_name(target.name + end) for end in (".png", ".npz"))  # names may hold dots: std0.07
+        save_grid(grid, images, columns)
         part = target.with_name(target.name + ".part.npz")
         np.savez(part, images=images, **({"labels": wanted} if exp.feed.labels else {}))
-        part.replace(target.with_suffix(".npz"))
+        part.replace(arrays)
         for i, image in enumerate(images if files else ()):
             save_png(target / f"{i:05d}.png", image)
         how = f"{choice.name} {choice.told or 'weights'}, seed {seed}"
-        print(f"{num} samples of step {at} ({how}): {target.with_suffix('.png')}", file=sys.stderr)
+        print(f"{num} samples of step {at} ({how}): {grid}", file=sys.stderr)
     return images

@@ -77,6 +77,7 @@ def test_weights_by_name_on_the_command_line(run, tmp_path):
         name: sample(path, 8, tmp_path / name, weights=name) for name in ("ema", "raw", "0.9", "std0.05", "std0.07")
     }
     assert (made["ema"] == made["0.9"]).all() and (made["std0.07"] != made["raw"]).any()
+    assert all((tmp_path / f"{name}.npz").is_file() for name in made)  # dots in a name are not an ending
     with pytest.raises(
         UserError, match=r"--weights=0.5 is unknown; there are: raw, ema, 0.9, std0.05, std0.1, and stdX"
     ):
