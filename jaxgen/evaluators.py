@@ -25,7 +25,9 @@ class Report:
     scalars: dict[str, float] = field(default_factory=dict)
     images: dict[str, np.ndarray] = field(default_factory=dict)  # [N, H, W, C] each, drawn as grids
     columns: int = 0  # of the grids; 0 is near square
-    about: dict[str, Any] = field(default_factory=dict)  # what the figures depend on besides the run: N, protocol, hashes
+    about: dict[str, Any] = field(
+        default_factory=dict
+    )  # what the figures depend on besides the run: N, protocol, hashes
 
 
 class Evaluator(Protocol):
@@ -190,4 +192,6 @@ class Likelihood:
             return {"nats": exp.method.log_prob(w, batch, rng)}
 
         nats = averages(exp, ema, source, self.num, "log_prob", scores)["nats"]
-        return Report({"likelihood_nats": nats, "likelihood_bits_per_dim": -nats / (np.prod(exp.info.shape) * np.log(2))})
+        return Report(
+            {"likelihood_nats": nats, "likelihood_bits_per_dim": -nats / (np.prod(exp.info.shape) * np.log(2))}
+        )

@@ -103,6 +103,8 @@ def run(argv: list[str]) -> None:
     elif args.mode == "sweep":
         from jaxgen.evaluate import sweep
 
+        if args.weights != "ema":
+            raise UserError(f"--weights={args.weights} is not for --mode=sweep; name the averages by --stds=0.05,0.1")
         sweep(args.workdir, _numbers(float, "--stds", args.stds, "0.05,0.1"), args.step, changes)
     else:
         from jaxgen.sample import sample

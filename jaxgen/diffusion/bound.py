@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.diffusion.process import VP, Process
+from jaxgen.diffusion.process import Process, as_chain, spread
 from jaxgen.diffusion.solve import VARIANCES, log_band, posterior
-from jaxgen.diffusion.table import Denoiser, Estimate
+from jaxgen.diffusion.table import Denoiser, Estimate, image
 from jaxgen.errors import UserError
 
 Array = jax.Array
@@ -57,19 +57,13 @@ class Chain(NamedTuple):
     data: np.ndarray
     small: np.ndarray  # log of beta-tilde; the first step has none and takes the second's
     large: np.ndarray  # log of beta
-    fixed_large: (
-        np.ndarray
-    )  # log of beta, with the first step's as in `small`: L_0 is better so (Ho et al. 2020, section 3.2)
+    fixed_large: np.ndarray  # log of beta, with `small`'s first: L_0 is better so (Ho et al. 2020, section 3.2)
 
 
 @cache
 def chain(process: Process) -> Chain:
     """Computed in float64."""
-    if not isinstance(process, VP):
-        raise UserError(
-            f"the variational bound needs a chain of training steps, and process {type(process).__name__} is continuous; "
-            "set process.name=vp"
-        )
+    process = as_chain(process, "the variational bound")
     t = np.arange(process.steps, 0, -1) / process.steps
     q = posterior(process, t, t - 1 / process.steps)
     small, large = log_band(q)[::-1].T
@@ -81,7 +75,7 @@ def chain(process: Process) -> Chain:
 def take(values: np.ndarray, t: Array, x: Array) -> Array:
     """values [T] at the chain's times t [B], broadcast against x."""
     index = jnp.round(t * len(values)).astype(int) - 1
-    return jnp.asarray(values)[index].reshape(-1, *(1,) * (x.ndim - 1))
+    return spread(jnp.asarray(values)[index], x)
 
 
 def log_variance(process: Process, t: Array, said: Array | Estimate, x: Array, variance: str) -> Array:
@@ -137,11 +131,10 @@ def variational_bound(
     def one(carry: None, inputs: tuple[Array, Array]) -> tuple[None, Array]:
         now, draw = inputs
         t = jnp.full(x0.shape[:1], now)
-        a, s = (f(t).reshape(-1, *(1,) * (x0.ndim - 1)) for f in (process.alpha, process.sigma))
+        a, s = spread(process.alpha(t), x0), spread(process.sigma(t), x0)
         x = a * x0 + s * (draw if recorded else jax.random.normal(draw, x0.shape))
         said = denoise(x, t)
-        guess = said.x0 if isinstance(said, Estimate) else said
-        guess = jnp.clip(guess, -1.0, 1.0) if clip else guess
+        guess = jnp.clip(image(said), -1.0, 1.0) if clip else image(said)
         return carry, term(process, x0, x, t, guess, log_variance(process, t, said, x, variance))
 
     times = jnp.asarray(np.arange(total, 0, -1) / total, jnp.float32)

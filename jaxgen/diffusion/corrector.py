@@ -9,7 +9,7 @@ import numpy as np
 from jaxgen.diffusion.grid import Even, Grid
 from jaxgen.diffusion.process import Process
 from jaxgen.diffusion.solve import Ddim
-from jaxgen.diffusion.table import Denoiser, Estimate
+from jaxgen.diffusion.table import Denoiser, image
 from jaxgen.errors import UserError
 
 Array = jax.Array
@@ -44,16 +44,15 @@ class PredictorCorrector:
         kept = np.append((a[1:-1] / a[:-2]) ** 2 if (a[:-1] > 0).all() else np.ones(self.steps - 1), 1.0)
         mix = Ddim(self.steps, self.eta, self.clip, self.grid).table(process).mix[:, 0]
 
-        def image(x: Array, t: Array) -> Array:
-            said = denoise(x, jnp.full(x.shape[:1], t))
-            x0 = said.x0 if isinstance(said, Estimate) else said
+        def guess(x: Array, t: Array) -> Array:
+            x0 = image(denoise(x, jnp.full(x.shape[:1], t)))
             return jnp.clip(x0, -1.0, 1.0) if self.clip else x0
 
         def size(v: Array) -> Array:
             return jnp.mean(jnp.linalg.norm(v.reshape(len(v), -1), axis=1))
 
         def correct(x: Array, row: dict[str, Array], key: Array) -> Array:
-            score = (row["a"] * image(x, row["s"]) - x) / row["sigma"] ** 2
+            score = (row["a"] * guess(x, row["s"]) - x) / row["sigma"] ** 2
             z = jax.random.normal(key, x.shape, x.dtype)
             step = 2 * row["kept"] * (self.snr * size(z) / size(score)) ** 2
             return x + step * score + jnp.sqrt(2 * step) * z
@@ -62,7 +61,7 @@ class PredictorCorrector:
             row, key = inputs
             first, *rest = jax.random.split(key, 1 + self.corrections)
             c = row["mix"]
-            x = c[0] * x + c[1] * image(x, row["t"]) + c[3] * jax.random.normal(first, x.shape, x.dtype)
+            x = c[0] * x + c[1] * guess(x, row["t"]) + c[3] * jax.random.normal(first, x.shape, x.dtype)
             for k in rest:
                 x = correct(x, row, k)
             return x, None
@@ -72,4 +71,4 @@ class PredictorCorrector:
         keys = jax.random.split(rng, self.steps)
         before = jax.tree.map(lambda v: v[:-1], rows)
         x, _ = jax.lax.scan(step, x, (before, keys[:-1]))
-        return mix[-1, 0] * x + mix[-1, 1] * image(x, rows["t"][-1])
+        return mix[-1, 0] * x + mix[-1, 1] * guess(x, rows["t"][-1])

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jaxgen.diffusion.grid import Grid, Trailing
-from jaxgen.diffusion.process import Process
+from jaxgen.diffusion.process import Process, as_chain
 from jaxgen.diffusion.solve import one_step
 from jaxgen.diffusion.table import Table, Tabulated
 from jaxgen.errors import UserError
@@ -55,7 +55,7 @@ class Tcd(Tabulated):
         """x <- a_s / a_m (a_m D + s_m eps) + sqrt(1 - a_s^2 / a_m^2) z: needs a variance-preserving process."""
         grid = self.grid(process, self.steps)
         t, s = grid[:-1], grid[1:]
-        steps = round(1 / process.first)
+        steps = as_chain(process, "solver.name=tcd").steps
         middle = np.where(s > 0, (np.floor((1 - self.eta) * (s * steps - 1)) + 1) / steps, 0.0)
         ratio = process.alpha(s) / process.alpha(middle)
         direction = process.sigma(middle) / process.sigma(t)

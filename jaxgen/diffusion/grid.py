@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from jaxgen.diffusion.paths import shifted
-from jaxgen.diffusion.process import VP, Process, at_least_one, count, ratio
+from jaxgen.diffusion.process import Process, as_chain, at_least_one, count, ratio
 from jaxgen.errors import UserError
 
 
@@ -31,13 +31,9 @@ class Even:
 
 def chain(process: Process, steps: int, name: str) -> int:
     """The number of training steps of a discrete process."""
-    if not isinstance(process, VP):
-        raise UserError(
-            f"solver.grid.name={name} needs a chain of training steps, and process {type(process).__name__} is continuous; "
-            "set process.name=vp or solver.grid.name=even"
-        )
-    count(steps, process.steps, "process.steps")
-    return process.steps
+    total = as_chain(process, f"solver.grid.name={name}", " or solver.grid.name=even").steps
+    count(steps, total, "process.steps")
+    return total
 
 
 def ends(times: np.ndarray, stop: str, process: Process) -> np.ndarray:

@@ -11,8 +11,8 @@ from typing import ClassVar, Protocol
 import jax
 import jax.numpy as jnp
 
-from jaxgen.diffusion.process import Process
-from jaxgen.diffusion.table import Denoiser, Estimate
+from jaxgen.diffusion.process import Process, spread
+from jaxgen.diffusion.table import Denoiser, Estimate, image
 from jaxgen.errors import UserError
 
 Array = jax.Array
@@ -34,11 +34,6 @@ class Guide(Protocol):
 
     def __call__(self, model: CondDenoiser, label: Array, null: int, other: CondDenoiser = missing) -> Denoiser:
         """The denoiser that the solver sees; `other` is the second model of guides that have one."""
-
-
-def image(said: Array | Estimate) -> Array:
-    """x_0 of what a denoiser says."""
-    return said.x0 if isinstance(said, Estimate) else said
 
 
 def as_said(x0: Array, said: Array | Estimate) -> Array | Estimate:
@@ -193,7 +188,6 @@ def uphill(log_prob: CondDenoiser, process: Process) -> CondDenoiser:
 
     def step(x: Array, t: Array, label: Array) -> Array:
         slope = jax.grad(lambda x: log_prob(x, t, label).sum())(x)
-        size = process.sigma(t) ** 2 / process.alpha(t)
-        return size.reshape(-1, *(1,) * (x.ndim - 1)) * slope
+        return spread(process.sigma(t) ** 2 / process.alpha(t), x) * slope
 
     return step

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxgen.diffusion.bound import per_image
 from jaxgen.diffusion.process import Process, ratio
-from jaxgen.diffusion.table import Denoiser, Estimate
+from jaxgen.diffusion.table import Denoiser, image
 from jaxgen.errors import UserError
 
 Array = jax.Array
@@ -63,8 +63,7 @@ class FlowLikelihood:
             """dy/dtau [B, ...] and its divergence [B] at (t, alpha)."""
 
             def flow(y: Array) -> Array:
-                said = denoise(time[1] * y, jnp.full(y.shape[:1], time[0]))
-                return y - (said.x0 if isinstance(said, Estimate) else said)
+                return y - image(denoise(time[1] * y, jnp.full(y.shape[:1], time[0])))
 
             value, push = jax.linearize(flow, y)
             return value, jax.vmap(lambda e: per_image(e * push(e)))(probes).mean(0)

@@ -246,7 +246,8 @@ class Linear:
 
     def when(self, ratio: Array) -> Array:
         """ratio / (1 + ratio); 1 for no signal at all."""
-        return 1.0 / (1.0 + 1.0 / ratio) if not isinstance(ratio, np.ndarray) else _share(ratio)
+        with np.errstate(divide="ignore"):
+            return 1.0 / (1.0 + 1.0 / ratio)
 
     def clock(self, t: Array) -> Array:
         """scale * t."""
@@ -259,11 +260,6 @@ class Linear:
     def grid(self, steps: int) -> np.ndarray:
         """Even times, shifted."""
         return shifted(down(steps), self.shift)
-
-
-def _share(ratio: np.ndarray) -> np.ndarray:
-    with np.errstate(divide="ignore"):
-        return 1.0 / (1.0 + 1.0 / ratio)
 
 
 def shifted(t: Array, shift: float) -> Array:

@@ -51,6 +51,11 @@ def lib(t: Array) -> ModuleType:
     return np if isinstance(t, np.ndarray) else jnp
 
 
+def spread(v: jax.Array, x: jax.Array) -> jax.Array:
+    """[B] -> [B, 1, 1, ...] to multiply x [B, ...]."""
+    return v.reshape(v.shape + (1,) * (x.ndim - v.ndim))
+
+
 def ratio(process: Process, t: Array) -> Array:
     """sigma / alpha: the noise level of x_t / alpha, EDM's sigma; infinite where no signal is left."""
     with np.errstate(divide="ignore"):
@@ -186,13 +191,11 @@ class VP:
 
     def alpha(self, t: Array) -> Array:
         """sqrt(alpha_bar)."""
-        xp = np if isinstance(t, np.ndarray) else jnp
-        return xp.exp(0.5 * self._log_bar(t))
+        return lib(t).exp(0.5 * self._log_bar(t))
 
     def sigma(self, t: Array) -> Array:
         """sqrt(1 - alpha_bar), exact near t = 0 too."""
-        xp = np if isinstance(t, np.ndarray) else jnp
-        return xp.sqrt(-xp.expm1(self._log_bar(t)))
+        return lib(t).sqrt(-lib(t).expm1(self._log_bar(t)))
 
     def rates(self, t: Array) -> tuple[Array, Array]:
         """alpha' = alpha l / 2, sigma' = -alpha^2 l / (2 sigma), with l the slope of log alpha^2 before t."""
@@ -222,3 +225,13 @@ class VP:
         """Evenly spaced steps of the chain, rounded to whole ones."""
         count(steps, self.steps, "process.steps")
         return np.round(np.linspace(self.steps, 0, steps + 1)) / self.steps
+
+
+def as_chain(process: Process, who: str, otherwise: str = "") -> VP:
+    """The process, where it is a chain of training steps; `who` needs one, `otherwise` is another way out."""
+    if not isinstance(process, VP):
+        raise UserError(
+            f"{who} needs a chain of training steps, and process {type(process).__name__} is continuous; "
+            f"set method.process.name=vp{otherwise}"
+        )
+    return process

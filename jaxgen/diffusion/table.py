@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.diffusion.process import Process
+from jaxgen.diffusion.process import Process, spread
 
 Array = jax.Array
 
@@ -25,6 +25,11 @@ class Estimate(NamedTuple):
 
     x0: Array  # [B, ...]
     fraction: Array  # [B, ...] in [0, 1]: 0 the posterior's own variance, 1 that of the forward step
+
+
+def image(said: "Array | Estimate") -> Array:
+    """x_0 [B, ...] of what a denoiser says."""
+    return said.x0 if isinstance(said, Estimate) else said
 
 
 Denoiser = Callable[[Array, Array], Array | Estimate]  # (x_t [B, ...], t [B]) -> x_0
@@ -118,7 +123,7 @@ def run(
     def step(images: tuple[Array, ...], inputs: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array | None]:
         c, t, low_high, draw = inputs
         said = denoise(images[0], jnp.full(x.shape[:1], t))
-        raw = said.x0 if isinstance(said, Estimate) else said
+        raw = image(said)
         values = [*images, limit(raw), raw, None]
         if rows.mix[:, :, -1].any():
             z = noise(draw)
@@ -148,7 +153,7 @@ def thresholded(quantile: float = 0.995, most: float = 1.0) -> Callable[[Array],
 
     def limit(x0: Array) -> Array:
         size = jnp.quantile(jnp.abs(x0).reshape(len(x0), -1), quantile, axis=1)
-        size = jnp.clip(size, 1.0, most).reshape(-1, *(1,) * (x0.ndim - 1))
+        size = spread(jnp.clip(size, 1.0, most), x0)
         return jnp.clip(x0, -size, size) / size
 
     return limit

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr, ndtri
 
-from jaxgen.diffusion.process import VP, Process, ratio
+from jaxgen.diffusion.process import Process, as_chain, ratio
 from jaxgen.errors import UserError
 
 Array = jax.Array
@@ -153,12 +153,8 @@ class Importance:
 
     def start(self, process: Process) -> Memory:
         """Losses [T, history] and how many there are [T]."""
-        if not isinstance(process, VP):
-            raise UserError(
-                f"method.times.name=importance needs a chain of training steps, and process {type(process).__name__} is "
-                "continuous; set method.process.name=vp"
-            )
-        return {"losses": jnp.zeros((process.steps, self.history)), "counts": jnp.zeros(process.steps, jnp.int32)}
+        steps = as_chain(process, "method.times.name=importance").steps
+        return {"losses": jnp.zeros((steps, self.history)), "counts": jnp.zeros(steps, jnp.int32)}
 
     def probabilities(self, memory: Memory) -> Array:
         """[T]."""

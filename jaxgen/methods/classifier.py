@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
-from jaxgen.diffusion.process import VP, Process
+from jaxgen.diffusion.process import VP, Process, spread
 from jaxgen.diffusion.times import Times, Uniform
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
 from jaxgen.method import Batch, LossMethod, Metrics
-from jaxgen.methods.diffusion import spread
 from jaxgen.state import Array, PyTree, Variables, Weights
 
 

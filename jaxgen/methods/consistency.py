@@ -27,12 +27,12 @@ from jaxgen.diffusion.fewstep import Lcm
 from jaxgen.diffusion.grid import Karras
 from jaxgen.diffusion.guide import CondDenoiser
 from jaxgen.diffusion.paths import Sigma
+from jaxgen.diffusion.process import spread
 from jaxgen.diffusion.solve import Solver
 from jaxgen.diffusion.times import LogNormal, Times
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
 from jaxgen.method import Batch, LossMethod, Metrics
-from jaxgen.methods.diffusion import spread
 from jaxgen.state import Array, PyTree, TrainState, Variables, Weights
 
 

@@ -8,12 +8,12 @@ probability flow dx/dsigma = (x - D(x, sigma)) / sigma, by Heun's method, from t
 
 from dataclasses import dataclass, field
 
-from jaxgen.diffusion.guide import image
+from jaxgen.diffusion.process import spread
+from jaxgen.diffusion.table import image
 from jaxgen.diffusion.times import Times, Uniform
-from jaxgen.errors import UserError
 from jaxgen.method import Borrowed, Method, start_from
 from jaxgen.methods.consistency import Consistency, Curriculum, Fixed
-from jaxgen.methods.diffusion import Diffusion, spread
+from jaxgen.methods.diffusion import Diffusion, must_be
 from jaxgen.state import Array, TrainState, Weights
 
 
@@ -33,10 +33,7 @@ class ConsistencyDistillation(Consistency):
 
     def accept(self, name: str, lender: Method) -> None:
         """Any diffusion model, of any process."""
-        if not isinstance(lender, Diffusion):
-            raise UserError(
-                f"{name}.path names a run of method {type(lender).__name__}, which is no diffusion model; name another"
-            )
+        must_be(Diffusion, "diffusion model", name, lender)
 
     def inherits(self) -> dict[str, Borrowed]:
         """The teacher, once more: its weights are the first ones."""

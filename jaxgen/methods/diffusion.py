@@ -8,6 +8,7 @@ log-variance lies between its bounds, and L_hybrid = L_simple + 0.001 T L_vlb wi
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxgen.diffusion.bound import bits_per_dim, log_variance, term
 from jaxgen.diffusion.guide import CondDenoiser, Guide, NoGuide, missing, uphill
 from jaxgen.diffusion.likelihood import FlowLikelihood
 from jaxgen.diffusion.predict import Eps, Prediction
-from jaxgen.diffusion.process import VP, Process
+from jaxgen.diffusion.process import VP, Process, spread
 from jaxgen.diffusion.solve import Ancestral, Solver
 from jaxgen.diffusion.table import Denoiser, Estimate, NegativeLogLikelihood
 from jaxgen.diffusion.times import Times, Uniform
@@ -30,9 +31,15 @@ MEMORY = "times"  # collection of the net's variables in which adaptive times ke
 OBJECTIVES = ("simple", "hybrid", "bound")
 
 
-def spread(v: Array, x: Array) -> Array:
-    """[B] -> [B, 1, 1, ...] to multiply x."""
-    return v.reshape(v.shape + (1,) * (x.ndim - v.ndim))
+def must_be(kind: type, what: str, name: str, lender: Method) -> None:
+    """A UserError unless the method of the run called `name` is of that kind."""
+    if not isinstance(lender, kind):
+        raise UserError(f"{name}.path names a run of method {type(lender).__name__}, which is no {what}; name another")
+
+
+def drop_labels(label: Array, share: float, null: int, rng: Array) -> Array:
+    """A share of the labels [B] replaced by the null label, for classifier-free guidance (Ho & Salimans 2022, algorithm 1)."""
+    return jnp.where(jax.random.bernoulli(rng, share, label.shape), null, label) if share else label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,9 +157,8 @@ class Diffusion(LossMethod):
         else:
             t = self.when(w, times_rng, num)
         label = self.labels(batch)
-        if label is not None and train and self.label_dropout:
-            dropped = jax.random.bernoulli(drop_rng, self.label_dropout, label.shape)
-            label = jnp.where(dropped, self.classes, label)
+        if label is not None and train:
+            label = drop_labels(label, self.label_dropout, self.classes, drop_rng)
         x0, eps = self.couple(w, batch, t, label, noise_rng)
         a, s, *rates = level = self.level(t, x0)
         x = a * x0 + s * eps
@@ -198,22 +204,19 @@ class Diffusion(LossMethod):
 
     def borrows(self) -> dict[str, Borrowed]:
         """The guide's second model."""
-        return {name: getattr(self.guide, name) for name in ("weak", "judge") if hasattr(self.guide, name)}
+        return {name: getattr(self.guide, name) for name in ROLES if hasattr(self.guide, name)}
 
     def accept(self, name: str, lender: Method) -> None:
-        """A judge knows noisy images, all others are diffusion models; both of this run's process."""
-        kind, what = (JudgesNoise, "classifier of noisy images") if name == "judge" else (Diffusion, "diffusion model")
-        if not isinstance(lender, kind):
-            raise UserError(
-                f"{name}.path names a run of method {type(lender).__name__}, which is no {what}; name another"
-            )
-        for part in ("process", "predict")[: 2 if name == "teacher" else 1]:
-            if getattr(lender, part) != getattr(self, part):
-                theirs, mine = getattr(lender, part), getattr(self, part)
+        """A UserError unless that run's method is what its role asks for, of the same parts."""
+        role = ROLES[name]
+        must_be(role.kind, role.what, name, lender)
+        for part in role.alike:
+            theirs, mine = getattr(lender, part), getattr(self, part)
+            if theirs != mine:
                 raise UserError(
                     f"{name}.path names a run with method.{part} {theirs}, and this run has {mine}; let them agree"
                 )
-        if name == "judge" and not self.classes:
+        if role.labelled and not self.classes:
             raise UserError("method.guide.name=classifier needs labels to ask for; set data.labels=True")
 
     def second(self, w: Weights) -> CondDenoiser:
@@ -241,3 +244,19 @@ class Diffusion(LossMethod):
         """[B] log-likelihood (or its bound, see `nll`) in nats of 8-bit images, without guidance."""
         model, label = self.model(w.nets["net"]), self.labels(batch)
         return -self.nll(lambda x, t: model(x, t, label), self.process, to_float(batch["image"]), rng)
+
+
+class Role(NamedTuple):
+    """What a borrowed run must be."""
+
+    kind: type
+    what: str
+    alike: tuple[str, ...]  # parts of the method that must be this run's too
+    labelled: bool = False
+
+
+ROLES = {
+    "teacher": Role(Diffusion, "diffusion model", ("process", "predict")),
+    "weak": Role(Diffusion, "diffusion model", ("process",)),
+    "judge": Role(JudgesNoise, "classifier of noisy images", ("process",), labelled=True),
+}

@@ -22,12 +22,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.diffusion.paths import Linear, Trigonometric
-from jaxgen.diffusion.process import Process
+from jaxgen.diffusion.process import Process, spread
 from jaxgen.diffusion.times import LogitNormal, Times
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
 from jaxgen.method import Batch, LossMethod, Metrics
-from jaxgen.methods.diffusion import spread
+from jaxgen.methods.diffusion import drop_labels
 from jaxgen.state import Array, PyTree, Variables, Weights
 
 AverageVelocity = Callable[[Array, Array, Array], Array]  # (z [B, ...], r [B], t [B]) -> u [B, ...]
@@ -116,8 +116,8 @@ class MeanFlow(LossMethod):
         times_rng, noise_rng, drop_rng, net_rng = jax.random.split(rng, 4)
         vars = {k: v for k, v in w.nets["net"].items() if k != "params"}
         label = self.labels(batch)
-        if label is not None and train and self.label_dropout:
-            label = jnp.where(jax.random.bernoulli(drop_rng, self.label_dropout, label.shape), self.classes, label)
+        if label is not None and train:
+            label = drop_labels(label, self.label_dropout, self.classes, drop_rng)
 
         def net(z: Array, r: Array, t: Array, label: Array | None) -> Array:
             rngs = {"dropout": net_rng}

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
-from jaxgen.diffusion.guide import image
 from jaxgen.diffusion.ode import Euler
 from jaxgen.diffusion.paths import Linear
 from jaxgen.diffusion.process import Process
 from jaxgen.diffusion.solve import Solver
-from jaxgen.diffusion.table import Denoiser
+from jaxgen.diffusion.table import Denoiser, image
 from jaxgen.errors import UserError
 from jaxgen.method import Batch, Borrowed, PerExample, start_from
 from jaxgen.methods.diffusion import Diffusion
