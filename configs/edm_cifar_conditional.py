@@ -2,8 +2,7 @@
 
 python -m jaxgen.main --config=configs/edm_cifar_conditional.py --workdir=runs/edm_cifar_conditional
 
-configs/edm_cifar.py with labels. The paper's non-leaky augmentation is not here: images are mirrored instead, one of its
-transformations, so expect a somewhat higher FID. Hardware of the paper: 8 V100, two days.
+configs/edm_cifar.py with labels. Hardware of the paper: 8 V100, two days.
 """
 
 from ml_collections import ConfigDict
@@ -13,11 +12,11 @@ from jaxgen.config import tiny
 
 def get_config(arg: str = "") -> ConfigDict:
     c = ConfigDict(dict(seed=0, steps=390_625, log_every=100, save_every=5_000))
-    c.data = dict(name="tfds", dataset="cifar10", batch=512, labels=True, augment=("flip",))
+    c.data = dict(name="tfds", dataset="cifar10", batch=512, labels=True, augment=("geometric",))
     c.method = dict(
         name="diffusion",
         net=dict(
-            name="ddpmpp", width=128, mults=(2, 2, 2), blocks=4, attend=(16,), dropout=0.13,
+            name="ddpmpp", width=128, mults=(2, 2, 2), blocks=4, attend=(16,), dropout=0.13, augment=9,
             optimizer=dict(name="adam", lr=1e-3, warmup=19_531),  # 10 million images
             ema=dict(name="half_life", images=500_000.0, rampup=0.05),
         ),

@@ -24,7 +24,7 @@ def get_config(arg: str = "") -> ConfigDict:
             optimizer=dict(name="adam", lr=1e-4),
             ema=0.9999,
         ),
-        process=dict(name="vp", schedule="cosine", steps=4000),
+        process=dict(name="vp", schedule="cosine", steps=4000, clock_steps=1000),
         predict="eps",
         variance="learned",
         objective="hybrid",

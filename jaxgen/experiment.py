@@ -61,6 +61,12 @@ class Experiment:
             parts = f"{shards} devices" + (f" x {updates} microbatches" if updates > 1 else "")
             fitting = max(1, self.config.data.batch // (shards * updates)) * shards * updates
             raise UserError(f"config.data.batch={self.config.data.batch} is not divisible by {parts}; try {fitting}")
+        told, heard = sum(getattr(a, "labels", 0) for a in self.augments), getattr(self.method, "augment_labels", 0)
+        if told not in (0, heard):
+            raise UserError(
+                f"config.data.augment describes what it did in {told} numbers, and the method hears {heard}; set "
+                f"method.net.augment={told} of a ddpmpp, ncsnpp or adm net (methods diffusion, meanflow), or augment otherwise"
+            )
         self.check(self.borrowed)
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Optimizer specs -> optax chains: schedule, warm-up, clipping, decay and freezing by regex."""
+"""Optimizer specs -> optax chains: schedule, warm-up, clipping, decay, unit magnitude and freezing by regex."""
 
 import re
 from dataclasses import dataclass
@@ -31,17 +31,39 @@ def at_run_step(rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
+def unit_magnitude(params: PyTree, pattern: str) -> PyTree:
+    """The params [..., features] that match scaled to a root mean square of 1 per output feature; all else as it is."""
+
+    def forced(chosen: bool, p: Array) -> Array:
+        rms = jnp.sqrt(jnp.mean(jnp.square(p), tuple(range(p.ndim - 1)), keepdims=True))
+        return p / jnp.maximum(rms, 1e-8) if chosen and p.ndim > 1 else p
+
+    return jax.tree.map(forced, mask(pattern)(params), params)
+
+
+def to_unit_magnitude(pattern: str) -> optax.GradientTransformation:
+    """The update that ends where the given one does, put back to `unit_magnitude`."""
+
+    def update(updates: PyTree, state: optax.EmptyState, params: PyTree = None):
+        after = unit_magnitude(optax.apply_updates(params, updates), pattern)
+        return jax.tree.map(lambda a, p: a - p, after, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
 @dataclass(frozen=True)
 class Optimizer:
-    """What all optimizers share. Order: freeze -> clip -> scale -> decay -> learning rate."""
+    """What all optimizers share. Order: freeze -> clip -> scale -> decay -> learning rate -> unit magnitude."""
 
     lr: float = 1e-3
     warmup: int = 0  # steps of linear warm-up from 0
-    schedule: str = "constant"  # constant | cosine | linear; the last two end at lr * final when the run ends
+    schedule: str = "constant"  # constant | cosine | linear (both end at lr * final when the run ends) | inverse_sqrt
     final: float = 0.0
+    hold: int = 0  # inverse_sqrt: lr / sqrt(max(step / hold, 1)) (EDM2, eq. 67)
     clip: float = 0.0  # global gradient norm; 0 switches it off
     weight_decay: float = 0.0  # decoupled (AdamW)
     decay: str = r".*kernel"  # regex of the params that weight decay touches
+    unit: str = ""  # regex of the params kept at unit magnitude: forced weight normalisation (EDM2, section 2.3)
     train: str = r".*"  # regex of the params that are trained
     steps: int = 0  # of the run; given by it
 
@@ -52,10 +74,15 @@ class Optimizer:
             "constant": lambda: optax.constant_schedule(self.lr),
             "cosine": lambda: optax.cosine_decay_schedule(self.lr, after, alpha=self.final),
             "linear": lambda: optax.linear_schedule(self.lr, self.lr * self.final, after),
+            "inverse_sqrt": lambda: lambda step: self.lr / jnp.sqrt(jnp.maximum((step + self.warmup) / self.hold, 1.0)),
         }
         if self.schedule not in shapes:
             raise UserError(f"optimizer.schedule={self.schedule!r} is unknown; there are: {', '.join(shapes)}")
-        if self.schedule != "constant" and self.steps <= 0:
+        if self.schedule == "inverse_sqrt" and self.hold < 1:
+            raise UserError(
+                "optimizer.schedule='inverse_sqrt' needs optimizer.hold, the steps at the full learning rate"
+            )
+        if self.schedule in ("cosine", "linear") and self.steps <= 0:
             raise UserError(f"optimizer.schedule={self.schedule!r} needs optimizer.steps, the length of the run")
         body = shapes[self.schedule]()
         if self.warmup <= 0:
@@ -74,6 +101,8 @@ class Optimizer:
         if self.weight_decay > 0:
             parts.append(optax.add_decayed_weights(self.weight_decay, mask=mask(self.decay)))
         parts.append(at_run_step(self.rate()))
+        if self.unit:
+            parts.append(to_unit_magnitude(self.unit))
         tx = optax.chain(*parts)
         if self.train == r".*":
             return tx

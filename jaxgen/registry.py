@@ -31,6 +31,7 @@ TABLES: dict[str, dict[str, str]] = {
     "augment": {
         "flip": "jaxgen.augment:Flip",
         "crop": "jaxgen.augment:Crop",
+        "geometric": "jaxgen.augment:Geometric",
     },
     "method": {
         "diffusion": "jaxgen.methods.diffusion:Diffusion",

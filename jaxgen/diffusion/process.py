@@ -147,10 +147,15 @@ class VP:
     beta_max: float = 0.02
     zero_snr: bool = False  # rescale to zero terminal signal (Lin et al. 2024); needs predict v, x0 or flow
     shift: float = 1.0  # noise-to-signal ratio times this: resolution / the resolution the schedule was made for
+    clock_steps: int = (
+        0  # the network counts the chain's steps as if they were so many (improved DDPM: 1000); 0: as they are
+    )
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise UserError(f"process.steps={self.steps} must be at least 1")
+        if self.steps < 1 or self.clock_steps < 0:
+            raise UserError(
+                f"process.steps={self.steps} must be at least 1, and clock_steps={self.clock_steps} not negative"
+            )
         if self.schedule not in BETAS:
             raise UserError(f"process.schedule={self.schedule!r} is unknown; there are: {', '.join(BETAS)}")
         if "cosine" not in self.schedule and not 0 < self.beta_min <= self.beta_max < self.steps / 1000:
@@ -214,8 +219,9 @@ class VP:
             return xp.interp(xp.log1p(ratio**2), xp.asarray(-self.log_bar, ratio.dtype), xp.asarray(knots, ratio.dtype))
 
     def clock(self, t: Array) -> Array:
-        """The network sees the step index 0 .. T-1 (step i of the paper is i - 1 here)."""
-        return t * self.steps - 1.0
+        """The network sees the step index 0 .. T-1 (step i of the paper is i - 1 here), brought to `clock_steps`."""
+        index = t * self.steps - 1.0
+        return index * (self.clock_steps / self.steps) if self.clock_steps else index
 
     def time(self, u: Array) -> Array:
         """Training times are the chain's steps: (floor(u T) + 1) / T."""

@@ -42,6 +42,11 @@ def drop_labels(label: Array, share: float, null: int, rng: Array) -> Array:
     return jnp.where(jax.random.bernoulli(rng, share, label.shape), null, label) if share else label
 
 
+def told(batch: Batch) -> Batch:
+    """What a net is told of how its images were augmented: nothing, or augment [B, n]."""
+    return {k: batch[k] for k in ("augment",) if k in batch}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Diffusion(LossMethod):
     """DDPM by default; other members of the parts make the other papers.
@@ -61,6 +66,9 @@ class Diffusion(LossMethod):
     nll: NegativeLogLikelihood = field(default_factory=FlowLikelihood)
     label_dropout: float = 0.0  # share of labels replaced by the null label in training, for classifier-free guidance
     variance: str = "fixed"  # fixed | learned
+    uncertainty: bool = (
+        False  # the loss as L / e^u + u with the net's own estimate u (Karras et al. 2024, EDM2, eq. 21)
+    )
     objective: str = "simple"  # simple | hybrid: simple + 0.001 T bound | bound: T terms of L_vlb in bits per dimension
 
     def __post_init__(self) -> None:
@@ -87,6 +95,11 @@ class Diffusion(LossMethod):
                 f"method.variance={self.variance} and method.objective={self.objective} do not go together: only the bound "
                 "teaches a variance; set method.objective=hybrid (or bound) with method.variance=learned"
             )
+        if self.uncertainty and not hasattr(self.net.module, "uncertainty"):
+            raise UserError(
+                f"method.uncertainty=True needs a net that estimates it, and {type(self.net.module).__name__} does not; set "
+                "method.net.name=edm2_unet or method.uncertainty=False"
+            )
         for name in ("solver", "nll"):
             if getattr(getattr(self, name), "variance", "small") == "learned" and self.variance != "learned":
                 raise UserError(
@@ -102,6 +115,11 @@ class Diffusion(LossMethod):
     def labels(self, batch: Batch) -> Array | None:
         """The batch's labels when the model is conditional."""
         return batch["label"] if self.classes else None
+
+    @property
+    def augment_labels(self) -> int:
+        """In how many numbers the net is told how an image was augmented; 0: it is not."""
+        return getattr(self.net.module, "augment", 0)
 
     def example(self, batch: Batch) -> tuple[tuple, dict]:
         """Net arguments for a batch."""
@@ -164,7 +182,7 @@ class Diffusion(LossMethod):
         x = a * x0 + s * eps
         out, vars = self.net.apply(
             params, vars, x * self.predict.scale(a, s), self.process.clock(t), label, train=train,
-            rngs={"dropout": net_rng},
+            rngs={"dropout": net_rng}, **told(batch),
         )  # fmt: skip
         said, fraction = self.halves(out)
         error = jnp.mean((said - self.predict.target(x0, eps, *level)) ** 2, axis=tuple(range(1, x0.ndim)))
@@ -178,6 +196,10 @@ class Diffusion(LossMethod):
             bound = self.process.steps * bits_per_dim(term(self.process, x0, x, t, guess, log_var), x0)
             metrics["vlb"] = bound
             loss = loss + 0.001 * bound if self.objective == "hybrid" else bound
+        if self.uncertainty:
+            u, _ = self.net.apply(params, vars, self.process.clock(t), method="uncertainty")
+            metrics["weighted"] = loss  # what u follows: the logged loss itself may fall below zero
+            loss = loss * jnp.exp(-u) + u
         if self.times.adaptive:
             seen = self.times.learn(memory, t, jax.lax.stop_gradient(loss)) if train else memory
             loss, vars = share * loss, {**vars, MEMORY: seen}

@@ -27,7 +27,7 @@ from jaxgen.diffusion.times import LogitNormal, Times
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
 from jaxgen.method import Batch, LossMethod, Metrics
-from jaxgen.methods.diffusion import drop_labels
+from jaxgen.methods.diffusion import drop_labels, told
 from jaxgen.state import Array, PyTree, Variables, Weights
 
 AverageVelocity = Callable[[Array, Array, Array], Array]  # (z [B, ...], r [B], t [B]) -> u [B, ...]
@@ -79,6 +79,11 @@ class MeanFlow(LossMethod):
         """The batch's labels when the model is conditional."""
         return batch["label"] if self.classes else None
 
+    @property
+    def augment_labels(self) -> int:
+        """In how many numbers the net is told how an image was augmented; 0: it is not."""
+        return getattr(self.net.module, "augment", 0)
+
     def example(self, batch: Batch) -> tuple[tuple, dict]:
         """Net arguments for a batch."""
         x = to_float(batch["image"])
@@ -121,7 +126,7 @@ class MeanFlow(LossMethod):
 
         def net(z: Array, r: Array, t: Array, label: Array | None) -> Array:
             rngs = {"dropout": net_rng}
-            return self.net.apply(params, vars, z, self.clocks(r, t), label, train=train, rngs=rngs)[0]
+            return self.net.apply(params, vars, z, self.clocks(r, t), label, train=train, rngs=rngs, **told(batch))[0]
 
         r, t = self.draw(times_rng, len(x))
         e = jax.random.normal(noise_rng, x.shape)

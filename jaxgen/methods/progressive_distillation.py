@@ -35,6 +35,8 @@ class ProgressiveDistillation(Diffusion):
     rounds: int = 4  # halvings: the first teacher takes last * 2^rounds steps
     round_steps: int = 1000  # training steps of each; the last round goes on to the end of the run
 
+    augment_labels = 0  # the teacher is not told
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("last", "rounds", "round_steps"):

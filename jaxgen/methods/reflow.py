@@ -32,6 +32,8 @@ class Reflow(Diffusion):
     pairs: Solver = field(default_factory=lambda: Euler(steps=20, space="time"))  # of the teacher
     probes: int = 16  # steps in which straightness is measured
 
+    augment_labels = 0  # the teacher is not told
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.process, Linear):

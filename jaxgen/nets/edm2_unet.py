@@ -10,11 +10,10 @@ norms with learned parameters nor biases are needed. From its appendix B:
     conv(x, w)                             with w of norm 1 for each output channel                          (66)
 
 Weights are normalised where they are used, which makes gradients tangential. Section 2.3 also asks for *forced* weight
-normalisation: the stored weights are put back to unit magnitude after each step of the optimizer, `unit_weights` does that.
+normalisation: the optimizer's `unit=".*kernel"` puts the stored weights back to unit magnitude after each of its steps.
 """
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -51,16 +50,6 @@ def mp_cat(a: Array, b: Array, t: float = 0.5) -> Array:
     na, nb = a.shape[-1], b.shape[-1]
     c = math.sqrt((na + nb) / ((1 - t) ** 2 + t**2))
     return jnp.concatenate([a * (c * (1 - t) / math.sqrt(na)), b * (c * t / math.sqrt(nb))], -1)
-
-
-def unit_weights(params: Any) -> Any:
-    """Every kernel [..., features] scaled to unit magnitude per output feature; all else as it is."""
-
-    def forced(path: tuple, value: Array) -> Array:
-        kernel = path[-1].key == "kernel"
-        return unit(value, tuple(range(value.ndim - 1))) if kernel else value
-
-    return jax.tree_util.tree_map_with_path(forced, params)
 
 
 class MPFourier(nn.Module):
@@ -152,6 +141,7 @@ class Edm2UNet(nn.Module):
         `out_channels` says otherwise.
     attend: image heights whose blocks attend, in heads of `head_dim` channels.
     emb_mult: channels of the embedding in units of `width`; 0 = those of the widest level.
+    uncertainty_width: Fourier features of `uncertainty`.
     label_balance, concat_balance, res_balance, attn_balance: t of the magnitude-preserving sums and concatenations.
     """
 
@@ -168,6 +158,7 @@ class Edm2UNet(nn.Module):
     concat_balance: float = 0.5
     res_balance: float = 0.3
     attn_balance: float = 0.3
+    uncertainty_width: int = 128
     out_channels: int = 0
     dtype: str = "float32"
     remat: bool = False
@@ -185,6 +176,8 @@ class Edm2UNet(nn.Module):
         widths = [self.width * m for m in self.mults]
         attends = [self.shape[0] // 2**i in self.attend for i in levels]
         emb = self.embed(t, label)
+        if self.is_initializing():
+            self.uncertainty(t)
 
         def block(h, features, name, decoder=False, way="same", attend=False):
             if attend and features % self.head_dim:
@@ -215,6 +208,11 @@ class Edm2UNet(nn.Module):
                 h = block(h, widths[i], f"up{i}_block{j}", True, attend=attends[i])
         out = MPConv(self.out_channels or self.shape[2], gain=True, dtype=self.dtype, name="conv_out")(h)
         return out.astype(jnp.float32)
+
+    @nn.compact_name_scope
+    def uncertainty(self, t: Array, train: bool = False) -> Array:
+        """u(sigma) of c_noise [B] -> [B]: logarithm of the error to expect, learned with the net (eq. 21)."""
+        return MPConv(1, 0, name="linear")(MPFourier(self.uncertainty_width, name="fourier")(t))[:, 0]
 
     def embed(self, t: Array, label: Array | None) -> Array:
         """What every block is conditioned on, [B, emb_mult * width]."""

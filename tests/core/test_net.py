@@ -209,6 +209,35 @@ def test_schedules_warm_up_and_end_where_they_say():
     assert all(float(rate(t)) >= float(rate(t + 5)) for t in range(10, 95, 5))
 
 
+def test_the_inverse_square_root_holds_then_falls_whatever_the_warm_up():
+    for warmup in (0, 20):
+        rate = Adam(lr=2.0, warmup=warmup, schedule="inverse_sqrt", hold=100).rate()
+        assert [float(rate(t)) for t in (50, 100, 400, 10_000)] == pytest.approx([2.0, 2.0, 1.0, 0.2])
+    with pytest.raises(UserError, match=r"optimizer\.hold"):
+        Adam(schedule="inverse_sqrt").rate()
+
+
+@pytest.mark.parametrize("kind", [Adam, Sgd])
+def test_forced_normalisation_keeps_the_chosen_at_unit_magnitude_along_the_step_s_direction(kind):
+    """EDM2, section 2.3: after every step; biases and gains stay free, and the direction is the optimizer's own."""
+    params = {
+        "kernel": 3 * jax.random.normal(jax.random.key(0), (3, 3, 4, 5)),
+        "gain": jnp.ones(()),
+        "bias": jnp.ones(5),
+    }
+    grads = jax.tree.map(lambda p: jnp.cos(7 * p), params)
+
+    def step(**fields):
+        tx = kind(lr=0.1, **fields).build()
+        return optax.apply_updates(params, tx.update(grads, tx.init(params), params, step=jnp.int32(0))[0])
+
+    free, forced = step(), step(unit=".*kernel")
+    np.testing.assert_allclose(jnp.mean(forced["kernel"] ** 2, (0, 1, 2)), 1.0, rtol=1e-5)
+    size = jnp.sqrt(jnp.mean(free["kernel"] ** 2, (0, 1, 2)))
+    np.testing.assert_allclose(forced["kernel"], free["kernel"] / size, atol=1e-5)
+    np.testing.assert_allclose([forced["gain"], *forced["bias"]], [free["gain"], *free["bias"]], rtol=1e-6)
+
+
 def test_schedules_follow_the_runs_step_not_the_number_of_updates():
     tx, params = Sgd(lr=1.0, schedule="linear", steps=10).build(), {"kernel": jnp.ones(1)}
     state = tx.init(params)

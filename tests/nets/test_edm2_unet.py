@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxgen.errors import UserError
@@ -16,8 +17,8 @@ from jaxgen.nets.edm2_unet import (
     mp_silu,
     mp_sum,
     unit,
-    unit_weights,
 )
+from jaxgen.optim import unit_magnitude
 
 SMALL = dict(shape=(8, 8, 3), classes=3, width=8, mults=(1, 2), blocks=1, attend=(4,), head_dim=8)
 
@@ -115,17 +116,45 @@ def test_starts_at_zero():
     assert all(v == 0 for v in jax.tree.leaves(MPConv(2, gain=True).init(jax.random.key(0), x)["params"]["gain"]))
 
 
+def test_uncertainty_learns_the_logarithm_of_the_loss_at_every_noise_level():
+    """The least of L / e^u + u is at u = log L (EDM2, eq. 21 and figure 6 of its appendix)."""
+    module = Edm2UNet(**SMALL | dict(mults=(1,)))
+    t = jnp.linspace(-1.5, 1.0, 64)
+    loss = jnp.exp(jnp.sin(2 * t) - 1)
+    v = module.init(jax.random.key(0), noise(0, 64, 8, 8, 3), t)
+    rest = {k: c for k, c in v.items() if k != "params"}
+    tx = optax.adam(0.02)
+
+    def gap(params):
+        u = module.apply({"params": params, **rest}, t, method="uncertainty")
+        return jnp.mean(loss * jnp.exp(-u) + u), u
+
+    @jax.jit
+    def fit(params):
+        def step(carry, _):
+            params, opt = carry
+            grads, _ = jax.grad(gap, has_aux=True)(params)
+            change, opt = tx.update(grads, opt)
+            return (optax.apply_updates(params, change), opt), None
+
+        return jax.lax.scan(step, (params, tx.init(params)), length=300)[0][0]
+
+    before, after = (gap(p)[1] for p in (v["params"], fit(v["params"])))
+    error = lambda u: float(jnp.sqrt(jnp.mean((u - jnp.log(loss)) ** 2)))  # noqa: E731
+    assert error(after) < 0.25 < 0.5 < error(before)
+
+
 def test_unit_weights_change_no_output_and_are_a_projection():
     module = Edm2UNet(**SMALL | dict(mults=(1,)))
     x, t, label = noise(0, 2, 8, 8, 3), jnp.array([-1.0, 0.5]), jnp.array([0, 2])
     v = drawn(module)
     v["params"] = jax.tree.map(lambda a: 5 * a if a.ndim else a, v["params"])
-    forced = v | {"params": unit_weights(v["params"])}
+    forced = v | {"params": unit_magnitude(v["params"], ".*kernel")}
     kernel = forced["params"]["conv_in"]["kernel"]
     np.testing.assert_allclose(jnp.sqrt(jnp.mean(kernel**2, (0, 1, 2))), 1, rtol=1e-3)
     apply = jax.jit(module.apply)
     np.testing.assert_allclose(apply(v, x, t, label), apply(forced, x, t, label), atol=5e-3)
-    again = unit_weights(forced["params"])
+    again = unit_magnitude(forced["params"], ".*kernel")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), again, forced["params"])
     null = apply(forced, x, t)
     np.testing.assert_array_equal(null, apply(forced, x, t, jnp.array([3, -1])))
