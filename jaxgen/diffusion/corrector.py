@@ -35,7 +35,8 @@ class PredictorCorrector:
 
     def nfe(self, process: Process) -> int:
         """One evaluation each; the last step, to the data, is not corrected."""
-        return self.steps + self.corrections * (self.steps - 1)
+        steps = len(self.grid(process, self.steps)) - 1
+        return steps + self.corrections * (steps - 1)
 
     def __call__(self, denoise: Denoiser, process: Process, x: Array, rng: Array) -> Array:
         """x at t=1 -> x at t=0."""

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxgen.diffusion.bound import bits_per_dim, log_variance, term
+from jaxgen.diffusion.bound import ChainBound, bits_per_dim, log_variance, term
 from jaxgen.diffusion.guide import CondDenoiser, Guide, NoGuide, missing, uphill
 from jaxgen.diffusion.likelihood import FlowLikelihood
 from jaxgen.diffusion.predict import Eps, Prediction
-from jaxgen.diffusion.process import VP, Process, spread
+from jaxgen.diffusion.process import VP, Process, as_chain, spread
 from jaxgen.diffusion.solve import Ancestral, Solver
 from jaxgen.diffusion.table import Denoiser, Estimate, NegativeLogLikelihood
 from jaxgen.diffusion.times import Times, Uniform
@@ -109,8 +109,11 @@ class Diffusion(LossMethod):
             raise UserError(
                 "method.predict=eps says nothing where no signal is left (method.process.zero_snr=True); set method.predict=v"
             )
+        self.solver.nfe(self.process)  # refuses what it cannot do before anything is trained
         if self.times.adaptive:
-            self.times.start(self.process)  # refuses processes it cannot serve
+            self.times.start(self.process)  # as do these
+        if isinstance(self.nll, ChainBound):
+            as_chain(self.process, "method.nll=bound", " or method.nll=flow")
 
     def labels(self, batch: Batch) -> Array | None:
         """The batch's labels when the model is conditional."""

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import ROOT
 
+from jaxgen import config as configs
 from jaxgen.diffusion.guide import ClassifierFree, NoGuide
 from jaxgen.diffusion.predict import X0, Eps, V
 from jaxgen.diffusion.process import VP
@@ -14,6 +16,7 @@ from jaxgen.diffusion.solve import Ancestral, Ddim, posterior
 from jaxgen.diffusion.times import Stratified, Uniform
 from jaxgen.diffusion.weight import MinSnr, Simple
 from jaxgen.errors import UserError
+from jaxgen.experiment import Experiment, open_source
 
 PROCESSES = [VP(), VP("cosine"), VP("linear", 100), VP("cosine", 50)]
 PREDICTIONS = [Eps(), X0(), V()]
@@ -200,3 +203,24 @@ def test_stratified_times_fill_every_stratum():
 def test_mistakes_name_the_field(make, words):
     with pytest.raises(UserError, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        *((name, {"method.solver.steps": "0"}, r"solver\.steps=0") for name in
+          ("ddpm_digits", "edm_digits", "dit_digits", "score_sde_ve_cifar", "consistency_digits", "flow_digits")),
+        ("ddpm_digits", {"method.solver.steps": "1001"}, r"solver\.steps=1001 .*process\.steps=1000"),
+        ("ddpm_digits", {"method.process": "edm", "method.solver": "ddim", "method.solver.grid": "leading"},
+         r"solver\.grid\.name=leading .*grid\.name=even"),
+        ("edm_digits", {"method.nll": "bound"}, r"method\.nll=bound .*method\.nll=flow"),
+        ("edm_digits", {"method.process.sigma_min": "90.0"}, r"process\.sigma_min=90\.0, sigma_max=80\.0"),
+        ("edm_digits", {"method.uncertainty": "True"}, r"method\.uncertainty=True .*edm2_unet"),
+        ("ddpm_digits", {"data.labels": "False"}, r"method\.guide .*data\.labels=True"),
+    ],
+)  # fmt: skip
+def test_what_sampling_would_refuse_is_refused_before_training(name, changes, words):
+    """A run must not train for hours and then fail at its first picture."""
+    config = configs.override(configs.load(f"{ROOT}/configs/{name}.py:tiny"), changes)
+    with pytest.raises(UserError, match=words):
+        Experiment.open(config, open_source(config, "train").info)
