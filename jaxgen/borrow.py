@@ -12,11 +12,13 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxgen import parallel
-from jaxgen.checkpoint import Checkpoints
+from jaxgen.checkpoint import Averages, Checkpoints
 from jaxgen.data.sources import Info
 from jaxgen.errors import UserError
 from jaxgen.experiment import abstract_batch, build_method
 from jaxgen.method import Method
+from jaxgen.net import std_of
+from jaxgen.posthoc import choose
 from jaxgen.rundir import RunDir
 from jaxgen.state import TrainState, Weights
 
@@ -27,7 +29,9 @@ class Run:
 
     path: str = ""
     step: int = -1  # the checkpoint; -1: the newest
-    weights: str = "ema"  # raw, ema (the run's default average) or the label of one of its averages
+    weights: str = (
+        "ema"  # raw, ema (the run's default average), the label of one that it keeps, or stdX to reconstruct one
+    )
 
     @cached_property
     def config(self) -> ConfigDict:
@@ -55,21 +59,18 @@ class Run:
         batch = abstract_batch(self.info, self.config.data.labels, self.config.data.batch)
         return jax.eval_shape(self.method.init, jax.random.key(0), batch)
 
-    def view(self, state: TrainState) -> Weights:
-        """The weights asked for."""
-        return state.view({"raw": False, "ema": True}.get(self.weights, self.weights))
-
     @property
     def abstract(self) -> Weights:
-        """Shapes and dtypes of what it lends."""
-        return self.view(self.state)
+        """Shapes and dtypes of what it lends: every average has those of the weights."""
+        kept = {"raw": False, "ema": True}.get(self.weights, self.weights)
+        return self.state.view(False if std_of(self.weights) else kept)
 
     def load(self, mesh: Mesh) -> Weights:
         """What it lends, on every device of a mesh."""
         whole = parallel.replicated(mesh)
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), self.state)
         _, state = Checkpoints(self.path, read_only=True).trained(like, self.step)
-        return self.view(state)
+        return choose(state, self.weights, Averages(self.path, read_only=True)).weights()
 
     def check(self, name: str, shape: tuple[int, ...], classes: int) -> None:
         """A UserError unless it is there and knows images and labels like these; `name` is the key that holds it."""

@@ -56,7 +56,7 @@ ROOMS = {
     "posthoc": {"checkpoint", "errors", "net", "state"},
     "writers": {"images"},
     "rundir": {"config", "data", "errors", "writers"},
-    "borrow": {"checkpoint", "data", "errors", "experiment", "method", "parallel", "rundir", "state"},
+    "borrow": {"checkpoint", "data", "errors", "experiment", "method", "net", "parallel", "posthoc", "rundir", "state"},
     "experiment": {"parallel", "registry", "config", "data", "errors", "method", "state"},
     "evaluators": {"parallel", "data", "errors", "experiment", "images", "method", "metrics", "state"},
     "degrade": {"metrics"},

@@ -9,6 +9,8 @@ import pytest
 from cases import ROOT
 from PIL import Image
 
+from jaxgen import parallel
+from jaxgen.borrow import Run
 from jaxgen.checkpoint import Averages, Checkpoints
 from jaxgen.errors import UserError
 from jaxgen.evaluate import evaluate, sweep
@@ -140,3 +142,19 @@ def test_every_family_reconstructs(name, tiny, tmp_path):
             jax.tree.leaves(near.nets[net]["params"]), jax.tree.leaves(kept[4][net]["std0.05"]), strict=True
         ):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+
+
+def test_a_run_lends_every_average_that_it_has_or_can_reconstruct(run):
+    """A weaker model may differ by its average alone (Karras et al. 2024, autoguidance, section 5.2)."""
+    config, path = run
+    state, _ = open_run(config, path)
+    mesh = parallel.make_mesh({"data": 1})
+    for name in ("raw", "ema", "0.9", "std0.1", "std0.07"):
+        lender = Run(str(path), weights=name)
+        lent = lender.load(mesh)
+        same(lent.nets, choose(state, name, Averages(path, read_only=True)).weights().nets)
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), lent) == jax.tree.map(
+            lambda x: (x.shape, x.dtype), lender.abstract
+        )
+    with pytest.raises(UserError, match=r"no average 'std'"):
+        _ = Run(str(path), weights="std").abstract
