@@ -1,8 +1,9 @@
-"""What must be set before JAX starts: XLA's flags on a CPU, and where compiled programs are kept.
+"""What must be set before JAX starts: XLA's flags and memory on a CPU, and where compiled programs are kept.
 
-Nothing here overrides the user: a flag in XLA_FLAGS or a cache in JAX_COMPILATION_CACHE_DIR stays as it is.
+Nothing here overrides the user: a flag in XLA_FLAGS, a cache in JAX_COMPILATION_CACHE_DIR, any MALLOC_ setting stays as it is.
 """
 
+import ctypes
 import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -28,13 +29,29 @@ def cpu_flags(user: str, release: tuple[int, ...]) -> str:
     return " ".join([*user.split(), *(flag for flag in wanted if flag.split("=")[0] not in user)])
 
 
+# glibc's mallopt: parameter -> value. Freed buffers stay in the heap, up to 2 GiB at its end, instead of going back to the system.
+MALLOPT = {-4: 0, -1: 2**31 - 1}  # M_MMAP_MAX, M_TRIM_THRESHOLD
+
+
+def keep_buffers() -> bool:
+    """Let glibc keep a step's buffers for the next one, which would fault them in page by page again; False: not done.
+
+    This holds for the main thread's heap: `configure` has programs of a CPU run there.
+    """
+    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
+        return False
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    return bool(mallopt) and all(mallopt(parameter, value) for parameter, value in MALLOPT.items())
+
+
 def configure(cache_dir: str | Path = "") -> Path:
-    """Set XLA's flags and the persistent compilation cache; call it before the first use of JAX: later,
+    """Set XLA's flags, memory and the persistent compilation cache; call it before the first use of JAX: later,
     flags have no effect.
 
     cache_dir: "" = the environment's JAXGEN_CACHE, else ~/.cache/jaxgen/xla. The user's JAX_COMPILATION_CACHE_DIR
     wins over all of them. Returns the directory. Compiled programs are trusted code: the directory is private.
     """
+    keep_buffers()
     os.environ["XLA_FLAGS"] = cpu_flags(os.environ.get("XLA_FLAGS", ""), jaxlib_version())
     default = cache_dir or os.environ.get("JAXGEN_CACHE") or Path.home() / ".cache/jaxgen/xla"
     cache = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or default).expanduser()
@@ -42,6 +59,7 @@ def configure(cache_dir: str | Path = "") -> Path:
     import jax  # reads its own environment variables now; the backends start later
 
     settings = {
+        "jax_cpu_enable_async_dispatch": False,  # programs run on the caller's thread, see keep_buffers
         "jax_compilation_cache_dir": str(cache),
         "jax_persistent_cache_min_compile_time_secs": 0.0,
         "jax_persistent_cache_min_entry_size_bytes": -1,
