@@ -1,5 +1,6 @@
 """Augmentations on the device, inside the training step: a pure function of the step's key, so exactly resumable."""
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -77,13 +78,14 @@ def warp(x: Array, inverse: Array) -> Array:
     Bilinear between samples twice as dense, low-passed by a wavelet on both ways (Karras et al. 2020, arXiv:2006.06676,
     appendix B), so that the identity changes nothing; beyond its border the image goes on mirrored.
     """
+    einsum = functools.partial(jnp.einsum, precision="highest")  # on an accelerator too, or the identity would blur
     sides = x.shape[1:3]
     padded = jnp.pad(x, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), mode="reflect")
     rows, columns = (finer(side + 2 * MARGIN) for side in sides)
-    fine = jnp.einsum("bhwc,hi,wj->bcij", padded, rows, columns)
+    fine = einsum("bhwc,hi,wj->bcij", padded, rows, columns)
     pixels = [(np.arange(2 * side + len(SYM6) - 2) - CENTRE) / 2 - (side - 1) / 2 for side in sides]
     to = jnp.stack([*jnp.meshgrid(*pixels, indexing="ij"), jnp.ones([len(p) for p in pixels])])
-    source = jnp.einsum("bkl,lij->kbij", inverse, to)
+    source = einsum("bkl,lij->kbij", inverse, to)
 
     def sample_at(u: Array, side: int) -> Array:  # where a pixel lies among the dense samples
         u = u + (side - 1) / 2
@@ -96,7 +98,7 @@ def warp(x: Array, inverse: Array) -> Array:
     each = jax.vmap(lambda channel, at: map_coordinates(channel, list(at), order=1, mode="nearest"), (0, None))
     moved = jax.vmap(each)(fine, at)
     rows, columns = (finer(side) for side in sides)
-    return jnp.einsum("bcij,hi,wj->bhwc", moved, rows, columns)
+    return einsum("bcij,hi,wj->bhwc", moved, rows, columns)
 
 
 @dataclass(frozen=True)
@@ -144,9 +146,11 @@ class Geometric:
         # scaled, turned, stretched, shifted: the inverse undoes the last first
         inverse = jnp.exp2(-self.scale * size)[:, None, None] * rotation(-turn)
         factors = jnp.exp2(self.stretch * jnp.stack([-stretch, stretch], -1))
-        inverse = inverse @ (rotation(along) * factors[:, None]) @ rotation(-along)
         moved = shift * self.shift * jnp.array(x.shape[1:3])
-        x = warp(x, jnp.concatenate([inverse, -inverse @ moved[..., None]], -1))
+        with jax.default_matmul_precision("highest"):
+            inverse = inverse @ (rotation(along) * factors[:, None]) @ rotation(-along)
+            inverse = jnp.concatenate([inverse, -inverse @ moved[..., None]], -1)
+        x = warp(x, inverse)
         told = [
             mirror, upside, size, jnp.cos(turn) - 1, jnp.sin(turn), stretch * jnp.cos(along), stretch * jnp.sin(along),
             shift[:, 0], shift[:, 1],

@@ -29,9 +29,7 @@ class Run:
 
     path: str = ""
     step: int = -1  # the checkpoint; -1: the newest
-    weights: str = (
-        "ema"  # raw, ema (the run's default average), the label of one that it keeps, or stdX to reconstruct one
-    )
+    weights: str = "ema"  # raw, ema (the default average), the label of one that is kept, stdX to reconstruct one
 
     @cached_property
     def config(self) -> ConfigDict:

@@ -148,7 +148,7 @@ class VP:
     zero_snr: bool = False  # rescale to zero terminal signal (Lin et al. 2024); needs predict v, x0 or flow
     shift: float = 1.0  # noise-to-signal ratio times this: resolution / the resolution the schedule was made for
     clock_steps: int = (
-        0  # the network counts the chain's steps as if they were so many (improved DDPM: 1000); 0: as they are
+        0  # the network is told the chain's steps as if they were so many (improved DDPM: 1000); 0: as is
     )
 
     def __post_init__(self) -> None:

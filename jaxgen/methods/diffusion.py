@@ -66,9 +66,7 @@ class Diffusion(LossMethod):
     nll: NegativeLogLikelihood = field(default_factory=FlowLikelihood)
     label_dropout: float = 0.0  # share of labels replaced by the null label in training, for classifier-free guidance
     variance: str = "fixed"  # fixed | learned
-    uncertainty: bool = (
-        False  # the loss as L / e^u + u with the net's own estimate u (Karras et al. 2024, EDM2, eq. 21)
-    )
+    uncertainty: bool = False  # the loss is L / e^u + u with the net's own u (Karras et al. 2024, EDM2, eq. 21)
     objective: str = "simple"  # simple | hybrid: simple + 0.001 T bound | bound: T terms of L_vlb in bits per dimension
 
     def __post_init__(self) -> None:
