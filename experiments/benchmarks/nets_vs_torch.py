@@ -1,6 +1,6 @@
 """Training step and 50-step sampling of UNets and DiT: jaxgen against the same network in PyTorch, in one process.
 
-    python experiments/benchmarks/nets_vs_torch.py [--quick] [--device auto|cpu|gpu] [--cases A,B] [--out F]
+    python experiments/benchmarks/nets_vs_torch.py [--quick] [--device auto|cpu|gpu] [--cases A,B] [--what train] [--out F]
 
 Both sides start from the same weights and must give the same output before anything is timed. The contenders take
 turns (A B C, A B C, ...); a ratio is PyTorch's time over ours: above 1, we are faster. A round during which other
@@ -255,17 +255,18 @@ def run(case: Case, device: str, args: argparse.Namespace) -> dict:
         if check > (1e-3 if device == "cpu" else 3e-2):
             raise SystemExit(f"the two networks differ by {check:.1e} of the largest output")
     rounds, repeat = (3, 1) if args.quick else (args.rounds, args.repeat)
-    return dict(
-        output_difference=check,
-        train_ms=summary(measure(train, rounds, args.quiet, repeat), {f"jaxgen_scan{case.scan}": case.scan}),
-        sample_ms=summary(measure(sampling, rounds, args.quiet, 1), {}),
-    )
+    result = dict(output_difference=check)
+    if "train" in args.what:
+        result["train_ms"] = summary(measure(train, rounds, args.quiet, repeat), {f"jaxgen_scan{case.scan}": case.scan})
+    if "sample" in args.what:
+        result["sample_ms"] = summary(measure(sampling, rounds, args.quiet, 1), {})
+    return result
 
 
 def table(name: str, result: dict) -> None:
     print(f"{name}: outputs differ by {result['output_difference']:.1e} of the largest")
     for what in ("train_ms", "sample_ms"):
-        for contender, r in result[what].items():
+        for contender, r in result.get(what, {}).items():
             ratio = f"x{r['ratio_eager']:.2f} eager  x{r['ratio_best']:.2f} best" if "ratio_eager" in r else ""
             print(f"  {what:10} {contender:14} {r['median']:9.1f} [{r['min']:.1f}, {r['max']:.1f}] n={r['n']}  {ratio}")
 
@@ -275,6 +276,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="three rounds of one call")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "gpu"))
     parser.add_argument("--cases", default="", help=f"comma separated, of {', '.join(CASES)}; default by device")
+    parser.add_argument("--what", default="train,sample", help="measure training, sampling or both")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--repeat", type=int, default=3, help="training calls per turn")
     parser.add_argument("--quiet", type=float, default=0.1, help="largest share of the machine used by others")
