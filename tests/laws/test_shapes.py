@@ -15,6 +15,7 @@ from jaxgen.method import Encodes, Method, Reconstructs, Samples, Scores
 FACTS = {
     "cifar10": Info((32, 32, 3), 10, 50_000, tuple("abcdefghij")),
     "mnist": Info((28, 28, 1), 10, 60_000, tuple("0123456789")),
+    "imagenet_resized/64x64": Info((64, 64, 3), 1_000, 1_281_167, tuple(map(str, range(1_000)))),
 }
 PARAMETERS = {"ddpm_cifar": {"net": 35_746_307}}  # published counts
 
