@@ -149,7 +149,7 @@ class Consistency(LossMethod):
             raise UserError(f"method.decay={self.decay} must lie in [0, 1)")
         if self.times.adaptive:
             raise UserError("method.times=importance needs a chain; set method.times.name=log_normal or uniform")
-        self.solver.nfe(self.process)  # refuses what it cannot do before anything is trained
+        _ = self.nfe  # a solver refuses what it cannot do before anything is trained
 
     def labels(self, batch: Batch) -> Array | None:
         """The batch's labels when the model is conditional."""

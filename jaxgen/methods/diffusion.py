@@ -107,7 +107,7 @@ class Diffusion(LossMethod):
             raise UserError(
                 "method.predict=eps says nothing where no signal is left (method.process.zero_snr=True); set method.predict=v"
             )
-        self.solver.nfe(self.process)  # refuses what it cannot do before anything is trained
+        _ = self.nfe  # a solver refuses what it cannot do before anything is trained
         if self.times.adaptive:
             self.times.start(self.process)  # as do these
         if isinstance(self.nll, ChainBound):

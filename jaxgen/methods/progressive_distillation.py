@@ -7,13 +7,14 @@ x~ is the image for which one DDIM step from z_t ends in z_t''. The student begi
 it is the next teacher, and the number of steps is halved.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.diffusion.predict import Eps
+from jaxgen.diffusion.solve import Ddim, Solver
 from jaxgen.diffusion.table import Denoiser
 from jaxgen.diffusion.times import Uniform
 from jaxgen.errors import UserError
@@ -31,6 +32,7 @@ class ProgressiveDistillation(Diffusion):
     """
 
     teacher: Borrowed
+    solver: Solver = field(default_factory=lambda: Ddim(steps=4))
     last: int = 4  # steps of the student in the last round; twice as many in the one before
     rounds: int = 4  # halvings: the first teacher takes last * 2^rounds steps
     round_steps: int = 1000  # training steps of each; the last round goes on to the end of the run

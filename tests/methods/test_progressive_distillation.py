@@ -109,7 +109,7 @@ def test_at_the_end_of_a_round_the_student_is_the_teacher_and_starts_again():
 def test_the_student_does_in_one_step_what_the_teacher_did_in_eight():
     method = make()
     state = method.init(jax.random.key(0), image(jax.random.key(0)))
-    like = Diffusion(net=method.net, process=PROCESS, predict=X0(), shape=(1, 1, 1))
+    like = Diffusion(net=method.net, process=PROCESS, predict=X0(), solver=Ddim(8), shape=(1, 1, 1))
     lent = like.init(jax.random.key(0), image(jax.random.key(0))).view()
     lent = lent.replace(nets={"net": {"params": exact()}})
     state = method.inherit(state, {"teacher": lent})

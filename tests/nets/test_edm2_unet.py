@@ -169,7 +169,10 @@ def test_every_parameter_is_reached_and_remat_changes_nothing():
     params = v.pop("params")
 
     def grads(module):
-        loss = lambda p: jnp.sum(jnp.sin(module.apply({"params": p, **v}, x, t, label, train=True)))  # noqa: E731
+        def loss(p):
+            out = module.apply({"params": p, **v}, x, t, label, train=True)
+            return jnp.sum(jnp.sin(out)) + jnp.sum(module.apply({"params": p, **v}, t, method="uncertainty"))
+
         return jax.jit(jax.grad(loss))(params)
 
     plain = grads(module)
