@@ -13,7 +13,7 @@ CHOSEN = ("vae_digits", "dcgan_digits", "wgan_gp_digits", "vqvae_digits")
 def kinds() -> list[str]:
     """One config for every method with its nets, losses and adaptive parts: digits where there are any.
 
-    Being trained is asked of every config; the laws of resumption, evaluation, devices and scans of these.
+    Being trained, resumed, evaluated and sampled is asked of every config; the law of devices and of scans of these.
     """
     from jaxgen import config as configs
 

@@ -20,12 +20,8 @@ KINDS = kinds()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A law with an argument `name` runs for every config, with `kind` for one of each kind, with `other` for the rest.
-
-    But for the chosen they are slow.
-    """
-    rest = [name for name in CONFIGS if name not in KINDS]
-    for argument, every in (("name", CONFIGS), ("kind", KINDS), ("other", rest)):
+    """A law with an argument `name` runs for every config, with `kind` for one of each kind; but for the chosen they are slow."""
+    for argument, every in (("name", CONFIGS), ("kind", KINDS)):
         if argument in metafunc.fixturenames and "laws" in str(metafunc.definition.path):
             marked = [pytest.param(n, marks=[] if n in CHOSEN else pytest.mark.slow) for n in every]
             metafunc.parametrize(argument, marked)

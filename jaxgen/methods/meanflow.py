@@ -27,7 +27,7 @@ from jaxgen.diffusion.times import LogitNormal, Times
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
 from jaxgen.method import Batch, LossMethod, Metrics
-from jaxgen.methods.diffusion import drop_labels, told
+from jaxgen.methods.diffusion import Diffusion, drop_labels, told
 from jaxgen.state import Array, PyTree, Variables, Weights
 
 AverageVelocity = Callable[[Array, Array, Array], Array]  # (z [B, ...], r [B], t [B]) -> u [B, ...]
@@ -51,6 +51,8 @@ class MeanFlow(LossMethod):
     omega: float = 1.0  # of the velocity that the images give; 1 with kappa = 0 is no guidance
     kappa: float = 0.0  # of the net's own velocity for the label
     sample_steps: int = 1
+
+    augment_labels = Diffusion.augment_labels
 
     def __post_init__(self) -> None:
         if not isinstance(self.process, Linear | Trigonometric):
@@ -78,11 +80,6 @@ class MeanFlow(LossMethod):
     def labels(self, batch: Batch) -> Array | None:
         """The batch's labels when the model is conditional."""
         return batch["label"] if self.classes else None
-
-    @property
-    def augment_labels(self) -> int:
-        """In how many numbers the net is told how an image was augmented; 0: it is not."""
-        return getattr(self.net.module, "augment", 0)
 
     def example(self, batch: Batch) -> tuple[tuple, dict]:
         """Net arguments for a batch."""

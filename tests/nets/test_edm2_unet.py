@@ -117,7 +117,7 @@ def test_starts_at_zero():
 
 
 def test_uncertainty_learns_the_logarithm_of_the_loss_at_every_noise_level():
-    """The least of L / e^u + u is at u = log L (EDM2, eq. 21 and figure 6 of its appendix)."""
+    """The least of L / e^u + u is at u = log L (EDM2, eq. 21)."""
     module = Edm2UNet(**SMALL | dict(mults=(1,)))
     t = jnp.linspace(-1.5, 1.0, 64)
     loss = jnp.exp(jnp.sin(2 * t) - 1)

@@ -145,7 +145,7 @@ def test_every_family_reconstructs(name, tiny, tmp_path):
 
 
 def test_a_run_lends_every_average_that_it_has_or_can_reconstruct(run):
-    """A weaker model may differ by its average alone (Karras et al. 2024, autoguidance, section 5.2)."""
+    """A weaker model may differ by its average alone."""
     config, path = run
     state, _ = open_run(config, path)
     mesh = parallel.make_mesh({"data": 1})
