@@ -25,9 +25,7 @@ class Report:
     scalars: dict[str, float] = field(default_factory=dict)
     images: dict[str, np.ndarray] = field(default_factory=dict)  # [N, H, W, C] each, drawn as grids
     columns: int = 0  # of the grids; 0 is near square
-    about: dict[str, Any] = field(
-        default_factory=dict
-    )  # what the figures depend on besides the run: N, protocol, hashes
+    about: dict[str, Any] = field(default_factory=dict)  # what figures depend on besides: N, protocol, hashes
 
 
 class Evaluator(Protocol):

@@ -147,9 +147,7 @@ class VP:
     beta_max: float = 0.02
     zero_snr: bool = False  # rescale to zero terminal signal (Lin et al. 2024); needs predict v, x0 or flow
     shift: float = 1.0  # noise-to-signal ratio times this: resolution / the resolution the schedule was made for
-    clock_steps: int = (
-        0  # the network is told the chain's steps as if they were so many (improved DDPM: 1000); 0: as is
-    )
+    clock_steps: int = 0  # of the clock that the network sees (improved DDPM: 1000); 0: the chain's own
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.clock_steps < 0:
