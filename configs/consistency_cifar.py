@@ -10,7 +10,7 @@ times=uniform, distance=l2, gap_weight=False, decay=0.9, with curriculum.low=2, 
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -8,7 +8,7 @@ The improved schedule with a small label-conditional DDPM++ net; minutes on a la
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

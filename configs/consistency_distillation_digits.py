@@ -10,7 +10,7 @@ Published for CIFAR-10 with LPIPS (FID): 3.55 in one step, 2.93 in two.
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -5,7 +5,7 @@ python -m jaxgen.main --config=configs/dcgan_digits.py --workdir=runs/dcgan_digi
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -7,7 +7,7 @@ python -m jaxgen.main --config=configs/dcgan_mnist.py --workdir=runs/dcgan_mnist
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -8,7 +8,7 @@ For a GPU add --config.method.net.dtype=bfloat16. Fast samples: --config.method.
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -7,7 +7,7 @@ The set is in the package (1,797 images), so nothing is downloaded. Figures of a
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

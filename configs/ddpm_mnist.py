@@ -8,7 +8,7 @@ linear one, which destroys them in the first third of its steps. DDIM samples in
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

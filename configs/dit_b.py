@@ -9,7 +9,7 @@ Hardware of the paper: TPU v3 pods; on a GPU add --config.method.net.dtype=bfloa
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -7,7 +7,7 @@ A small net of 16 tokens with the paper's objective (learned variance); schedule
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

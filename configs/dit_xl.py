@@ -10,7 +10,7 @@ to its FID of 2.27 with guidance 1.5; add --config.method.net.dtype=bfloat16 --c
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

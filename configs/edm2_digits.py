@@ -8,7 +8,7 @@ length of the average is chosen afterwards (--mode=sweep).
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

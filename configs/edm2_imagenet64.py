@@ -9,7 +9,7 @@ method.net.width=256 (lr 0.009), 320 (0.008), 384 (0.007). Hardware of the paper
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

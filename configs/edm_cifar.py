@@ -8,7 +8,7 @@ batches of 512. Hardware of the paper: 8 V100, two days.
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -8,7 +8,7 @@ is the teacher of configs/consistency_distillation_digits.py.
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

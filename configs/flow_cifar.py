@@ -9,7 +9,7 @@ objective with an ADM net. The run sees 166 million images: days on several GPUs
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

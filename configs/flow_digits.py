@@ -7,7 +7,7 @@ Label-conditional with the net and guidance of configs/ddpm_digits.py; minutes o
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -9,7 +9,7 @@ The paper's best likelihood, 2.94 bits/dim at FID 11.47, is that of the bound it
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

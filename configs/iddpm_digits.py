@@ -8,7 +8,7 @@ The net and schedule of configs/ddpm_digits.py with L_hybrid; minutes on a lapto
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

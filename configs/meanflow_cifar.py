@@ -8,7 +8,7 @@ with r < t, p = 0.75, and EDM's augmentation without rotations and vertical flip
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -8,7 +8,7 @@ The net of configs/flow_digits.py told two times; minutes on a laptop CPU. For t
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

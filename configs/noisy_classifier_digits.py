@@ -8,7 +8,7 @@ with the first one's directory for DIR. Its process must be that of the run it g
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

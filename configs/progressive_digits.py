@@ -9,7 +9,7 @@ Six rounds halve the steps. A checkpoint is kept at the end of each: --step=1000
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -9,7 +9,7 @@ flow 378, reflowed once 12.21.
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -10,7 +10,7 @@ The run sees 166 million images (the paper's best checkpoints come earlier): day
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

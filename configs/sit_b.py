@@ -9,7 +9,7 @@ dropout and the 250 Euler-Maruyama steps with w = sigma are the paper's; --confi
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

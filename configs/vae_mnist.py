@@ -8,7 +8,7 @@ python -m jaxgen.main --config=configs/vae_mnist.py --workdir=runs/vae_mnist    
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

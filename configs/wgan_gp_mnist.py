@@ -5,7 +5,7 @@ python -m jaxgen.main --config=configs/wgan_gp_mnist.py --workdir=runs/wgan_gp_m
 
 from ml_collections import ConfigDict
 
-from jaxgen.config import tiny
+from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:

@@ -16,22 +16,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jaxgen import backend
+from jaxgen.runs import setup as backend
 
 backend.configure()
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from jaxgen import config as configs  # noqa: E402
-from jaxgen import measure, parallel, registry  # noqa: E402
-from jaxgen.checkpoint import Checkpoints  # noqa: E402
+from jaxgen.config import files as configs  # noqa: E402
+from jaxgen.config import registry  # noqa: E402
+from jaxgen.core import parallel  # noqa: E402
+from jaxgen.core.state import Weights  # noqa: E402
 from jaxgen.data.sources import Digits  # noqa: E402
-from jaxgen.experiment import Experiment, open_source  # noqa: E402
+from jaxgen.evaluation import features as measure  # noqa: E402
 from jaxgen.images import save_grid, to_uint8  # noqa: E402
-from jaxgen.metrics.likelihood import bits_per_dim  # noqa: E402
-from jaxgen.rundir import RunDir  # noqa: E402
-from jaxgen.state import Weights  # noqa: E402
+from jaxgen.metrics.bits_per_dim import bits_per_dim  # noqa: E402
+from jaxgen.runs.checkpoint import Checkpoints  # noqa: E402
+from jaxgen.runs.directory import RunDir  # noqa: E402
+from jaxgen.runs.experiment import Experiment, open_source  # noqa: E402
 
 SHORT, LONG = 400, 2_000
 NUM = 300

@@ -12,12 +12,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jaxgen import backend
+from jaxgen.runs import setup as backend
 
 backend.configure()
 
-from jaxgen import measure, parallel  # noqa: E402
+from jaxgen.core import parallel  # noqa: E402
 from jaxgen.data.sources import Digits, Tfds  # noqa: E402
+from jaxgen.evaluation import features as measure  # noqa: E402
 
 MEASURES = ("fid", "kid", "precision_recall", "entropy")
 CIFAR_AE = {"method.net.encoder.width": 64, "method.net.decoder.width": 64,

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgen import backend
+from jaxgen.runs import setup as backend
 
 backend.configure()
 
-from jaxgen.metrics.__main__ import open_set  # noqa: E402
+from jaxgen.compare import open_set  # noqa: E402
 from jaxgen.metrics.frechet import Moments, frechet_infinity, frechet_of  # noqa: E402
 
 SIZES = (250, 500, 1_000, 2_500, 5_000, 10_000)
@@ -49,7 +49,8 @@ def main() -> None:
     rng = np.random.default_rng(0)
     sets = {f"normals, D = {args.width}": [normals(SIZES[-1], args.width, rng) for _ in range(2)]}
     if args.native:
-        from jaxgen import measure, parallel
+        from jaxgen.core import parallel
+        from jaxgen.evaluation import features as measure
 
         viewer = measure.Viewer(measure.native_judge(args.native), parallel.make_mesh({"data": -1}), 256)
         source = open_set(args.data, args)

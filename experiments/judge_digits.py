@@ -20,18 +20,18 @@ import numpy as np
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.svm import SVC
 
-from jaxgen import backend
+from jaxgen.runs import setup as backend
 
 backend.configure()
 
+from jaxgen.core.method import Samples  # noqa: E402
 from jaxgen.data.pipeline import load_all  # noqa: E402
 from jaxgen.data.sources import Digits  # noqa: E402
-from jaxgen.experiment import Experiment  # noqa: E402
 from jaxgen.images import save_grid  # noqa: E402
-from jaxgen.method import Samples  # noqa: E402
-from jaxgen.rundir import RunDir  # noqa: E402
+from jaxgen.runs.directory import RunDir  # noqa: E402
+from jaxgen.runs.experiment import Experiment  # noqa: E402
+from jaxgen.runs.writers import read_metrics  # noqa: E402
 from jaxgen.sample import sample  # noqa: E402
-from jaxgen.writers import read_metrics  # noqa: E402
 
 
 def flat(images: np.ndarray) -> np.ndarray:

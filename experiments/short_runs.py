@@ -18,14 +18,14 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from jaxgen import backend
+from jaxgen.runs import setup as backend
 
 backend.configure()
 
-from jaxgen.checkpoint import Checkpoints  # noqa: E402
-from jaxgen.experiment import Experiment  # noqa: E402
-from jaxgen.rundir import RunDir  # noqa: E402
-from jaxgen.writers import read_metrics  # noqa: E402
+from jaxgen.runs.checkpoint import Checkpoints  # noqa: E402
+from jaxgen.runs.directory import RunDir  # noqa: E402
+from jaxgen.runs.experiment import Experiment  # noqa: E402
+from jaxgen.runs.writers import read_metrics  # noqa: E402
 
 EMA = {"data.batch": 32, "method.net.ema": "0.99"}
 WARM = {"method.net.optimizer.warmup": 50, **EMA}

@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jaxgen import config as configs
-from jaxgen import parallel, registry
-from jaxgen.checkpoint import Averages, Checkpoints
+from jaxgen.config import files as configs
+from jaxgen.config import registry
+from jaxgen.core import parallel
+from jaxgen.core.state import TrainState, Weights
 from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
-from jaxgen.evaluators import Evaluator, Report, best, check
-from jaxgen.experiment import Experiment, open_source
+from jaxgen.evaluation.per_image import Evaluator, Report, best, check
 from jaxgen.images import save_grid
-from jaxgen.posthoc import Choice, choose
-from jaxgen.rundir import RunDir, environment
-from jaxgen.state import TrainState, Weights
-from jaxgen.writers import plot_sweep
+from jaxgen.runs.checkpoint import Averages, Checkpoints
+from jaxgen.runs.directory import RunDir, environment
+from jaxgen.runs.experiment import Experiment, open_source
+from jaxgen.runs.posthoc import Choice, choose
+from jaxgen.runs.writers import plot_sweep
 
 
 def evaluators(exp: Experiment) -> dict[str, Evaluator]:

@@ -21,7 +21,7 @@ MODES = ("train", "eval", "sample", "sweep", "show")
 
 def parser() -> argparse.ArgumentParser:
     """The command line; `--config.KEY=VALUE` is taken apart by `split`."""
-    from jaxgen.config import available
+    from jaxgen.config.files import available
 
     configs = "\n".join(f"  {path:<34}{line}" for path, line in available().items())
     p = argparse.ArgumentParser(
@@ -75,11 +75,11 @@ def run(argv: list[str]) -> None:
     """Parse and act."""
     rest, changes = split(argv)
     args = parser().parse_args(rest)
-    from jaxgen import backend
+    from jaxgen.runs import setup as backend
 
     backend.configure(args.cache)  # before JAX starts
-    from jaxgen import config as configs
-    from jaxgen import parallel
+    from jaxgen.config import files as configs
+    from jaxgen.core import parallel
 
     if args.distributed:
         parallel.initialize()
@@ -121,7 +121,7 @@ def _numbers(kind: type, flag: str, text: str, such_as: str) -> tuple:
 
 
 def _remembered(workdir: str):
-    from jaxgen.rundir import RunDir
+    from jaxgen.runs.directory import RunDir
 
     if not workdir:
         raise UserError("--config=FILE or --workdir=DIR is missing; run without arguments for help")

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgen import parallel
-from jaxgen.checkpoint import Averages, Checkpoints
+from jaxgen.core import parallel
 from jaxgen.errors import UserError
-from jaxgen.experiment import Experiment
 from jaxgen.images import save_grid, save_png, to_uint8
-from jaxgen.posthoc import choose
-from jaxgen.rundir import RunDir
+from jaxgen.runs.checkpoint import Averages, Checkpoints
+from jaxgen.runs.directory import RunDir
+from jaxgen.runs.experiment import Experiment
+from jaxgen.runs.posthoc import choose
 
 
 def sample(

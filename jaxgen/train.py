@@ -16,17 +16,18 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from jaxgen import config as configs
-from jaxgen import evaluate, parallel
-from jaxgen.checkpoint import Averages, Checkpoints
+from jaxgen import evaluate
+from jaxgen.config import files as configs
+from jaxgen.core import parallel
+from jaxgen.core.state import PyTree, TrainState, adopt
 from jaxgen.data.pipeline import index_stream, load_all, train_stream
 from jaxgen.errors import UserError
-from jaxgen.evaluators import Evaluator
-from jaxgen.experiment import Experiment, open_source
-from jaxgen.posthoc import powers
-from jaxgen.rundir import RunDir, environment
-from jaxgen.state import PyTree, TrainState, adopt
-from jaxgen.writers import Writers
+from jaxgen.evaluation.per_image import Evaluator
+from jaxgen.runs.checkpoint import Averages, Checkpoints
+from jaxgen.runs.directory import RunDir, environment
+from jaxgen.runs.experiment import Experiment, open_source
+from jaxgen.runs.posthoc import powers
+from jaxgen.runs.writers import Writers
 
 SMALL = 16 << 20  # bytes of a data set that is kept on the device even where that is the host's own memory
 

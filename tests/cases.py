@@ -15,7 +15,7 @@ def kinds() -> list[str]:
 
     Being trained, resumed, evaluated and sampled is asked of every config; the law of devices and of scans of these.
     """
-    from jaxgen import config as configs
+    from jaxgen.config import files as configs
 
     found: dict[str, str] = {}
     for name in sorted(CONFIGS, key=lambda n: (not n.endswith("digits"), n)):
@@ -31,11 +31,11 @@ def lend(config, info, folder: Path, weights: bool = True):
 
     `weights=False` leaves out its checkpoint, for those who look at shapes only.
     """
-    from jaxgen import config as configs
-    from jaxgen import registry
-    from jaxgen.checkpoint import Checkpoints
-    from jaxgen.experiment import Experiment
-    from jaxgen.rundir import RunDir
+    from jaxgen.config import files as configs
+    from jaxgen.config import registry
+    from jaxgen.runs.checkpoint import Checkpoints
+    from jaxgen.runs.directory import RunDir
+    from jaxgen.runs.experiment import Experiment
 
     if "teacher" not in config.method or config.method.teacher.path:
         return config

@@ -13,7 +13,7 @@ os.environ.setdefault("JAXGEN_CACHE", os.path.join(tempfile.gettempdir(), f"jaxg
 import pytest
 from cases import CHOSEN, CONFIGS, ROOT, kinds, lend
 
-from jaxgen import backend
+from jaxgen.runs import setup as backend
 
 backend.configure()
 KINDS = kinds()
@@ -36,8 +36,8 @@ def teachers(tmp_path_factory):
 @pytest.fixture
 def tiny(teachers):
     """(config name, {path: value}) -> its :tiny form on one device."""
-    from jaxgen import config as configs
-    from jaxgen.experiment import open_source
+    from jaxgen.config import files as configs
+    from jaxgen.runs.experiment import open_source
 
     def load(name: str, **changes):
         changes = {"mesh": {"data": 1}, **changes}

@@ -97,7 +97,7 @@ def main() -> None:
     if args.device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # two frameworks share the card
-    from jaxgen import backend
+    from jaxgen.runs import setup as backend
 
     backend.configure()
     import jax

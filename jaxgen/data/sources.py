@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from jaxgen.data import decode, shapes
+from jaxgen.data import decode, scenes
 from jaxgen.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -137,17 +137,17 @@ class ShapesSource:
     def __getitem__(self, i: int) -> dict[str, Any]:
         if not 0 <= i < len(self):
             raise IndexError(i)
-        scene = shapes.scene(i, self.spec.seed, self.split, self.spec.max_shapes)
+        scene = scenes.scene(i, self.spec.seed, self.split, self.spec.max_shapes)
         return {
-            "image": shapes.render(scene, self.spec.size),
+            "image": scenes.render(scene, self.spec.size),
             "label": np.int32(self.info.label_names.index(scene.shapes[0].kind)),
-            "caption": shapes.caption(scene),
+            "caption": scenes.caption(scene),
         }
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """Captioned procedural scenes at any `size`; the label is the kind of the first shape. See jaxgen.data.shapes."""
+    """Captioned procedural scenes at any `size`; the label is the kind of the first shape. See jaxgen.data.scenes."""
 
     size: int = 32
     num: int = 10_000
@@ -161,9 +161,9 @@ class Shapes:
         for key in ("size", "num", "eval_num", "max_shapes"):
             if getattr(self, key) < 1:
                 raise UserError(f"shapes: {key}={getattr(self, key)} must be at least 1")
-        if self.max_shapes > len(shapes.CORNERS):
-            raise UserError(f"shapes: max_shapes={self.max_shapes} is more than the {len(shapes.CORNERS)} that fit")
-        names, num = tuple(shapes.SHAPES), self.num if split == "train" else self.eval_num
+        if self.max_shapes > len(scenes.CORNERS):
+            raise UserError(f"shapes: max_shapes={self.max_shapes} is more than the {len(scenes.CORNERS)} that fit")
+        names, num = tuple(scenes.SHAPES), self.num if split == "train" else self.eval_num
         return ShapesSource(self, int(split == "eval"), Info((self.size, self.size, 3), len(names), num, names))
 
 

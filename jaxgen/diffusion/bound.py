@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.diffusion.process import Process, as_chain, spread
-from jaxgen.diffusion.solve import VARIANCES, log_band, posterior
-from jaxgen.diffusion.table import Denoiser, Estimate, image
+from jaxgen.diffusion.solvers.chain import VARIANCES, log_band, posterior
+from jaxgen.diffusion.solvers.table import Denoiser, Estimate, image
 from jaxgen.errors import UserError
 
 Array = jax.Array

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.diffusion.process import Process, spread
-from jaxgen.diffusion.table import Denoiser, Estimate, image
+from jaxgen.diffusion.solvers.table import Denoiser, Estimate, image
 from jaxgen.errors import UserError
 
 Array = jax.Array

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core.method import Batch, LossMethod, Metrics
+from jaxgen.core.state import Array, PyTree, Variables, Weights
 from jaxgen.diffusion.process import VP, Process, spread
 from jaxgen.diffusion.times import Times, Uniform
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
-from jaxgen.method import Batch, LossMethod, Metrics
-from jaxgen.state import Array, PyTree, Variables, Weights
 
 
 def cross_entropy(logits: Array, label: Array, smoothing: float) -> tuple[Array, Metrics]:

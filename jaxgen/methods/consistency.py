@@ -23,17 +23,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.diffusion.fewstep import Lcm
+from jaxgen.core.method import Batch, LossMethod, Metrics
+from jaxgen.core.state import Array, PyTree, TrainState, Variables, Weights
 from jaxgen.diffusion.grid import Karras
 from jaxgen.diffusion.guide import CondDenoiser
 from jaxgen.diffusion.paths import Sigma
 from jaxgen.diffusion.process import spread
-from jaxgen.diffusion.solve import Solver
+from jaxgen.diffusion.solvers.chain import Solver
+from jaxgen.diffusion.solvers.fewstep import Lcm
 from jaxgen.diffusion.times import LogNormal, Times
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
-from jaxgen.method import Batch, LossMethod, Metrics
-from jaxgen.state import Array, PyTree, TrainState, Variables, Weights
 
 
 class Curriculum(Protocol):

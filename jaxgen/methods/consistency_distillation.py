@@ -8,13 +8,13 @@ probability flow dx/dsigma = (x - D(x, sigma)) / sigma, by Heun's method, from t
 
 from dataclasses import dataclass, field
 
+from jaxgen.core.method import Borrowed, Method, start_from
+from jaxgen.core.state import Array, TrainState, Weights
 from jaxgen.diffusion.process import spread
-from jaxgen.diffusion.table import image
+from jaxgen.diffusion.solvers.table import image
 from jaxgen.diffusion.times import Times, Uniform
-from jaxgen.method import Borrowed, Method, start_from
 from jaxgen.methods.consistency import Consistency, Curriculum, Fixed
 from jaxgen.methods.diffusion import Diffusion, must_be
-from jaxgen.state import Array, TrainState, Weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,19 +13,19 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core.method import Batch, Borrowed, JudgesNoise, LossMethod, Method, Metrics
+from jaxgen.core.state import Array, PyTree, TrainState, Variables, Weights
 from jaxgen.diffusion.bound import ChainBound, bits_per_dim, log_variance, term
+from jaxgen.diffusion.flow_likelihood import FlowLikelihood
 from jaxgen.diffusion.guide import CondDenoiser, Guide, NoGuide, missing, uphill
-from jaxgen.diffusion.likelihood import FlowLikelihood
 from jaxgen.diffusion.predict import Eps, Prediction
 from jaxgen.diffusion.process import VP, Process, as_chain, spread
-from jaxgen.diffusion.solve import Ancestral, Solver
-from jaxgen.diffusion.table import Denoiser, Estimate, NegativeLogLikelihood
+from jaxgen.diffusion.solvers.chain import Ancestral, Solver
+from jaxgen.diffusion.solvers.table import Denoiser, Estimate, NegativeLogLikelihood
 from jaxgen.diffusion.times import Times, Uniform
 from jaxgen.diffusion.weight import Simple, Weight
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
-from jaxgen.method import Batch, Borrowed, JudgesNoise, LossMethod, Method, Metrics
-from jaxgen.state import Array, PyTree, TrainState, Variables, Weights
 
 MEMORY = "times"  # collection of the net's variables in which adaptive times keep their losses
 OBJECTIVES = ("simple", "hybrid", "bound")

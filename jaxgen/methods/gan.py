@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core.method import Batch, Metrics, PerExample, value_and_grads
+from jaxgen.core.net import Net
+from jaxgen.core.parallel import microbatches
+from jaxgen.core.state import Array, NetState, PyTree, TrainState, Variables, Weights
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
 from jaxgen.losses.gan import GanLoss, NonSaturating
 from jaxgen.losses.regularize import NoPenalty, Penalty, lazily
-from jaxgen.method import Batch, Metrics, PerExample, value_and_grads
-from jaxgen.net import Net
-from jaxgen.parallel import microbatches
-from jaxgen.state import Array, NetState, PyTree, TrainState, Variables, Weights
 
 PRIORS = {
     "normal": lambda rng, shape: jax.random.normal(rng, shape),

@@ -21,14 +21,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.core.method import Batch, LossMethod, Metrics
+from jaxgen.core.state import Array, PyTree, Variables, Weights
 from jaxgen.diffusion.paths import Linear, Trigonometric
 from jaxgen.diffusion.process import Process, spread
 from jaxgen.diffusion.times import LogitNormal, Times
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
-from jaxgen.method import Batch, LossMethod, Metrics
 from jaxgen.methods.diffusion import Diffusion, drop_labels, told
-from jaxgen.state import Array, PyTree, Variables, Weights
 
 AverageVelocity = Callable[[Array, Array, Array], Array]  # (z [B, ...], r [B], t [B]) -> u [B, ...]
 

@@ -13,15 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.core.method import Batch, Borrowed, Metrics, start_from
+from jaxgen.core.state import Array, TrainState, Weights
 from jaxgen.diffusion.predict import Eps
-from jaxgen.diffusion.solve import Ddim, Solver
-from jaxgen.diffusion.table import Denoiser
+from jaxgen.diffusion.solvers.chain import Ddim, Solver
+from jaxgen.diffusion.solvers.table import Denoiser
 from jaxgen.diffusion.times import Uniform
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
-from jaxgen.method import Batch, Borrowed, Metrics, start_from
 from jaxgen.methods.diffusion import Diffusion
-from jaxgen.state import Array, TrainState, Weights
 
 
 @dataclass(frozen=True, kw_only=True)

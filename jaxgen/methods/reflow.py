@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
-from jaxgen.diffusion.ode import Euler
+from jaxgen.core.method import Batch, Borrowed, PerExample, start_from
+from jaxgen.core.state import Array, TrainState, Weights
 from jaxgen.diffusion.paths import Linear
 from jaxgen.diffusion.process import Process
-from jaxgen.diffusion.solve import Solver
-from jaxgen.diffusion.table import Denoiser, image
+from jaxgen.diffusion.solvers.chain import Solver
+from jaxgen.diffusion.solvers.ode import Euler
+from jaxgen.diffusion.solvers.table import Denoiser, image
 from jaxgen.errors import UserError
-from jaxgen.method import Batch, Borrowed, PerExample, start_from
 from jaxgen.methods.diffusion import Diffusion
-from jaxgen.state import Array, TrainState, Weights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core.method import Batch, LossMethod, Metrics
+from jaxgen.core.state import Array, PyTree, Variables, Weights
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
-from jaxgen.losses.likelihood import Bernoulli, Likelihood, kl_normal, log_normal
-from jaxgen.method import Batch, LossMethod, Metrics
-from jaxgen.state import Array, PyTree, Variables, Weights
+from jaxgen.losses.pixel_likelihood import Bernoulli, Likelihood, kl_normal, log_normal
 
 
 def draw(rng: Array, mean: Array, log_var: Array) -> Array:

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core.method import Batch, LossMethod, Metrics
+from jaxgen.core.state import Array, PyTree, Variables, Weights
 from jaxgen.images import to_float
-from jaxgen.losses.likelihood import Gaussian, Likelihood
-from jaxgen.method import Batch, LossMethod, Metrics
-from jaxgen.state import Array, PyTree, Variables, Weights
+from jaxgen.losses.pixel_likelihood import Gaussian, Likelihood
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,8 +23,8 @@ from jaxgen.errors import UserError
 from jaxgen.metrics.lpips import lpips, scale_images
 from jaxgen.nets.inception import SIZE, InceptionV3
 from jaxgen.nets.trunks import VGG16, AlexNet, SqueezeNet
+from jaxgen.pretrained.downloads import fetch
 from jaxgen.pretrained.torch_files import read_tensors
-from jaxgen.pretrained.weights import fetch
 
 Tensors = Mapping[str, np.ndarray]
 Variables = dict[str, Any]

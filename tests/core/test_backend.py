@@ -7,7 +7,7 @@ import sys
 import pytest
 from cases import ROOT
 
-from jaxgen import backend
+from jaxgen.runs import setup as backend
 
 FLAG = next(iter(backend.CPU_FLAGS))
 
@@ -21,7 +21,7 @@ def test_flags_are_added_for_the_releases_that_they_help():
 
 STEPS = """
 import resource
-from jaxgen import backend
+from jaxgen.runs import setup as backend
 backend.configure()
 import jax, jax.numpy as jnp
 step, x = jax.jit(lambda x: x + 1), jnp.zeros(2**24)  # 64 MiB, more than glibc keeps by itself

@@ -8,17 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen import config as configs
-from jaxgen import parallel, registry
-from jaxgen.borrow import Run
-from jaxgen.checkpoint import Checkpoints
+from jaxgen.config import files as configs
+from jaxgen.config import registry
+from jaxgen.core import parallel
+from jaxgen.core.method import Borrowed, start_from
 from jaxgen.errors import UserError
 from jaxgen.evaluate import evaluate
-from jaxgen.experiment import Experiment, open_source
 from jaxgen.images import to_float
-from jaxgen.method import Borrowed, start_from
 from jaxgen.methods.classifier import Classifier
-from jaxgen.rundir import RunDir
+from jaxgen.runs.checkpoint import Checkpoints
+from jaxgen.runs.directory import RunDir
+from jaxgen.runs.experiment import Experiment, open_source
+from jaxgen.runs.frozen import Run
 from jaxgen.train import train
 
 

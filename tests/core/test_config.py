@@ -5,8 +5,8 @@ import json
 import pytest
 from cases import CONFIGS, ROOT
 
-from jaxgen import config as configs
-from jaxgen import registry
+from jaxgen.config import files as configs
+from jaxgen.config import registry
 from jaxgen.errors import UserError
 
 

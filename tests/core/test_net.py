@@ -9,11 +9,11 @@ import optax
 import pytest
 from flax import linen as nn
 
+from jaxgen.core.method import LossMethod
+from jaxgen.core.net import Decay, HalfLife, Net, Power, exponent, std_of, width
+from jaxgen.core.optim import Adam, Optimizer, RmsProp, Sgd, mask
+from jaxgen.core.state import TrainState, adopt
 from jaxgen.errors import UserError
-from jaxgen.method import LossMethod
-from jaxgen.net import Decay, HalfLife, Net, Power, exponent, std_of, width
-from jaxgen.optim import Adam, Optimizer, RmsProp, Sgd, mask
-from jaxgen.state import TrainState, adopt
 
 
 class Line(nn.Module):

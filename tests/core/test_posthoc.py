@@ -7,13 +7,13 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jaxgen.checkpoint import Averages, Checkpoints
+from jaxgen.core.net import Decay, Net, Power, exponent
+from jaxgen.core.state import TrainState
 from jaxgen.errors import UserError
 from jaxgen.evaluate import table
-from jaxgen.evaluators import best
-from jaxgen.net import Decay, Net, Power, exponent
-from jaxgen.posthoc import choose, inner, mismatch, powers, weights
-from jaxgen.state import TrainState
+from jaxgen.evaluation.per_image import best
+from jaxgen.runs.checkpoint import Averages, Checkpoints
+from jaxgen.runs.posthoc import choose, inner, mismatch, powers, weights
 
 STORED = (0.05, 0.1)
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from cases import ROOT
 
-from jaxgen import config as configs
-from jaxgen import registry
-from jaxgen.augment import SYM6, Geometric, finer, rotation, warp
+from jaxgen.config import files as configs
+from jaxgen.config import registry
 from jaxgen.data.sources import Info
 from jaxgen.errors import UserError
-from jaxgen.experiment import Experiment
+from jaxgen.runs.experiment import Experiment
+from jaxgen.tasks.augment import SYM6, Geometric, finer, rotation, warp
 
 NAMES = sorted(registry.TABLES["augment"])
 STILL = jnp.eye(2, 3)[None]

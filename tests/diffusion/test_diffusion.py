@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from cases import ROOT
 
-from jaxgen import config as configs
+from jaxgen.config import files as configs
 from jaxgen.diffusion.guide import ClassifierFree, NoGuide
 from jaxgen.diffusion.predict import X0, Eps, V
 from jaxgen.diffusion.process import VP
-from jaxgen.diffusion.solve import Ancestral, Ddim, posterior
+from jaxgen.diffusion.solvers.chain import Ancestral, Ddim, posterior
 from jaxgen.diffusion.times import Stratified, Uniform
 from jaxgen.diffusion.weight import MinSnr, Simple
 from jaxgen.errors import UserError
-from jaxgen.experiment import Experiment, open_source
+from jaxgen.runs.experiment import Experiment, open_source
 
 PROCESSES = [VP(), VP("cosine"), VP("linear", 100), VP("cosine", 50)]
 PREDICTIONS = [Eps(), X0(), V()]

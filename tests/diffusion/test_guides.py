@@ -10,17 +10,17 @@ import optax
 import pytest
 from flax import linen as nn
 
+from jaxgen.config.registry import TABLES, build
+from jaxgen.core.net import Net
 from jaxgen.diffusion import guide, ode
 from jaxgen.diffusion.grid import Exponential
 from jaxgen.diffusion.paths import VpSde
 from jaxgen.diffusion.predict import X0, Eps
 from jaxgen.diffusion.process import VP
-from jaxgen.diffusion.table import Estimate
+from jaxgen.diffusion.solvers.table import Estimate
 from jaxgen.errors import UserError
 from jaxgen.methods.classifier import NoisyClassifier
 from jaxgen.methods.diffusion import Diffusion
-from jaxgen.net import Net
-from jaxgen.registry import TABLES, build
 
 
 def model(x, t, label):

@@ -15,10 +15,10 @@ from jaxgen.diffusion.bound import (
     term,
     variational_bound,
 )  # fmt: skip
-from jaxgen.diffusion.likelihood import FlowLikelihood
+from jaxgen.diffusion.flow_likelihood import FlowLikelihood
 from jaxgen.diffusion.paths import VE, Linear, Sigma, Trigonometric, VpSde
 from jaxgen.diffusion.process import VP
-from jaxgen.diffusion.table import Estimate
+from jaxgen.diffusion.solvers.table import Estimate
 from jaxgen.errors import UserError
 
 MEAN, STD = 0.3, 0.2

@@ -14,7 +14,7 @@ import pytest
 
 from jaxgen.diffusion import bound, solve
 from jaxgen.diffusion.process import VP
-from jaxgen.diffusion.table import Estimate
+from jaxgen.diffusion.solvers.table import Estimate
 
 
 @pytest.fixture

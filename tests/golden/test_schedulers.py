@@ -16,7 +16,7 @@ import pytest
 from jaxgen.diffusion import exponential, fewstep, grid, ode, predict, solve
 from jaxgen.diffusion.paths import Linear, Sigma, shifted
 from jaxgen.diffusion.process import VP, ratio
-from jaxgen.diffusion.table import Estimate, clipped, run, thresholded, unlimited
+from jaxgen.diffusion.solvers.table import Estimate, clipped, run, thresholded, unlimited
 
 BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine", "sigmoid": "sigmoid"}
 PREDICTIONS = {

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from jaxgen.diffusion.ode import DIFFUSIONS
 from jaxgen.diffusion.paths import Linear, Trigonometric, VpSde
 from jaxgen.diffusion.predict import Score, Velocity
 from jaxgen.diffusion.process import drift
+from jaxgen.diffusion.solvers.ode import DIFFUSIONS
 
 PATHS = {"linear": Linear(), "gvp": Trigonometric(), "vp": VpSde(0.1, 20.0)}
 NORM = 1.3  # of the recorded diffusions

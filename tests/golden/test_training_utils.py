@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.core.net import Decay
 from jaxgen.diffusion.process import VP
 from jaxgen.diffusion.times import LogitNormal, Mode
 from jaxgen.diffusion.weight import CosMap, InverseVariance, Snr
-from jaxgen.net import Decay
 
 
 @pytest.mark.golden("training_utils")

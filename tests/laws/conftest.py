@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from jaxgen import config as configs
-from jaxgen import parallel
+from jaxgen.config import files as configs
+from jaxgen.core import parallel
 from jaxgen.data.pipeline import index_stream, load_all
-from jaxgen.experiment import Experiment, open_source
+from jaxgen.runs.experiment import Experiment, open_source
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 
-from jaxgen import config as configs
-from jaxgen import parallel
+from jaxgen.config import files as configs
+from jaxgen.core import parallel
 
 
 def close(a, b, tolerance=1e-5):

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from jaxgen import config as configs
 from jaxgen import evaluate
+from jaxgen.config import files as configs
 from jaxgen.data.pipeline import load_all
-from jaxgen.experiment import open_source
+from jaxgen.runs.experiment import open_source
 
 
 def test_evaluation_on_eight_devices_is_that_on_one(kind, tiny, advance):

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxgen.checkpoint import Checkpoints
+from jaxgen.core.method import Samples
 from jaxgen.evaluate import evaluate
-from jaxgen.experiment import Experiment, open_source
-from jaxgen.method import Samples
+from jaxgen.runs.checkpoint import Checkpoints
+from jaxgen.runs.experiment import Experiment, open_source
 from jaxgen.sample import sample
 from jaxgen.train import train
 

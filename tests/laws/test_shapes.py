@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import pytest
 from cases import CHOSEN, CONFIGS, ROOT, lend
 
-from jaxgen import config as configs
-from jaxgen import parallel
+from jaxgen.config import files as configs
+from jaxgen.core import parallel
+from jaxgen.core.method import Encodes, Method, Reconstructs, Samples, Scores
 from jaxgen.data.sources import Digits, Info
-from jaxgen.experiment import Experiment
-from jaxgen.method import Encodes, Method, Reconstructs, Samples, Scores
+from jaxgen.runs.experiment import Experiment
 
 FACTS = {
     "cifar10": Info((32, 32, 3), 10, 50_000, tuple("abcdefghij")),

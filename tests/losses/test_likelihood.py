@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from jaxgen.errors import UserError
-from jaxgen.losses.likelihood import Bernoulli, DiscretisedLogistic, Gaussian, LearnedGaussian, kl_normal, log_normal
+from jaxgen.losses.pixel_likelihood import (
+    Bernoulli,
+    DiscretisedLogistic,
+    Gaussian,
+    LearnedGaussian,
+    kl_normal,
+    log_normal,
+)
 
 KEY = jax.random.key(0)
 ALL = [Bernoulli(), Gaussian(sigma=0.3), LearnedGaussian(), DiscretisedLogistic()]

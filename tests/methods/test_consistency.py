@@ -11,22 +11,22 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jaxgen.diffusion.fewstep import Lcm
+from jaxgen.core.net import Net
+from jaxgen.core.state import Weights
 from jaxgen.diffusion.grid import Karras
 from jaxgen.diffusion.paths import Sigma
 from jaxgen.diffusion.predict import X0
 from jaxgen.diffusion.process import VP
+from jaxgen.diffusion.solvers.fewstep import Lcm
 from jaxgen.diffusion.times import Importance, Uniform
 from jaxgen.errors import UserError
 from jaxgen.methods.consistency import Consistency, Doubling, Fixed, SquareRoot
 from jaxgen.methods.consistency_distillation import ConsistencyDistillation
 from jaxgen.methods.diffusion import Diffusion
 from jaxgen.methods.vae import Vae
-from jaxgen.net import Net
 from jaxgen.nets.dit import DiT
 from jaxgen.nets.edm_unet import DdpmPP
 from jaxgen.nets.unet import UNet
-from jaxgen.state import Weights
 
 KEY, SHAPE = jax.random.key(0), (2, 2, 1)
 MEAN, STD, EPS, DATA = 0.3, 0.2, 0.002, 0.5

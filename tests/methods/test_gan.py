@@ -8,12 +8,13 @@ import numpy as np
 import optax
 import pytest
 
+from jaxgen.core.method import Samples, value_and_grads
+from jaxgen.core.net import Decay, Net
+from jaxgen.core.parallel import microbatches
 from jaxgen.errors import UserError
 from jaxgen.losses.gan import LeastSquares, NonSaturating, Wasserstein
 from jaxgen.losses.regularize import R1, GradientPenalty
-from jaxgen.method import Samples, value_and_grads
 from jaxgen.methods.gan import Gan
-from jaxgen.net import Decay, Net
 from jaxgen.nets.gan import (
     DcganDiscriminator,
     DcganGenerator,
@@ -23,7 +24,6 @@ from jaxgen.nets.gan import (
     ResnetGenerator,
     pyramid,
 )
-from jaxgen.parallel import microbatches
 
 KEY = jax.random.key(0)
 

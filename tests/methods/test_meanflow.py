@@ -9,16 +9,16 @@ import optax
 import pytest
 from flax import linen as nn
 
+from jaxgen.core.net import Net
+from jaxgen.core.state import Weights
 from jaxgen.diffusion.paths import Linear, Trigonometric
 from jaxgen.diffusion.process import VP
 from jaxgen.errors import UserError
 from jaxgen.methods.meanflow import MeanFlow
-from jaxgen.net import Net
 from jaxgen.nets.dit import DiT
 from jaxgen.nets.edm_unet import DdpmPP
 from jaxgen.nets.layers import timestep_embedding
 from jaxgen.nets.unet import UNet
-from jaxgen.state import Weights
 
 KEY, SHAPE = jax.random.key(0), (2, 2, 1)
 MEAN, STD = 0.1, 0.2

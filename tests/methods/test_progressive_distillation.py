@@ -9,13 +9,13 @@ import optax
 import pytest
 from flax import linen as nn
 
+from jaxgen.core.net import Net
 from jaxgen.diffusion.predict import X0, V
 from jaxgen.diffusion.process import VP
-from jaxgen.diffusion.solve import Ddim
+from jaxgen.diffusion.solvers.chain import Ddim
 from jaxgen.errors import UserError
 from jaxgen.methods.diffusion import Diffusion
 from jaxgen.methods.progressive_distillation import ProgressiveDistillation
-from jaxgen.net import Net
 
 PROCESS = VP("cosine", steps=64)
 WIDE = 0.5  # standard deviation of the data N(0, WIDE^2)

@@ -9,10 +9,10 @@ import numpy as np
 import optax
 from cases import ROOT
 
+from jaxgen.core.method import LossMethod, Samples
+from jaxgen.core.net import Decay, Net
 from jaxgen.data.sources import Digits
 from jaxgen.images import to_float
-from jaxgen.method import LossMethod, Samples
-from jaxgen.net import Decay, Net
 from jaxgen.nets.unet import UNet
 
 

@@ -9,15 +9,15 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jaxgen.diffusion.ode import Euler
+from jaxgen.core.net import Net
+from jaxgen.core.state import Weights
 from jaxgen.diffusion.paths import Linear
 from jaxgen.diffusion.predict import Flow
 from jaxgen.diffusion.process import VP
+from jaxgen.diffusion.solvers.ode import Euler
 from jaxgen.errors import UserError
 from jaxgen.methods.diffusion import Diffusion
 from jaxgen.methods.reflow import Reflow, straightness
-from jaxgen.net import Net
-from jaxgen.state import Weights
 
 WIDE = 0.5  # the data are N(0, WIDE^2): the exact flow takes eps to WIDE eps
 

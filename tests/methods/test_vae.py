@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxgen.losses.likelihood import Bernoulli, DiscretisedLogistic, Gaussian
-from jaxgen.method import Encodes, Reconstructs, Samples, Scores
+from jaxgen.core.method import Encodes, Reconstructs, Samples, Scores
+from jaxgen.core.net import Net
+from jaxgen.losses.pixel_likelihood import Bernoulli, DiscretisedLogistic, Gaussian
 from jaxgen.methods.vae import Vae
-from jaxgen.net import Net
 from jaxgen.nets.autoencoder import ConvDecoder, ConvEncoder, MlpDecoder, MlpEncoder, VaeNet
 
 KEY = jax.random.key(0)

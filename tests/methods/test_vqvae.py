@@ -6,11 +6,11 @@ import numpy as np
 import optax
 import pytest
 
+from jaxgen.core.method import Encodes, Reconstructs, Samples
+from jaxgen.core.net import Net
 from jaxgen.errors import UserError
-from jaxgen.losses.likelihood import Gaussian
-from jaxgen.method import Encodes, Reconstructs, Samples
+from jaxgen.losses.pixel_likelihood import Gaussian
 from jaxgen.methods.vqvae import VqVae
-from jaxgen.net import Net
 from jaxgen.nets import quantize
 from jaxgen.nets.autoencoder import ConvDecoder, ConvEncoder, VqVaeNet
 from jaxgen.nets.quantize import EmaQuantizer, GradientQuantizer

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.metrics.likelihood import bits_per_dim, density_bits_per_dim, level_width
+from jaxgen.metrics.bits_per_dim import bits_per_dim, density_bits_per_dim, level_width
 
 
 @pytest.mark.parametrize("dims", [1, 784, 3072, 3 * 256 * 256])

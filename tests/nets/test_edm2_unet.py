@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxgen.core.optim import unit_magnitude
 from jaxgen.errors import UserError
 from jaxgen.nets.edm2_unet import (
     SIZES,
@@ -18,7 +19,6 @@ from jaxgen.nets.edm2_unet import (
     mp_sum,
     unit,
 )
-from jaxgen.optim import unit_magnitude
 
 SMALL = dict(shape=(8, 8, 3), classes=3, width=8, mults=(1, 2), blocks=1, attend=(4,), head_dim=8)
 

@@ -10,7 +10,7 @@ import pytest
 
 from jaxgen.errors import UserError
 from jaxgen.pretrained import weights
-from jaxgen.pretrained.weights import TABLE, Download, fetch, weights_hash
+from jaxgen.pretrained.downloads import TABLE, Download, fetch, weights_hash
 
 CONTENT = np.random.default_rng(0).bytes(700_001)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

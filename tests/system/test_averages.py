@@ -9,13 +9,13 @@ import pytest
 from cases import ROOT
 from PIL import Image
 
-from jaxgen import parallel
-from jaxgen.borrow import Run
-from jaxgen.checkpoint import Averages, Checkpoints
+from jaxgen.core import parallel
 from jaxgen.errors import UserError
 from jaxgen.evaluate import evaluate, sweep
-from jaxgen.experiment import Experiment, open_source
-from jaxgen.posthoc import choose, powers
+from jaxgen.runs.checkpoint import Averages, Checkpoints
+from jaxgen.runs.experiment import Experiment, open_source
+from jaxgen.runs.frozen import Run
+from jaxgen.runs.posthoc import choose, powers
 from jaxgen.sample import sample
 from jaxgen.train import train
 
@@ -40,7 +40,7 @@ def same(a, b):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """(config, directory) of a tiny VAE with a pair of power averages besides its default one."""
-    from jaxgen import config as configs
+    from jaxgen.config import files as configs
 
     config = configs.load(f"{ROOT}/configs/vae_digits.py:tiny")
     changes = {"mesh": {"data": 1}, "method.net.ema": (0.9, *PAIR), "steps": 6, "save_every": 2, **QUIET}

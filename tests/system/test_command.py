@@ -15,9 +15,9 @@ import pytest
 from cases import ROOT
 from PIL import Image
 
-from jaxgen import config as configs
+from jaxgen.config import files as configs
 from jaxgen.errors import UserError
-from jaxgen.rundir import RunDir
+from jaxgen.runs.directory import RunDir
 from jaxgen.train import train
 
 CONFIG = "configs/vae_digits.py:tiny"
@@ -197,7 +197,7 @@ def test_a_write_that_fails_halfway_loses_no_checkpoint(trained, tmp_path):
     before = sorted(p.name for p in (path / "checkpoints").iterdir())
     limited = (
         "import resource, signal, sys, runpy; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "import jaxgen.checkpoint as c; save = c.Checkpoints.save\n"
+        "import jaxgen.runs.checkpoint as c; save = c.Checkpoints.save\n"
         "def narrow(self, *a):\n"
         "    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000)); save(self, *a)\n"
         "c.Checkpoints.save = narrow\n"

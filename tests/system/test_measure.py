@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from cases import ROOT
 
-from jaxgen import config as configs
-from jaxgen import evaluate, measure, parallel
+from jaxgen import evaluate
+from jaxgen.config import files as configs
+from jaxgen.core import parallel
 from jaxgen.data.sources import Digits
 from jaxgen.errors import UserError
-from jaxgen.experiment import Experiment, open_source
-from jaxgen.measure import Viewer, compare, fingerprint, needs_of, reference, source_batches, summarise
+from jaxgen.evaluation import features as measure
+from jaxgen.evaluation.features import Viewer, compare, fingerprint, needs_of, reference, source_batches, summarise
 from jaxgen.metrics.protocols import NATIVE, PROTOCOLS, prepare
+from jaxgen.runs.experiment import Experiment, open_source
 from jaxgen.train import train
 
 ALL = ("fid", "kid", "is", "precision_recall", "density_coverage", "agreement", "entropy", "intra_fid", "fid_infinity")
@@ -198,7 +200,7 @@ def test_evaluators_of_a_run(classifier, tmp_path):
 def test_a_copying_generator_is_told_by_its_neighbours():
     source = Digits().open("train")
     images = np.stack([source[i]["image"] for i in (3, 700)])
-    from jaxgen.quality import nearest_rows
+    from jaxgen.evaluation.image_sets import nearest_rows
 
     distance, rows = nearest_rows(images, source_batches(source), 2)
     np.testing.assert_array_equal(rows[:, 0], [3, 700])
@@ -211,7 +213,7 @@ def test_a_copying_generator_is_told_by_its_neighbours():
 
 def test_restoration_says_what_doing_nothing_gives():
     """PSNR of noise of deviation s in [-1, 1] is 20 log10(2 / s), as long as few pixels clip."""
-    from jaxgen.degrade import DEGRADATIONS
+    from jaxgen.tasks.degrade import DEGRADATIONS
 
     x = jax.numpy.zeros((4, 32, 32, 3))
     key = jax.random.key(0)

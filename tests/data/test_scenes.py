@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxgen.data import Shapes
-from jaxgen.data.shapes import (
+from jaxgen.data.scenes import (
     BACKGROUNDS,
     COLOURS,
     CORNERS,

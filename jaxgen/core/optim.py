@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxgen.core.state import Array, PyTree, path_name
 from jaxgen.errors import UserError
-from jaxgen.state import Array, PyTree, path_name
 
 
 def mask(pattern: str):

@@ -6,8 +6,8 @@ import numpy as np
 
 from jaxgen.diffusion.grid import Grid, Trailing
 from jaxgen.diffusion.process import Process, as_chain
-from jaxgen.diffusion.solve import one_step
-from jaxgen.diffusion.table import Table, Tabulated
+from jaxgen.diffusion.solvers.chain import one_step
+from jaxgen.diffusion.solvers.table import Table, Tabulated
 from jaxgen.errors import UserError
 
 

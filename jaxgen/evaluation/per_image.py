@@ -7,15 +7,15 @@ from typing import Any, ClassVar, Protocol, get_args, runtime_checkable
 import jax
 import numpy as np
 
-from jaxgen import parallel
+from jaxgen.core import parallel
+from jaxgen.core.method import Batch, Method, Quantizes, Reconstructs, Samples, Scores
+from jaxgen.core.state import Array, Weights
 from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
-from jaxgen.experiment import Experiment
 from jaxgen.images import beside, to_float
-from jaxgen.method import Batch, Method, Quantizes, Reconstructs, Samples, Scores
 from jaxgen.metrics import pixel
 from jaxgen.metrics.ssim import ssim
-from jaxgen.state import Array, Weights
+from jaxgen.runs.experiment import Experiment
 
 
 @dataclass
@@ -31,7 +31,7 @@ class Report:
 class Evaluator(Protocol):
     """Runs on all hosts together; `source` is the held-out data (None when a method needs none)."""
 
-    needs: ClassVar[Any]  # a capability of jaxgen.method
+    needs: ClassVar[Any]  # a capability of jaxgen.core.method
     reads: ClassVar[bool]  # whether it needs held-out data
     every: int  # steps between runs while training; 0: only at the end and by --mode=eval
 

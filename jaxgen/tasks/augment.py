@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
 
+from jaxgen.core.method import Batch
+from jaxgen.core.state import Array
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
-from jaxgen.method import Batch
-from jaxgen.state import Array
 
 
 class Augment(Protocol):

@@ -1,6 +1,6 @@
 """Checkpoints: everything a run must remember, written asynchronously and atomically. The only file that knows Orbax.
 
-Averages are the snapshots from which averages of other lengths are reconstructed (jaxgen.posthoc): they are never deleted.
+Averages are the snapshots from which averages of other lengths are reconstructed (jaxgen.runs.posthoc): they are never deleted.
 """
 
 import json
@@ -15,7 +15,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from jaxgen.errors import UserError
-from jaxgen.state import PyTree, TrainState
+from jaxgen.core.state import PyTree, TrainState
 
 SLACK = 4 << 20  # bytes of metadata and of the logs beside a checkpoint
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save

@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxgen.diffusion.grid import Even, Grid
 from jaxgen.diffusion.process import Process, drift, ratio
-from jaxgen.diffusion.table import Table, Tabulated, symbols, table
+from jaxgen.diffusion.solvers.table import Table, Tabulated, symbols, table
 from jaxgen.errors import UserError
 
 

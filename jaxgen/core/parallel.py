@@ -10,8 +10,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jaxgen.core.state import PyTree, path_name
 from jaxgen.errors import UserError
-from jaxgen.state import PyTree, path_name
 
 FSDP_BYTES = 4 << 20  # smaller leaves cost more to gather than to keep
 

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from jaxgen.core.net import Net
+from jaxgen.core.parallel import microbatches
+from jaxgen.core.state import Array, NetState, PyTree, TrainState, Variables, Weights, path_name
 from jaxgen.errors import UserError
-from jaxgen.net import Net
-from jaxgen.parallel import microbatches
-from jaxgen.state import Array, NetState, PyTree, TrainState, Variables, Weights, path_name
 
 Batch = dict[str, Array]  # image [B, H, W, C] uint8 or float in [-1, 1]; label int32 [B] when the run is labelled
 Metrics = dict[str, Array]  # float32 scalars
@@ -33,7 +33,7 @@ class Method(Protocol):
 
 
 class Borrowed(Protocol):
-    """Another run, whose trained weights a method uses frozen: jaxgen.borrow.Run."""
+    """Another run, whose trained weights a method uses frozen: jaxgen.runs.frozen.Run."""
 
     @property
     def method(self) -> Method:

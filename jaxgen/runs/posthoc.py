@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.checkpoint import Averages
+from jaxgen.runs.checkpoint import Averages
 from jaxgen.errors import UserError
-from jaxgen.net import exponent, std_of
-from jaxgen.state import PyTree, TrainState, Weights
+from jaxgen.core.net import exponent, std_of
+from jaxgen.core.state import PyTree, TrainState, Weights
 
 Profile = tuple[float, float]  # relative width std, time t in steps
 HOW = "train with ema=dict(name='power', std=0.05) and config.snapshot_every=N"

@@ -8,8 +8,8 @@ import numpy as np
 
 from jaxgen.diffusion.grid import Even, Grid
 from jaxgen.diffusion.process import Process
-from jaxgen.diffusion.solve import Ddim
-from jaxgen.diffusion.table import Denoiser, image
+from jaxgen.diffusion.solvers.chain import Ddim
+from jaxgen.diffusion.solvers.table import Denoiser, image
 from jaxgen.errors import UserError
 
 Array = jax.Array

@@ -10,8 +10,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from jaxgen.config.registry import KEYS, TABLES, check, complete, keys, members, nearest
 from jaxgen.errors import UserError
-from jaxgen.registry import KEYS, TABLES, check, complete, keys, members, nearest
 
 GIVEN = ("shape", "classes", "batch", "steps")  # decided by the data and the run, handed to every part that has them
 

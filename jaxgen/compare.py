@@ -1,11 +1,11 @@
 """Compare two sets of images.
 
-python -m jaxgen.metrics generated/ real/                                     FID as pytorch-fid computes it
-python -m jaxgen.metrics generated.npz tfds:cifar10 --measures=fid,kid,precision_recall --protocol=clean
-python -m jaxgen.metrics generated/ reference.npz                             against statistics (mu, sigma) of another project
-python -m jaxgen.metrics generated/ digits --protocol=native --native=runs/classifier_digits
-python -m jaxgen.metrics restored/ originals/ --paired=psnr,ssim,lpips:alex   image by image, in order of their names
-python -m jaxgen.metrics real/ --save=real.npz                                statistics for later, in pytorch-fid's format
+python -m jaxgen.compare generated/ real/                                     FID as pytorch-fid computes it
+python -m jaxgen.compare generated.npz tfds:cifar10 --measures=fid,kid,precision_recall --protocol=clean
+python -m jaxgen.compare generated/ reference.npz                             against statistics (mu, sigma) of another project
+python -m jaxgen.compare generated/ digits --protocol=native --native=runs/classifier_digits
+python -m jaxgen.compare restored/ originals/ --paired=psnr,ssim,lpips:alex   image by image, in order of their names
+python -m jaxgen.compare real/ --save=real.npz                                statistics for later, in pytorch-fid's format
 
 A set is a folder of images, an array file (.npz, .npy), tfds:NAME or tfds:NAME:SPLIT, digits or digits:eval.
 """
@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from jaxgen import backend
 from jaxgen.errors import UserError
+from jaxgen.runs import setup as backend
 
 OTHERS = ("pytorch_fid", "cleanfid", "torch_fidelity")
 
@@ -30,7 +30,7 @@ OTHERS = ("pytorch_fid", "cleanfid", "torch_fidelity")
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = argparse.ArgumentParser(
-        prog="python -m jaxgen.metrics", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m jaxgen.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("made", metavar="A", help="the generated images")
     p.add_argument("real", metavar="B", nargs="?", default="", help="the reference: images, or statistics (.npz, .pkl)")
@@ -102,7 +102,8 @@ def sets(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Records of the measures between two sets."""
     import jax
 
-    from jaxgen import measure, parallel
+    from jaxgen.core import parallel
+    from jaxgen.evaluation import features as measure
 
     measures = [name for name in args.measures.split(",") if name]
     needs = measure.needs_of(measures)
@@ -157,7 +158,7 @@ def pairs(args: argparse.Namespace) -> list[dict[str, Any]]:
             functions[name] = lambda a, b, f=known[kind]: f(*(seen(x, args) for x in (a, b)))
         else:
             raise UserError(f"--paired={name} is unknown; there are: {', '.join([*known, 'lpips:alex'])}")
-    from jaxgen.measure import source_batches
+    from jaxgen.evaluation.features import source_batches
 
     num = min(args.num or len(made), len(made), len(real))
     found: dict[str, list[np.ndarray]] = {name: [] for name in functions}

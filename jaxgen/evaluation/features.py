@@ -17,21 +17,21 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxgen import parallel
-from jaxgen.borrow import Run
+from jaxgen.config.registry import nearest
+from jaxgen.core import parallel
+from jaxgen.core.method import Classifies
+from jaxgen.core.state import Array, PyTree
 from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
-from jaxgen.method import Classifies
 from jaxgen.metrics.frechet import Moments, frechet, frechet_infinity, frechet_intra
 from jaxgen.metrics.inception_score import inception_score
 from jaxgen.metrics.kernel import kid
 from jaxgen.metrics.manifold import density_coverage, precision_recall
 from jaxgen.metrics.protocols import NATIVE, PROTOCOLS, Protocol, prepare
 from jaxgen.metrics.statistics import Statistics, read_statistics, write_statistics
+from jaxgen.pretrained.downloads import weights_hash
 from jaxgen.pretrained.features import load_inception
-from jaxgen.pretrained.weights import weights_hash
-from jaxgen.registry import nearest
-from jaxgen.state import Array, PyTree
+from jaxgen.runs.frozen import Run
 
 Images = np.ndarray  # uint8 [N, H, W, C]
 Views = dict[str, Array]  # "features" [B, D], "logits" [B, K], "spatial" [B, S]

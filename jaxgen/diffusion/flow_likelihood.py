@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxgen.diffusion.bound import per_image
 from jaxgen.diffusion.process import Process, ratio
-from jaxgen.diffusion.table import Denoiser, image
+from jaxgen.diffusion.solvers.table import Denoiser, image
 from jaxgen.errors import UserError
 
 Array = jax.Array

@@ -11,13 +11,14 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxgen import parallel, registry
-from jaxgen.config import FEED, GIVEN, Feed
+from jaxgen.core import parallel
+from jaxgen.config import registry
+from jaxgen.config.files import FEED, GIVEN, Feed
 from jaxgen.data.pipeline import eval_batches
 from jaxgen.data.sources import Info, Source
 from jaxgen.errors import UserError
-from jaxgen.method import Batch, Borrowed, Borrows, Inherits, Method, Metrics, Samples
-from jaxgen.state import Array, PyTree, TrainState, Weights
+from jaxgen.core.method import Batch, Borrowed, Borrows, Inherits, Method, Metrics, Samples
+from jaxgen.core.state import Array, PyTree, TrainState, Weights
 
 
 def open_source(config: ConfigDict, split: str) -> Source:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from jaxgen.core.state import Array, NetState, PyTree, Variables
 from jaxgen.errors import UserError
-from jaxgen.state import Array, NetState, PyTree, Variables
 
 WIDEST = 12**-0.5  # relative standard deviation of the flat profile, which weighs all of the past alike
 
@@ -91,7 +91,7 @@ class Power:
     """Power-function profile of relative width `std` (Karras et al. 2023, EDM2, eq. 2): decay (1 - 1/t) ** (gamma + 1).
 
     After update T the weight of update t is (t^(gamma+1) - (t-1)^(gamma+1)) / T^(gamma+1): the profile has the same shape
-    however long the run, and other widths can be reconstructed afterwards (jaxgen.posthoc).
+    however long the run, and other widths can be reconstructed afterwards (jaxgen.runs.posthoc).
     """
 
     std: float = 0.1

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxgen.diffusion.grid import Even, Grid
 from jaxgen.diffusion.process import Process, ratio
-from jaxgen.diffusion.table import Solver, Table, Tabulated, symbols
+from jaxgen.diffusion.solvers.table import Solver, Table, Tabulated, symbols
 from jaxgen.errors import UserError
 
 __all__ = ["Ancestral", "Ddim", "DdimInversion", "Solver", "posterior"]

@@ -12,9 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxgen.diffusion.grid import Even, Grid
-from jaxgen.diffusion.ode import down_up, frame
 from jaxgen.diffusion.process import Process
-from jaxgen.diffusion.table import Table, Tabulated, symbols, table
+from jaxgen.diffusion.solvers.ode import down_up, frame
+from jaxgen.diffusion.solvers.table import Table, Tabulated, symbols, table
 from jaxgen.errors import UserError
 
 BENDS = ("midpoint", "heun")

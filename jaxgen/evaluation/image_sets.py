@@ -10,19 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from jaxgen import measure, parallel
+from jaxgen.config.registry import nearest
+from jaxgen.core import parallel
+from jaxgen.core.method import Batch, Reconstructs, Restores, Samples
+from jaxgen.core.state import Array, Weights
 from jaxgen.data.sources import Source
-from jaxgen.degrade import DEGRADATIONS
 from jaxgen.errors import UserError
-from jaxgen.evaluators import Report, averages
-from jaxgen.experiment import Experiment, open_source
+from jaxgen.evaluation import features as measure
+from jaxgen.evaluation.per_image import Report, averages
 from jaxgen.images import beside, to_float, to_uint8
-from jaxgen.method import Batch, Reconstructs, Restores, Samples
 from jaxgen.metrics.pixel import l1, luma, psnr, shave
 from jaxgen.metrics.ssim import ssim
 from jaxgen.pretrained.features import load_lpips
-from jaxgen.registry import nearest
-from jaxgen.state import Array, Weights
+from jaxgen.runs.experiment import Experiment, open_source
+from jaxgen.tasks.degrade import DEGRADATIONS
 
 SPAN = (-1.0, 1.0)
 
@@ -243,7 +244,7 @@ def _pairs(compare: Callable, images: np.ndarray, labels: np.ndarray, batch: int
 
 @dataclass(frozen=True)
 class Restoration:
-    """Held-out images degraded by a named operator (jaxgen.degrade), and restored by the method.
+    """Held-out images degraded by a named operator (jaxgen.tasks.degrade), and restored by the method.
 
     PSNR and SSIM of the restored and of the degraded images; `y` measures luma alone and `border` leaves out pixels on
     every side, as papers on super-resolution do.

@@ -18,10 +18,10 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxgen import __version__
-from jaxgen import config as configs
+from jaxgen.config import files as configs
 from jaxgen.data.sources import Info
 from jaxgen.errors import UserError
-from jaxgen.writers import write_text
+from jaxgen.runs.writers import write_text
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
 

@@ -11,16 +11,16 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxgen import parallel
-from jaxgen.checkpoint import Averages, Checkpoints
+from jaxgen.core import parallel
+from jaxgen.runs.checkpoint import Averages, Checkpoints
 from jaxgen.data.sources import Info
 from jaxgen.errors import UserError
-from jaxgen.experiment import abstract_batch, build_method
-from jaxgen.method import Method
-from jaxgen.net import std_of
-from jaxgen.posthoc import choose
-from jaxgen.rundir import RunDir
-from jaxgen.state import TrainState, Weights
+from jaxgen.runs.experiment import abstract_batch, build_method
+from jaxgen.core.method import Method
+from jaxgen.core.net import std_of
+from jaxgen.runs.posthoc import choose
+from jaxgen.runs.directory import RunDir
+from jaxgen.core.state import TrainState, Weights
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Solvers of the reverse process, each a table of coefficients that one scan follows."""

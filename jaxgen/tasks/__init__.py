@@ -1,0 +1,1 @@
+"""Tasks: what stands between the data and the method, on the device. Augmentations, degradations, codecs."""
