@@ -1,26 +1,47 @@
 """Methods: generative procedures over named Nets, as pure functions; and what a method can do besides training."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from flax import struct
 
+from jaxgen.core.conditions import Cond, read
+from jaxgen.core.lender import Frozen, Loan
 from jaxgen.core.net import Net
 from jaxgen.core.parallel import microbatches
+from jaxgen.core.spec import DataSpec, Spec
 from jaxgen.core.state import Array, NetState, PyTree, TrainState, Variables, Weights, path_name
+from jaxgen.core.task import Batch
 from jaxgen.errors import UserError
+from jaxgen.images import to_float
 
-Batch = dict[str, Array]  # image [B, H, W, C] uint8 or float in [-1, 1]; label int32 [B] when the run is labelled
 Metrics = dict[str, Array]  # float32 scalars
 PerExample = dict[str, Array]  # float32 [B] each
+
+
+@struct.dataclass
+class Loss:
+    """What a loss says of a batch: all that a training step needs besides the gradient."""
+
+    each: Array  # [B]
+    metrics: Metrics = struct.field(default_factory=dict)  # [B] or scalar each
+    vars: Variables = struct.field(default_factory=dict)  # collections of the net that changed: batch_stats, codebook, ...
+    extra: dict[str, PyTree] = struct.field(default_factory=dict)  # parts of the state's `extra` that changed
 
 
 @runtime_checkable
 class Method(Protocol):
     """What the trainer knows. `self` holds hyper-parameters only."""
+
+    spec: Spec  # of the batches that it sees
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """The kinds of conditions that it can be told."""
 
     def init(self, rng: Array, batch: Batch) -> TrainState:
         """A fresh state; only shapes of `batch` matter unless the method says otherwise."""
@@ -32,43 +53,22 @@ class Method(Protocol):
         """Per-example figures on held-out data; averaged over the set by the evaluators."""
 
 
-class Borrowed(Protocol):
-    """Another run, whose trained weights a method uses frozen: jaxgen.runs.frozen.Run."""
-
-    @property
-    def method(self) -> Method:
-        """The method that trained it."""
-
-    @property
-    def abstract(self) -> Weights:
-        """Shapes and dtypes of its weights."""
-
-    def load(self, mesh: Mesh) -> Weights:
-        """Its weights, on every device of a mesh."""
-
-    def check(self, name: str, shape: tuple[int, ...], classes: int) -> None:
-        """A UserError unless it is there and knows such images and labels."""
-
-
 @runtime_checkable
 class Borrows(Protocol):
-    """Needs other runs at every step, evaluation and sample: their weights are in `frozen` by name."""
+    """Needs frozen models at every step, evaluation and sample: they are in `frozen` by name."""
 
-    def borrows(self) -> dict[str, Borrowed]:
-        """Name -> run."""
-
-    def accept(self, name: str, lender: Method) -> None:
-        """A UserError unless the method of that run can do what it is borrowed for."""
+    def loans(self) -> dict[str, Loan]:
+        """Name -> lender and role."""
 
 
 @runtime_checkable
 class Inherits(Protocol):
     """Begins from other runs' weights, which are read once: a resumed run does without them."""
 
-    def inherits(self) -> dict[str, Borrowed]:
-        """Name -> run."""
+    def inherits(self) -> dict[str, Loan]:
+        """Name -> lender and role."""
 
-    def inherit(self, state: TrainState, lent: dict[str, Weights]) -> TrainState:
+    def inherit(self, state: TrainState, lent: dict[str, Frozen]) -> TrainState:
         """The fresh state (its `frozen` is filled) with what it takes of those weights."""
 
 
@@ -86,8 +86,8 @@ class JudgesNoise(Protocol):
 class Samples(Protocol):
     """Can make new images."""
 
-    def sample(self, w: Weights, rng: Array, num: int, cond: Batch) -> Array:
-        """float32 [num, H, W, C] in [-1, 1]; `cond` is {} or holds `label` int32 [num]."""
+    def sample(self, w: Weights, rng: Array, num: int, cond: Cond) -> Array:
+        """float32 [num, *spec.shape], pictures in [-1, 1]; `cond` holds every condition of the spec, [num, ...]."""
 
 
 @runtime_checkable
@@ -103,7 +103,7 @@ class Restores(Protocol):
     """Can undo a degradation."""
 
     def restore(self, w: Weights, batch: Batch, rng: Array) -> Array:
-        """batch["image"] float [B, H, W, C] is degraded -> float32 [B, H, W, C] in [-1, 1]."""
+        """The batch's target, float [B, H, W, C], is degraded -> float32 [B, H, W, C] in [-1, 1]."""
 
 
 @runtime_checkable
@@ -124,6 +124,12 @@ class Quantizes(Encodes, Protocol):
     @property
     def codes(self) -> int:
         """Number of entries."""
+
+    def vectors(self, w: Weights, ids: Array) -> Array:
+        """Entries of the codebook: int32 [B, ...] -> float32 [B, ..., D]."""
+
+    def nearest(self, w: Weights, z: Array) -> Array:
+        """The inverse, also for vectors between the entries: [B, ..., D] -> int32 [B, ...]."""
 
 
 @runtime_checkable
@@ -157,14 +163,15 @@ def start_from(net: NetState, variables: Variables, name: str) -> NetState:
     return net.replace(params=params, vars=given, ema={label: jax.tree.map(jnp.copy, params) for label in net.ema})
 
 
-def value_and_grads(fn, params: PyTree) -> tuple[tuple[Array, tuple[Metrics, Variables]], PyTree]:
-    """Mean of a per-example loss with its gradient; `fn(params) -> ([B], (metrics, vars))`."""
+def value_and_grads(loss: Callable[[Weights], Loss], w: Weights, net: str) -> tuple[Array, Loss, PyTree]:
+    """(mean of the losses, the Loss, the mean's gradient by the params of `net`)."""
 
-    def mean(p: PyTree):
-        losses, aux = fn(p)
-        return losses.mean(), aux
+    def mean(params: PyTree) -> tuple[Array, Loss]:
+        found = loss(w.training(net, params))
+        return found.each.mean(), found
 
-    return jax.value_and_grad(mean, has_aux=True)(params)
+    (value, found), grads = jax.value_and_grad(mean, has_aux=True)(w.nets[net]["params"])
+    return value, found, grads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,44 +179,62 @@ class LossMethod:
     """One net, one loss: most families write `loss` and `sample`, nothing else."""
 
     net: Net
+    spec: DataSpec  # of the batches that it sees
     microbatches: int = 1  # gradient accumulation: the batch is split in so many parts, one update is made
 
-    def example(self, batch: Batch) -> tuple[tuple, dict]:
-        """Arguments (args, kwargs) with which the net is initialised."""
-        raise TypeError(f"{type(self).__name__} must say how its net is called: example(batch) -> (args, kwargs)")
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """Kinds of conditions: what the net takes."""
+        return getattr(self.net.module, "takes", ())
 
-    def loss(
-        self, params: PyTree, w: Weights, batch: Batch, rng: Array, train: bool
-    ) -> tuple[Array, tuple[Metrics, Variables]]:
-        """([B] losses, (metrics [B] or scalar each, the net's other collections)); `params` are those to differentiate."""
+    def target(self, batch: Batch) -> Array:
+        """What is to be made, [B, ...]; pictures as floats in [-1, 1]."""
+        return to_float(batch[self.spec.target])
+
+    def conditions(self, batch: Batch) -> Cond:
+        """What the net is told, complete: null where the batch is silent."""
+        return read(self.spec, batch, len(batch[self.spec.target]))
+
+    def example(self, batch: Batch) -> tuple:
+        """Arguments with which the net is initialised."""
+        raise TypeError(f"{type(self).__name__} must say how its net is called: example(batch) -> args")
+
+    def loss(self, w: Weights, batch: Batch, rng: Array, train: bool) -> Loss:
+        """The batch's Loss; the gradient is taken by w.nets["net"]["params"]."""
         raise TypeError(f"{type(self).__name__} must define its loss")
 
     def init(self, rng: Array, batch: Batch) -> TrainState:
-        """A fresh state for images shaped like the batch's."""
-        args, kwargs = self.example(batch)
-        return TrainState(step=jnp.zeros((), jnp.int32), nets={"net": self.net.init(rng, *args, **kwargs)})
+        """A fresh state for examples shaped like the batch's."""
+        return TrainState(step=jnp.zeros((), jnp.int32), nets={"net": self.net.init(rng, *self.example(batch))})
 
     def train_step(self, state: TrainState, batch: Batch, rng: Array) -> tuple[TrainState, Metrics]:
         """Gradient of the mean loss (over all microbatches), one update."""
-        w, net = state.view(), state.nets["net"]
+        net = state.nets["net"]
 
-        def part(vars: Variables, inputs: tuple[Batch, Array]) -> tuple[Variables, tuple[Metrics, PyTree]]:
-            seen = replace(w, nets={**w.nets, "net": {"params": net.params, **vars}})
-            small, key = inputs
-            (loss, (metrics, vars)), grads = value_and_grads(lambda p: self.loss(p, seen, small, key, True), net.params)
-            return vars, ({"loss": loss, **{k: jnp.mean(v) for k, v in metrics.items()}}, grads)
+        def part(carry: tuple, inputs: tuple[Batch, Array]) -> tuple[tuple, Metrics]:
+            (vars, extra, total), (small, key) = carry, inputs
+            w = state.view()
+            w = w.replace(nets={**w.nets, "net": {"params": net.params, **vars}}, extra=extra)
+            value, loss, grads = value_and_grads(lambda w: self.loss(w, small, key, True), w, "net")
+            total = jax.tree.map(jnp.add, total, grads) if total else grads
+            metrics = {"loss": value, **{k: jnp.mean(v) for k, v in loss.metrics.items()}}
+            return ({**vars, **loss.vars}, {**extra, **loss.extra}, total), metrics
 
+        first = (net.vars, state.extra)
         if self.microbatches == 1:
-            vars, (metrics, grads) = part(net.vars, (batch, rng))
+            (vars, extra, grads), metrics = part((*first, None), (batch, rng))
         else:
             keys = jax.random.split(rng, self.microbatches)
-            vars, parts = jax.lax.scan(part, net.vars, (microbatches(batch, self.microbatches), keys))
-            metrics, grads = jax.tree.map(lambda v: v.mean(0), parts)  # keeps n gradients; n is small
+            parts = (microbatches(batch, self.microbatches), keys)
+            zeros = jax.tree.map(jnp.zeros_like, net.params)
+            (vars, extra, total), metrics = jax.lax.scan(part, (*first, zeros), parts)
+            grads = jax.tree.map(lambda g: g / self.microbatches, total)
+            metrics = jax.tree.map(lambda v: v.mean(0), metrics)
         metrics["grad_norm"] = optax.global_norm(grads)
         net = self.net.update(net, grads, vars, step=state.step)
-        return state.replace(step=state.step + 1, nets={**state.nets, "net": net}), metrics
+        return state.replace(step=state.step + 1, nets={**state.nets, "net": net}, extra=extra), metrics
 
     def eval_step(self, w: Weights, batch: Batch, rng: Array) -> PerExample:
         """The training loss without dropout, per example, and every per-example metric."""
-        losses, (metrics, _) = self.loss(w.nets["net"]["params"], w, batch, rng, False)
-        return {"loss": losses, **{k: v for k, v in metrics.items() if v.ndim == 1}}
+        found = self.loss(w, batch, rng, False)
+        return {"loss": found.each, **{k: v for k, v in found.metrics.items() if v.ndim == 1}}

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from jaxgen.core.state import Array, NetState, PyTree, Variables
+from jaxgen.core.spec import BatchSize
+from jaxgen.core.state import Array, NetState, PyTree, Variables, others
 from jaxgen.errors import UserError
 
 WIDEST = 12**-0.5  # relative standard deviation of the flat profile, which weighs all of the past alike
@@ -69,7 +70,7 @@ class HalfLife:
 
     images: float = 500_000.0
     rampup: float = 0.05
-    batch: int = 1  # images per step; given by the run
+    batch: BatchSize = 1
 
     def __post_init__(self) -> None:
         if self.images <= 0 or self.rampup < 0:
@@ -157,16 +158,15 @@ class Net:
 
     def apply(
         self,
-        params: PyTree,
-        vars: Variables,
+        variables: Variables,
         *args: Any,
         train: bool = False,
         rngs: dict[str, Array] | None = None,
         method: str | None = None,
         **kwargs: Any,
     ) -> tuple[Any, Variables]:
-        """Run the module -> (output, vars). `vars` come back changed only with train=True."""
-        variables = {"params": params, **vars}
+        """Run the module -> (output, its collections but params); these come back changed only with train=True."""
+        vars = others(variables)
         if not train:
             return self.module.apply(variables, *args, train=False, rngs=rngs, method=method, **kwargs), vars
         out, new = self.module.apply(

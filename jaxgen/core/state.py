@@ -5,6 +5,7 @@ from typing import Any
 import jax
 from flax import struct
 
+from jaxgen.core.lender import Frozen
 from jaxgen.errors import UserError
 
 Array = jax.Array
@@ -34,8 +35,12 @@ class Weights:
 
     step: Array
     nets: dict[str, Variables]
-    frozen: dict[str, PyTree]
+    frozen: dict[str, Frozen]
     extra: dict[str, PyTree]
+
+    def training(self, net: str, params: PyTree) -> "Weights":
+        """The same with other params of one net: those by which a loss is differentiated."""
+        return self.replace(nets={**self.nets, net: {**self.nets[net], "params": params}})
 
 
 @struct.dataclass
@@ -44,7 +49,7 @@ class TrainState:
 
     step: Array  # int32 []; the only clock
     nets: dict[str, NetState]
-    frozen: dict[str, PyTree] = struct.field(default_factory=dict)  # pretrained inputs of the step; never saved
+    frozen: dict[str, Frozen] = struct.field(default_factory=dict)  # lent models: inputs of the step, never saved
     extra: dict[str, PyTree] = struct.field(default_factory=dict)  # what a method must remember between steps
 
     @property
@@ -62,6 +67,11 @@ class TrainState:
             raise UserError(f"there is no average {ema!r}; the run keeps: {', '.join(self.labels) or 'none'}")
         nets = {name: net.variables(ema) for name, net in self.nets.items()}
         return Weights(self.step, nets, self.frozen, self.extra)
+
+
+def others(variables: Variables) -> Variables:
+    """A net's collections that no gradient trains."""
+    return {k: v for k, v in variables.items() if k != "params"}
 
 
 def path_name(path: tuple) -> str:

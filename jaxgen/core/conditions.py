@@ -1,0 +1,49 @@
+"""Conditions: a dict of arrays [B, ...] that a net is told, from the batch to the command line; each knows its own null."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.core.spec import Spec
+from jaxgen.errors import UserError
+from jaxgen.images import to_float
+
+Array = jax.Array
+Cond = dict[str, Array]
+
+
+def prepare(spec: Spec, name: str, value: Array) -> Array:
+    """A condition as nets take it: pictures as floats in [-1, 1], masks in [0, 1], integers as int32."""
+    if spec[name].kind == "mask":
+        return value.astype(jnp.float32)
+    return to_float(value) if spec[name].kind in ("image", "frames") else value
+
+
+def read(spec: Spec, batch: Mapping[str, Array], num: int) -> Cond:
+    """The conditions of a batch of `num` examples, complete: what the batch does not say is null."""
+    return {k: prepare(spec, k, batch[k]) if k in batch else f.null(num) for k, f in spec.conditions.items()}
+
+
+def nulls(spec: Spec, num: int) -> Cond:
+    """Every condition at its null."""
+    return read(spec, {}, num)
+
+
+def drop(spec: Spec, cond: Cond, share: float, rng: Array) -> Cond:
+    """A share of the examples loses all of its conditions at once (Ho & Salimans 2022, algorithm 1)."""
+    if not share or not cond:
+        return cond
+    num = len(next(iter(cond.values())))
+    lost = jax.random.bernoulli(rng, share, (num,))
+    null = nulls(spec, num)
+    return {k: jnp.where(lost.reshape(num, *[1] * (v.ndim - 1)), null[k], v) for k, v in cond.items()}
+
+
+def refuse_unknown(spec: Spec, cond: Mapping[str, object], where: str) -> None:
+    """A UserError for a condition that the run is not told."""
+    known = spec.conditions
+    for name in cond:
+        if name not in known:
+            there = f"it is told: {', '.join(known)}" if known else "it is told nothing"
+            raise UserError(f"{where}: the run knows no condition {name!r}; {there}")

@@ -1,0 +1,159 @@
+"""What an example consists of: the one contract between data, tasks, methods, nets and checkpoints.
+
+A `Spec` names the fields of an example. Exactly one is the target, what a method learns to make; conditions are what it is
+told; the rest is aside. Parts of a config that need a fact of the data (shape, classes, conditions) or of the run (batch,
+length) say so by the type of a field: `shape: TargetShape`. The registry fills these, and no field because of its name.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.errors import UserError
+
+KINDS = ("image", "frames", "latent", "mask", "label", "tokens", "embedding", "text")
+PICTURES = ("image", "frames", "latent", "mask")  # [..., H, W, C]: what has places
+ROLES = ("target", "condition", "aside")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One part of an example: shape and dtype without the batch's axis, what kind of thing it is, what it is for."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    kind: str  # one of KINDS; text is a string on the host, which never crosses to a device
+    role: str = "condition"  # one of ROLES
+    values: int = 0  # classes of a label, vocabulary of tokens
+    names: tuple[str, ...] = ()  # of a label's values
+    empty: tuple[int, ...] = ()  # tokens: those of the empty text
+
+    def __post_init__(self) -> None:
+        for value, known in ((self.kind, KINDS), (self.role, ROLES)):
+            if value not in known:
+                raise UserError(f"a field cannot be {value!r}; there are: {', '.join(known)}")
+
+    def null(self, num: int) -> jax.Array:
+        """The value [num, *shape] that says nothing: the label after the last, the empty text's tokens, else zeros (grey)."""
+        shape = (num, *self.shape)
+        if self.kind == "label":
+            return jnp.full(shape, self.values, jnp.int32)
+        if self.kind == "tokens":
+            return jnp.broadcast_to(jnp.asarray(self.empty or 0, jnp.int32), shape)
+        return jnp.zeros(shape, jnp.float32)
+
+
+class Spec(Mapping[str, Field]):
+    """Name -> Field, immutable and hashable."""
+
+    def __init__(self, fields: Mapping[str, Field] | Iterable[tuple[str, Field]] = (), **more: Field) -> None:
+        self._fields = dict(fields, **more)
+
+    def __getitem__(self, name: str) -> Field:
+        return self._fields[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._fields)
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._fields.items()))
+
+    def __repr__(self) -> str:
+        return f"Spec({self})"
+
+    def __str__(self) -> str:
+        """`image uint8 8x8x1, label of 10`: a line for people."""
+        told = (f"{name} of {f.values}" if f.kind == "label" else f"{name} {f.dtype} {'x'.join(map(str, f.shape))}"
+                for name, f in self.items())  # fmt: skip
+        return ", ".join(told)
+
+    def where(self, keep: Callable[[str, Field], bool]) -> "Spec":
+        """The fields for which `keep(name, field)`."""
+        return Spec({name: field for name, field in self.items() if keep(name, field)})
+
+    def of(self, *kinds: str) -> "Spec":
+        """The fields of these kinds."""
+        return self.where(lambda _, field: field.kind in kinds)
+
+    @property
+    def target(self) -> str:
+        """The name of what is to be made."""
+        found = list(self.where(lambda _, field: field.role == "target"))
+        if len(found) != 1:
+            raise UserError(f"the data have {len(found)} targets ({', '.join(found) or 'none'}) among {self}; one is needed")
+        return found[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the target."""
+        return self[self.target].shape
+
+    @property
+    def conditions(self) -> "Spec":
+        """What the method is told."""
+        return self.where(lambda _, field: field.role == "condition")
+
+    @property
+    def label(self) -> str:
+        """The name of the (first) label among the conditions; "" if there is none."""
+        return next(iter(self.conditions.of("label")), "")
+
+    @property
+    def classes(self) -> int:
+        """Values of that label; 0: unlabelled."""
+        return self[self.label].values if self.label else 0
+
+    def abstract(self, num: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of a batch of so many examples; text stays on the host."""
+        crossing = self.where(lambda _, field: field.kind != "text")
+        return {name: jax.ShapeDtypeStruct((num, *f.shape), f.dtype) for name, f in crossing.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, the inverse of `from_json`."""
+        return {name: asdict(field) for name, field in self.items()}
+
+    @staticmethod
+    def from_json(stored: Mapping[str, Mapping[str, Any]]) -> "Spec":
+        """What `to_json` gave, also after JSON made lists of its tuples."""
+        return Spec({
+            name: Field(**{k: tuple(v) if isinstance(v, list) else v for k, v in field.items()})
+            for name, field in stored.items()
+        })  # fmt: skip
+
+
+def pictures(shape: tuple[int, ...], classes: int = 0, names: tuple[str, ...] = ()) -> Spec:
+    """The Spec of uint8 pictures [H, W, C] (or clips [T, H, W, C]) to be made, told a label where there are classes."""
+    kind = "image" if len(shape) == 3 else "frames"
+    spec = Spec(image=Field(tuple(shape), "uint8", kind, "target"))
+    return Spec(spec, **labels(classes, names))
+
+
+def labels(classes: int, names: tuple[str, ...] = ()) -> Spec:
+    """The conditions of a net or method that is told a label of so many classes; none for 0."""
+    return Spec(label=Field((), "int32", "label", "condition", classes, tuple(names))) if classes else Spec()
+
+
+class Given(NamedTuple):
+    """Marks the type of a field that the data or the run decide, where a config leaves it open."""
+
+    what: str
+
+
+TargetShape = Annotated[tuple[int, ...], Given("shape")]
+Classes = Annotated[int, Given("classes")]
+Conditions = Annotated[Spec, Given("conditions")]
+DataSpec = Annotated[Spec, Given("spec")]
+BatchSize = Annotated[int, Given("batch")]  # examples of one update
+RunLength = Annotated[int, Given("steps")]
+
+
+def given(spec: Spec, batch: int, steps: int) -> dict[str, Any]:
+    """The facts that `Given` fields ask for."""
+    facts = {"shape": spec.shape, "classes": spec.classes, "conditions": spec.conditions}
+    return {"spec": spec, "batch": batch, "steps": steps, **facts}
