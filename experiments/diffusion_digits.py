@@ -16,14 +16,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jaxgen.runs import setup as backend
+from jaxgen.runs import setup
 
-backend.configure()
+setup.configure()
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
 
-from jaxgen.config import files as configs  # noqa: E402
+import jaxgen  # noqa: E402
 from jaxgen.config import registry  # noqa: E402
 from jaxgen.core import parallel  # noqa: E402
 from jaxgen.core.state import Weights  # noqa: E402
@@ -31,9 +31,7 @@ from jaxgen.data.sources import Digits  # noqa: E402
 from jaxgen.evaluation import features as measure  # noqa: E402
 from jaxgen.images import save_grid, to_uint8  # noqa: E402
 from jaxgen.metrics.bits_per_dim import bits_per_dim  # noqa: E402
-from jaxgen.runs.checkpoint import Checkpoints  # noqa: E402
-from jaxgen.runs.directory import RunDir  # noqa: E402
-from jaxgen.runs.experiment import Experiment, open_source  # noqa: E402
+from jaxgen.runs.experiment import Experiment  # noqa: E402
 
 SHORT, LONG = 400, 2_000
 NUM = 300
@@ -102,11 +100,10 @@ class Bench:
 
 def opened(folder: Path) -> tuple[Experiment, Weights]:
     """A run without its guide, and its averaged weights."""
-    run = RunDir(folder)
-    config = configs.override(run.config(), {"method.guide": "none"} if "guide" in run.config().method else {})
-    exp = Experiment.open(config, run.info())
-    _, state = Checkpoints(folder, read_only=True).trained(exp.abstract)
-    return exp, state.view(ema=True)
+    run = jaxgen.open(folder)
+    if "guide" in run.exp.config.method:
+        run = jaxgen.open(folder, changes={"method.guide": "none"})
+    return run.exp, run.state.view(ema=True)
 
 
 def sampled(exp: Experiment, w: Weights, method: Any) -> tuple[np.ndarray, np.ndarray, float]:
@@ -131,10 +128,10 @@ def likelihood(exp: Experiment, w: Weights) -> float:
     nll = registry.build("nll", {"name": "flow", "steps": 25})
     method = replace(exp.method, nll=nll)
     program, total, count = jax.jit(method.log_prob), 0.0, 0.0
-    for batch, mask in exp.held_out(open_source(exp.config, "eval"), 0):
+    for batch, mask in exp.held_out(exp.open_source("eval"), 0):
         total += float((np.asarray(program(w, batch, exp.root)) * mask).sum())
         count += float(mask.sum())
-    return round(float(bits_per_dim(total / count, int(np.prod(exp.info.shape)))), 4)
+    return round(float(bits_per_dim(total / count, int(np.prod(exp.spec.shape)))), 4)
 
 
 def row(*cells: Any) -> str:
@@ -200,9 +197,9 @@ def main() -> None:
                     continue
                 method = replace(exp.method, solver=solver(spec, process, nfe))
                 images, labels, seconds = sampled(exp, w, method)
-                told = bench.judged(images, labels) | {"seconds": round(seconds, 3), "nfe": method.nfe}
-                found["solvers"].setdefault(kind, {})[str(nfe)] = told
-                print(name, kind, nfe, told, flush=True)
+                figures = bench.judged(images, labels) | {"seconds": round(seconds, 3), "nfe": method.nfe}
+                found["solvers"].setdefault(kind, {})[str(nfe)] = figures
+                print(name, kind, nfe, figures, flush=True)
                 if kind == "dpm++ 2M" and nfe == 20:
                     save_grid(args.out / f"{name}.png", images[:100], 10)
         keep()

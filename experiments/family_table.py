@@ -12,9 +12,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from jaxgen.runs import setup as backend
+from jaxgen.runs import setup
 
-backend.configure()
+setup.configure()
 
 from jaxgen.core import parallel  # noqa: E402
 from jaxgen.data.sources import Digits, Tfds  # noqa: E402

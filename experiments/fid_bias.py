@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgen.runs import setup as backend
+from jaxgen.runs import setup
 
-backend.configure()
+setup.configure()
 
 from jaxgen.compare import open_set  # noqa: E402
 from jaxgen.metrics.frechet import Moments, frechet_infinity, frechet_of  # noqa: E402

@@ -12,7 +12,6 @@ quartiles. A run without samples (VQ-VAE) gives its held-out figures and reconst
 import argparse
 import json
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,12 @@ import numpy as np
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.svm import SVC
 
-from jaxgen.runs import setup as backend
-
-backend.configure()
-
-from jaxgen.core.method import Samples  # noqa: E402
-from jaxgen.data.pipeline import load_all  # noqa: E402
-from jaxgen.data.sources import Digits  # noqa: E402
-from jaxgen.images import save_grid  # noqa: E402
-from jaxgen.runs.directory import RunDir  # noqa: E402
-from jaxgen.runs.experiment import Experiment  # noqa: E402
-from jaxgen.runs.writers import read_metrics  # noqa: E402
-from jaxgen.sample import sample  # noqa: E402
+import jaxgen
+from jaxgen.core.method import Samples
+from jaxgen.data.pipeline import load_all
+from jaxgen.data.sources import Digits
+from jaxgen.images import save_grid
+from jaxgen.runs.writers import read_metrics
 
 
 def flat(images: np.ndarray) -> np.ndarray:
@@ -80,27 +73,25 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=500)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    run = RunDir(args.workdir)
+    run, path = jaxgen.open(args.workdir), args.workdir
     args.out.mkdir(parents=True, exist_ok=True)
-    figures = [r for r in read_metrics(run.path) if any(k.startswith("eval/") for k in r)]
-    environment = json.loads((run.path / "run.json").read_text())["starts"][-1]
+    figures = [r for r in read_metrics(path) if any(k.startswith("eval/") for k in r)]
+    environment = json.loads((path / "run.json").read_text())["starts"][-1]
     result = {
-        "command": f"python -m jaxgen.main --config=configs/{run.path.name}.py --workdir=runs/{run.path.name}",
+        "command": f"python -m jaxgen.main --config=configs/{path.name}.py --workdir=runs/{path.name}",
         "step": max(r["step"] for r in figures),
         "held_out": {k: round(v, 5) for r in figures for k, v in r.items() if k != "step"},
     }
     drawn = Path("reconstruction.png")
-    if isinstance(Experiment.open(run.config(), run.info()).method, Samples):
+    if isinstance(run.exp.method, Samples):
         drawn = Path("samples.png")
-        with tempfile.TemporaryDirectory() as folder:
-            images = sample(run.path, args.num, f"{folder}/drawn", args.seed)
-            asked = np.load(f"{folder}/drawn.npz").get("labels")
+        images = run.sample(args.num, seed=args.seed)
         save_grid(args.out / drawn, images[:100], 10)
-        result |= {"samples": args.num, **judged(images, asked)}
+        result |= {"samples": args.num, **judged(images, run.exp.labels(args.num) if run.exp.spec.label else None)}
     else:
-        shutil.copy(sorted((run.path / "samples").glob("*reconstruction.png"))[-1], args.out / drawn)
+        shutil.copy(sorted((path / "samples").glob("*reconstruction.png"))[-1], args.out / drawn)
     result["environment"] = {k: environment[k] for k in ("jaxgen", "commit", "python", "versions", "devices", "hosts")}
-    shutil.copy(run.path / "loss.png", args.out / "loss.png")
+    shutil.copy(path / "loss.png", args.out / "loss.png")
     (args.out / "result.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))
 

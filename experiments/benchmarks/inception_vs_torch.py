@@ -97,9 +97,9 @@ def main() -> None:
     if args.device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # two frameworks share the card
-    from jaxgen.runs import setup as backend
+    from jaxgen.runs import setup
 
-    backend.configure()
+    setup.configure()
     import jax
     import numpy as np
     import torch

@@ -46,7 +46,7 @@ class Kind:
 
 
 KINDS = {
-    "ddpm": Kind("jaxgen.nets.unet:UNet", "jaxgen.pretrained.diffusers:to_weights", "torch_unet:TorchUNet"),
+    "ddpm": Kind("jaxgen.nets.unet:UNet", "jaxgen.pretrained.diffusers:to_diffusers", "torch_unet:TorchUNet"),
     "edm": Kind("jaxgen.nets.edm_unet:DdpmPP", "jaxgen.pretrained.edm:to_edm", "torch_edm:TorchDdpmPP"),
     "dit": Kind("jaxgen.nets.dit:DiT", "jaxgen.pretrained.dit:to_author", "torch_dit:TorchDiT"),
 }
@@ -87,7 +87,7 @@ def ours(case: Case) -> tuple[dict[str, Contender], dict[str, Contender], dict, 
     import optax
 
     kind = KINDS[case.kind]
-    net, to_weights = find(kind.ours), find(kind.export)
+    net, export = find(kind.ours), find(kind.export)
     module = net(**case.net, dtype="bfloat16" if case.bf16 else "float32")
     shape = (case.batch, *case.net["shape"])
     key = jax.random.key(0)
@@ -137,7 +137,7 @@ def ours(case: Case) -> tuple[dict[str, Contender], dict[str, Contender], dict, 
     arrays = dict(x=jax.device_get(x), t=jax.device_get(t), eps=jax.device_get(eps))
     with jax.default_matmul_precision("highest"):
         y = jax.device_get(jax.jit(net(**case.net).apply)(variables, x, t))
-    return train, sampling, to_weights(module, jax.device_get(variables)), (arrays, y)
+    return train, sampling, export(module, jax.device_get(variables)), (arrays, y)
 
 
 def theirs(case: Case, device: str, weights: dict, arrays: dict, compiled: bool):
@@ -287,9 +287,9 @@ def main() -> None:
     if args.device == "cpu":
         os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # two frameworks share the card
-    from jaxgen.runs import setup as backend
+    from jaxgen.runs import setup
 
-    backend.configure()
+    setup.configure()
     import jax
     import torch
 

@@ -1,6 +1,6 @@
 """The UNet of Ho et al. 2020 in PyTorch, NHWC in memory: the twin that `nets_vs_torch.py` measures against.
 
-Module names are those of diffusers' `UNet2DModel`, so that `jaxgen.pretrained.diffusers.to_weights` fills it.
+Module names are those of diffusers' `UNet2DModel`, so that `jaxgen.pretrained.diffusers.to_diffusers` fills it.
 """
 
 import math

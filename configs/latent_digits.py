@@ -1,0 +1,36 @@
+"""Latent diffusion (Rombach et al. 2022, arXiv:2112.10752) on 8x8 digits, in the 4x4 latents of a VQ-VAE.
+
+python -m jaxgen.main --config=configs/vqvae_digits.py --workdir=runs/vqvae_digits       # first the codec
+python -m jaxgen.main --config=configs/latent_digits.py --workdir=runs/latent_digits --config.tasks.codec.run=runs/vqvae_digits
+
+Mean and standard deviation of the latents are measured once and kept in the run's config, and the codec is copied into the
+run's directory, which is then enough to sample pixels. Minutes on a laptop CPU.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxgen.config.files import tiny
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    c = ConfigDict(dict(seed=0, steps=3_000, log_every=100, save_every=1_000, steps_per_call=10))
+    c.data = dict(name="digits", batch=64, labels=True)
+    c.tasks = dict(codec=dict(run=dict(name="run", path="")))
+    c.method = dict(
+        name="diffusion",
+        net=dict(
+            name="unet", width=32, mults=(1, 2), blocks=1, attend=(4,), groups=8, dropout=0.1, null_label=True,
+            optimizer=dict(name="adam", lr=1e-3, warmup=200, clip=1.0, schedule="cosine"),
+            ema=0.999,
+        ),
+        process=dict(name="vp", schedule="cosine", steps=1000),
+        predict="v",
+        condition_dropout=0.1,
+        solver=dict(name="ddim", steps=50, eta=1.0, clip=False),
+        guide=dict(name="cfg", scale=1.5),
+    )  # fmt: skip
+    c.eval = dict(loss=dict(every=1_000), grid=dict(every=1_000, num=100))
+    return tiny(c, **TINY) if arg == "tiny" else c
+
+
+TINY = {"method.net.width": 16, "method.solver.steps": 4}
