@@ -28,8 +28,13 @@ def to_uint8(x: Array | np.ndarray) -> np.ndarray:
 
 
 def grid(images: np.ndarray, columns: int = 0, pad: int = 1) -> np.ndarray:
-    """[N, H, W, C] images (uint8 or floats in [-1, 1]) -> one uint8 picture [H', W', 3]; near square by default."""
+    """[N, H, W, C] images (uint8 or floats in [-1, 1]) -> one uint8 picture [H', W', 3]; near square by default.
+
+    Clips [N, T, H, W, C] are rows of their frames.
+    """
     images = to_uint8(images)
+    if images.ndim == 5:
+        columns, images = images.shape[1], images.reshape(-1, *images.shape[2:])
     num, height, width, channels = images.shape
     images = np.repeat(images, 3, axis=-1) if channels == 1 else images[..., :3]
     columns = columns or int(np.ceil(np.sqrt(num)))

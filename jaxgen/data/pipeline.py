@@ -10,7 +10,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,9 @@ from typing import Any
 import grain
 import numpy as np
 
+from jaxgen.core.spec import PICTURES, Spec
 from jaxgen.data.sources import Source
+from jaxgen.data.transforms import Transform
 from jaxgen.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -27,7 +29,8 @@ Batch = dict[str, np.ndarray]
 @functools.lru_cache(maxsize=4)
 def permutation(num: int, seed: int, epoch: int) -> np.ndarray:
     """The order of one epoch: a uniformly random permutation of range(num), int32 [num]."""
-    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence((seed, epoch))))
+    # epochs are spawned: appended to the seed's own words, epoch 1 of seed 0 would be epoch 0 of seed 2**32
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(epoch,))))
     return rng.permutation(np.arange(num, dtype=np.int32))
 
 
@@ -129,50 +132,65 @@ def threads(source: Source) -> int:
     return 1 if fastest < 2e-4 else min(8, os.cpu_count() or 1)
 
 
-def _check(num: int, batch: int, seed: int, host: int, hosts: int) -> None:
+def _refuse_impossible(num: int, batch: int, seed: int, host: int, hosts: int) -> None:
     if num < 1:
         raise UserError("the data set is empty")
     if batch < 1 or batch % hosts:
         raise UserError(f"batch={batch} must be a positive multiple of the number of hosts ({hosts})")
     if not 0 <= host < hosts:
         raise UserError(f"host {host} is not one of 0 .. {hosts - 1}")
-    if not 0 <= seed < 2**32:
-        raise UserError(f"seed={seed} must be from 0 to 2**32 - 1")
+    if seed < 0:
+        raise UserError(f"seed={seed} must not be negative")
 
 
-def _example(source: Source, captions: bool, i: int) -> dict[str, Any]:
-    """Strings cannot cross to a device, so captions come along only if asked for."""
+def _example(source: Source, fields: Collection[str], i: int) -> dict[str, Any]:
     example = source[i]
-    return example if captions else {key: value for key, value in example.items() if key != "caption"}
+    return {name: example[name] for name in fields}
+
+
+def _move(
+    transform: Transform, names: Collection[str], example: dict[str, Any], rng: np.random.Generator
+) -> dict[str, Any]:
+    return {**example, **transform({name: example[name] for name in names}, rng)}
+
+
+def on_device(spec: Spec) -> Spec:
+    """The fields that can cross to a device: all but text."""
+    return spec.where(lambda _, field: field.kind != "text")
 
 
 def train_stream(
     source: Source,
     batch: int,
     seed: int,
-    transforms: Sequence[grain.transforms.RandomMap | grain.transforms.Map] = (),
+    transforms: Sequence[Transform] = (),
     host: int = 0,
     hosts: int = 1,
     workers: int = 0,
     prefetch: int = 4,
-    captions: bool = False,
+    fields: Collection[str] | None = None,
 ) -> Stream:
-    """Endless shuffled batches, never ragged: dict(image=uint8 [B/hosts, H, W, C], label=int32 [B/hosts], ...).
+    """Endless shuffled batches, never ragged: an array [B/hosts, ...] for each of `fields` (None: all but text).
 
     `batch` is the global batch and may exceed the data set (it runs on into the next epoch). workers: decoding threads,
     0 = what suits the source; prefetch: batches made ahead, 0 = none. Errors: batch not divisible by hosts.
     """
-    _check(len(source), batch, seed, host, hosts)
-    stream = Order(len(source), seed).seed(seed).map(functools.partial(_example, source, captions))
+    _refuse_impossible(len(source), batch, seed, host, hosts)
+    fields = tuple(on_device(source.spec) if fields is None else fields)
+    pictures = [name for name in source.spec.of(*PICTURES) if name in fields]
+    if transforms and not pictures:
+        raise UserError(f"data.transforms move pictures, and the data hold {source.spec}; leave them out")
+    draws = int(np.random.SeedSequence(seed).generate_state(1)[0])  # Grain's own seeds have 32 bits
+    stream = Order(len(source), seed).seed(draws).map(functools.partial(_example, source, fields))
     for transform in transforms:
-        stream = stream.random_map(transform) if hasattr(transform, "random_map") else stream.map(transform)
+        stream = stream.random_map(functools.partial(_move, transform, pictures))
     batches = HostSlice(stream, batch, host, hosts).batch(batch // hosts, drop_remainder=True)
     return Stream(batches, workers or threads(source), prefetch)
 
 
 def index_stream(num: int, batch: int, seed: int, host: int = 0, hosts: int = 1) -> Stream:
     """The record indices of `train_stream`'s batches, int32 [B/hosts]: for data that is kept on the device."""
-    _check(num, batch, seed, host, hosts)
+    _refuse_impossible(num, batch, seed, host, hosts)
     return Stream(IndexBatches(Order(num, seed), batch, host, hosts), workers=1, prefetch=4)
 
 
@@ -184,17 +202,19 @@ def eval_batches(
     hosts: int = 1,
     workers: int = 0,
     prefetch: int = 4,
-    captions: bool = False,
+    fields: Collection[str] | None = None,
 ) -> Stream:
-    """One pass in order over the first `num` examples (0 = all), each exactly once where mask=float32 [B/hosts] is 1.
+    """One pass in order over the first `num` examples (0 = all), each exactly once where valid=float32 [B/hosts] is 1.
 
-    The last batch is filled up with the last example at mask 0, so every host yields the same number of full batches.
+    The last batch is filled up with the last example at valid 0, so every host yields the same number of full batches.
+    `fields` are those of `train_stream`.
     """
-    _check(len(source), batch, 0, host, hosts)
+    _refuse_impossible(len(source), batch, 0, host, hosts)
     num = min(num, len(source)) if num else len(source)
+    fields = tuple(on_device(source.spec) if fields is None else fields)
 
     def example(position: int) -> dict[str, Any]:
-        return _example(source, captions, min(position, num - 1)) | {"mask": np.float32(position < num)}
+        return _example(source, fields, min(position, num - 1)) | {"valid": np.float32(position < num)}
 
     stream = grain.MapDataset.range(math.ceil(num / batch) * batch).map(example)
     batches = HostSlice(stream, batch, host, hosts).batch(batch // hosts, drop_remainder=True)
@@ -208,20 +228,18 @@ def _silent(done: int, total: int) -> None:
 def load_all(
     source: Source, limit_bytes: int, progress: Callable[[int, int], None] = _silent, workers: int = 0
 ) -> Batch:
-    """The whole set decoded: dict(image=uint8 [N, H, W, C], label=int32 [N] if labelled).
+    """The whole set decoded: an array [N, ...] for every field but text.
 
     progress(done, total) is called every few hundred examples. Errors: more than `limit_bytes`.
     """
-    info, num = source.info, len(source)
-    size = num * (math.prod(info.shape) + (4 if info.classes else 0))
+    num, spec = len(source), on_device(source.spec)
+    size = sum(math.prod(each.shape) * each.dtype.itemsize for each in spec.abstract(num).values())
     if size > limit_bytes:
         raise UserError(
             f"the data set decodes to {size / 1e9:.2f} GB, over the limit of {limit_bytes / 1e9:.2f} GB: "
             'read it from the host (placement="host")'
         )
-    out = {"image": np.empty((num, *info.shape), np.uint8)}
-    if info.classes:
-        out["label"] = np.empty(num, np.int32)
+    out = {name: np.empty((num, *field.shape), field.dtype) for name, field in spec.items()}
 
     def fill(start: int) -> int:
         stop = min(start + 256, num)

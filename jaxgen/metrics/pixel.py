@@ -2,11 +2,15 @@
 
     PSNR = 10 log10(255^2 / MSE) of images brought to [0, 255], one number per image over all its pixels and channels
 
-Images are [B, H, W, C], uint8 or floats; `span` declares what black and white are: (0, 255), (0, 1), (-1, 1). Averages
-are taken over images by the caller, of dB and not of errors. Super-resolution is measured on luma without a border as
-wide as the scale (Dong et al. 2014, arXiv:1501.00092, section 4): `psnr(shave(luma(a), 4), shave(luma(b), 4))`.
-Arithmetic is float32, float64 where JAX is allowed it (for uint8 images) or the images have it.
+Images are [B, H, W, C], uint8 or floats; `span` declares what black and white are: (0, 255), (0, 1), (-1, 1). The
+measure of a clip [B, T, H, W, C] is the mean over its frames. Averages over images are taken by the caller, of dB and not
+of errors. Super-resolution is measured on luma without a border as wide as the scale (Dong et al. 2014, arXiv:1501.00092,
+section 4): `psnr(shave(luma(a), 4), shave(luma(b), 4))`. Arithmetic is float32, float64 where JAX is allowed it
+(for uint8 images) or the images have it.
 """
+
+from collections.abc import Callable
+from functools import wraps
 
 import jax
 import jax.numpy as jnp
@@ -34,44 +38,54 @@ def levels(x: Array, span: Span = BYTES, quantise: bool = False) -> Array:
     return jnp.clip(jnp.round(x), 0.0, 255.0) if quantise else x
 
 
+def frame_by_frame(measure: Callable[..., Array]) -> Callable[..., Array]:
+    """A measure of two batches of images, also of clips; both must have the same shape."""
+
+    @wraps(measure)
+    def measured(a: Array, b: Array, *args: object, **options: object) -> Array:
+        a, b = floats(a), floats(b)
+        if a.shape != b.shape or a.ndim not in (4, 5):
+            raise UserError(
+                f"images of shapes {a.shape} and {b.shape} cannot be compared; both must be the same [B, H, W, C] (or [B, T, ...])"
+            )
+        if a.ndim == 4:
+            return measure(a, b, *args, **options)
+        each = measure(*(x.reshape(-1, *x.shape[2:]) for x in (a, b)), *args, **options)
+        return each.reshape(a.shape[:2]).mean(1)
+
+    return measured
+
+
+@frame_by_frame
 def mse(a: Array, b: Array) -> Array:
     """Mean squared error [B] of images [B, H, W, C], in units of the images."""
-    a, b = alike(a, b)
     return jnp.mean((a - b) ** 2, axis=(1, 2, 3))
 
 
+@frame_by_frame
 def l1(a: Array, b: Array) -> Array:
     """Mean absolute error [B] of images [B, H, W, C], in units of the images."""
-    a, b = alike(a, b)
     return jnp.mean(jnp.abs(a - b), axis=(1, 2, 3))
 
 
+@frame_by_frame
 def psnr(a: Array, b: Array, span: Span = BYTES, quantise: bool = False) -> Array:
     """Peak signal-to-noise ratio [B] in dB; infinite where both images are the same."""
     return 10.0 * jnp.log10(255.0**2 / mse(levels(a, span, quantise), levels(b, span, quantise)))
 
 
 def luma(x: Array, span: Span = BYTES) -> Array:
-    """RGB [B, H, W, 3] -> luma of BT.601 [B, H, W, 1] from 16 to 235, unrounded: MATLAB's rgb2ycbcr for floats."""
+    """RGB [..., H, W, 3] -> luma of BT.601 [..., H, W, 1] from 16 to 235, unrounded: MATLAB's rgb2ycbcr for floats."""
     x = levels(x, span)
-    if x.ndim != 4 or x.shape[-1] != 3:
-        raise UserError(f"images of shape {x.shape} have no luma; it needs RGB [B, H, W, 3]")
+    if x.shape[-1] != 3:
+        raise UserError(f"images of shape {x.shape} have no luma; it needs RGB [..., H, W, 3]")
     weights = jnp.asarray([65.481, 128.553, 24.966], x.dtype) / 255.0
     return 16.0 + (x * weights).sum(-1, keepdims=True)  # a product and a sum: no matrix unit may round it
 
 
 def shave(x: Array, border: int) -> Array:
-    """[B, H, W, C] without `border` pixels on every side."""
-    if border < 0 or 2 * border >= min(x.shape[1:3]):
+    """[..., H, W, C] without `border` pixels on every side."""
+    height, width = x.shape[-3:-1]
+    if border < 0 or 2 * border >= min(height, width):
         raise UserError(f"a border of {border} pixels leaves nothing of images of shape {x.shape}")
-    return x[:, border : x.shape[1] - border, border : x.shape[2] - border]
-
-
-def alike(a: Array, b: Array) -> tuple[Array, Array]:
-    """Two batches as floats, refused unless they have the same shape [B, H, W, C]."""
-    a, b = floats(a), floats(b)
-    if a.shape != b.shape or a.ndim != 4:
-        raise UserError(
-            f"images of shapes {a.shape} and {b.shape} cannot be compared; both must be the same [B, H, W, C]"
-        )
-    return a, b
+    return x[..., border : height - border, border : width - border, :]

@@ -16,7 +16,7 @@ Array = jax.Array
 
 
 @dataclass(frozen=True)
-class Protocol:
+class FeatureProtocol:
     """Pixels p of 0..255, resized by `resize` to `size` (0: left as they are), enter the net as scale p + offset."""
 
     name: str
@@ -29,23 +29,23 @@ class Protocol:
     order: str = "shuffled"  # of the images in the Inception Score's splits
 
 
-def _tf(name: str, resize: str, order: str = "shuffled") -> Protocol:
-    return Protocol(name, "inception-2015-12-05", resize, 299, 1 / 128, -1.0, order=order)
+def _tf(name: str, resize: str, order: str = "shuffled") -> FeatureProtocol:
+    return FeatureProtocol(name, "inception-2015-12-05", resize, 299, 1 / 128, -1.0, order=order)
 
 
 PROTOCOLS = {
     p.name: p
     for p in (
-        Protocol("pytorch", "inception-2015-12-05", "torch_bilinear", 299, 2 / 255, -1.0),  # pytorch-fid
+        FeatureProtocol("pytorch", "inception-2015-12-05", "torch_bilinear", 299, 2 / 255, -1.0),  # pytorch-fid
         _tf("clean", "clean"),  # clean-fid
         _tf("fidelity", "tf1"),  # torch-fidelity
         _tf("tf", "tf1", "given"),  # TTUR, ADM's evaluator
     )
 }
-NATIVE = Protocol("native", "classifier")  # a net trained on the data at hand: its own figures, never FID alone
+NATIVE = FeatureProtocol("native", "classifier")  # a net trained on the data at hand: its own figures, never FID alone
 
 
-def prepare(images: Array, protocol: Protocol) -> Array:
+def prepare(images: Array, protocol: FeatureProtocol) -> Array:
     """uint8 [B, H, W, 1 or 3] -> float32 [B, size, size, 3], what the protocol's net reads; grey is repeated."""
     if images.dtype != jnp.uint8 or images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise UserError(f"{protocol.name} judges uint8 images [B, H, W, 1 or 3], not {images.dtype} {images.shape}")

@@ -116,36 +116,42 @@ RESIZES: dict[str, Resize] = {
 }
 
 
+def way(how: str) -> Resize:
+    """The way of that name, or a UserError."""
+    if how not in RESIZES:
+        raise UserError(f"resize {how!r} is unknown; there are: {', '.join(sorted(RESIZES))}")
+    return RESIZES[how]
+
+
 @lru_cache(maxsize=256)
-def weights(how: str, size: int, out: int) -> np.ndarray:
-    """The matrix [out, size], float64, of one axis; its rows sum to 1."""
-    table = RESIZES[how].weights(size, out)
+def matrix(how: str, size: int, out: int) -> np.ndarray:
+    """The weights [out, size], float64, of one axis; its rows sum to 1."""
+    table = way(how).weights(size, out)
     table.setflags(write=False)
     return table
 
 
 def resize(x: Array, size: tuple[int, int], how: str) -> Array:
-    """Images [B, H, W, C] on the scale [0, 255] (uint8 or floats) -> floats [B, *size, C]; `size` and `how` are static.
+    """Images [..., H, W, C] on the scale [0, 255] (uint8 or floats) -> floats [..., *size, C]; `size` and `how` are static.
 
     The `_uint8` ways expect whole numbers and return them, still as floats. Some filters overshoot the scale.
     """
-    if how not in RESIZES:
-        raise UserError(f"resize {how!r} is unknown; there are: {', '.join(sorted(RESIZES))}")
-    if x.ndim != 4 or min(*size, *x.shape[1:3]) < 1:
-        raise UserError(f"images of shape {x.shape} cannot be resized to {tuple(size)}; they must be [B, H, W, C]")
-    way = RESIZES[how]
-    product = _fixed_point if way.rounded else _product
+    rule = way(how)
+    if x.ndim < 3 or min(*size, *x.shape[-3:-1]) < 1:
+        raise UserError(f"images of shape {x.shape} cannot be resized to {tuple(size)}; they must be [..., H, W, C]")
+    product = _fixed_point if rule.rounded else _product
     x = floats(x)
-    _, height, width, _ = x.shape
+    height, width = x.shape[-3:-1]
     columns_first = height - size[0] > 2 * max(width - size[1], 0)
-    for axis in (1, 2) if columns_first else (2, 1):
-        if x.shape[axis] != size[axis - 1]:
-            x = product(weights(how, x.shape[axis], size[axis - 1]), x, axis)
-    return jnp.clip(x, 0.0, 255.0) if way.clipped else x
+    for axis in (0, 1) if columns_first else (1, 0):
+        side = (height, width)[axis]
+        if side != size[axis]:
+            x = product(matrix(how, side, size[axis]), x, axis)
+    return jnp.clip(x, 0.0, 255.0) if rule.clipped else x
 
 
 def _product(table: np.ndarray, x: Array, axis: int) -> Array:
-    letters = {1: "oh,bhwc->bowc", 2: "ow,bhwc->bhoc"}[axis]
+    letters = ("oh,...hwc->...owc", "ow,...hwc->...hoc")[axis]
     return jnp.einsum(letters, jnp.asarray(table, x.dtype), x, precision=jax.lax.Precision.HIGHEST)
 
 

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.errors import UserError
-from jaxgen.metrics.pixel import BYTES, Span, alike, levels
+from jaxgen.metrics.pixel import BYTES, Span, frame_by_frame, levels
 
 Array = jax.Array
 
@@ -51,16 +51,18 @@ CONVENTIONS = {
 }
 
 
+@frame_by_frame
 @partial(jax.jit, static_argnames=("span", "convention"))
 def ssim(a: Array, b: Array, span: Span = BYTES, convention: str = "gaussian") -> Array:
     """Similarity [B], 1 for the same image, of [B, H, W, C] images within `span`; channels are measured apart and averaged."""
     rule = _rule(convention, ("gaussian", "uniform", "padded"))
-    a, b = alike(levels(a, span), levels(b, span))
+    a, b = levels(a, span), levels(b, span)
     _fits(a, len(rule.window), len(rule.window), convention)
     similarity, _ = _maps(a, b, rule)
     return similarity.mean((1, 2, 3))
 
 
+@frame_by_frame
 @partial(jax.jit, static_argnames=("span", "convention"))
 def ms_ssim(a: Array, b: Array, span: Span = BYTES, convention: str = "gaussian") -> Array:
     """Multi-scale similarity [B] over five halvings of [B, H, W, C] images larger than 160 pixels.
@@ -70,7 +72,7 @@ def ms_ssim(a: Array, b: Array, span: Span = BYTES, convention: str = "gaussian"
     Negative factors count as 0, since they have no real power.
     """
     rule = _rule(convention, ("gaussian", "padded"))
-    a, b = alike(levels(a, span), levels(b, span))
+    a, b = levels(a, span), levels(b, span)
     margin = len(rule.window) // 2
     _fits(a, 2 * margin * 2 ** (len(WEIGHTS) - 1) + 1, len(rule.window), convention)
     axes = (1, 2, 3) if rule.mirrored else (1, 2)

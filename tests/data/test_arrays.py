@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxgen.data import Arrays, load_all
+from jaxgen.core.spec import Field, pictures
+from jaxgen.data import Arrays, load_all, train_stream
 from jaxgen.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -29,13 +30,13 @@ def test_named_keys_and_an_own_evaluation_file(tmp_path: Path):
     np.savez(tmp_path / "b.npz", faces=IMAGES[:7], who=LABELS[:7])
     spec = Arrays(str(tmp_path / "a.npz"), str(tmp_path / "b.npz"), image_key="faces", label_key="who")
     assert len(spec.open("train")) == 40 and len(spec.open("eval")) == 7
-    assert spec.open("eval").info.classes == 4
+    assert spec.open("eval").spec.classes == 4
 
 
 def test_npy_is_memory_mapped_and_grey_gets_a_channel(tmp_path: Path):
     np.save(tmp_path / "x.npy", IMAGES[..., 0])
     source = Arrays(str(tmp_path / "x.npy")).open("train")
-    assert isinstance(source.images, np.memmap) and source.info.shape == (6, 5, 1) and source.info.classes == 0
+    assert isinstance(source.arrays["image"], np.memmap) and source.spec == pictures((6, 5, 1))
     np.testing.assert_array_equal(source[2]["image"], IMAGES[source.rows[2], ..., :1])
 
 
@@ -46,6 +47,35 @@ def test_the_held_out_rows_do_not_move_when_rows_are_added(tmp_path: Path):
     assert len(small) >= 3 and large[large < 30].tolist() == small.tolist()
     train = Arrays(str(tmp_path / "40.npy"), eval_fraction=0.3).open("train").rows
     assert sorted([*train, *large]) == list(range(40))
+
+
+def test_clips_are_frames(tmp_path: Path):
+    np.save(tmp_path / "clips.npy", IMAGES.reshape(10, 4, 6, 5, 3))
+    source = Arrays(str(tmp_path / "clips.npy"), eval_fraction=0.0).open("train")
+    assert source.spec == pictures((4, 6, 5, 3)) and source.spec["image"].kind == "frames"
+    np.testing.assert_array_equal(source[3]["image"], IMAGES[12:16])
+
+
+def test_further_arrays_are_told_and_stay_with_their_images(tmp_path: Path):
+    masks = RNG.random((40, 6, 5)) < 0.5
+    np.savez(tmp_path / "a.npz", image=IMAGES, pair=255 - IMAGES, hole=masks)
+    spec = Arrays(str(tmp_path / "a.npz"), also=("pair", "hole"))
+    source = spec.open("train")
+    assert source.spec["pair"] == Field((6, 5, 3), "uint8", "image")
+    assert source.spec["hole"] == Field((6, 5, 1), "bool", "mask")
+    batch = train_stream(source, 16, 0).batch_at(1)
+    np.testing.assert_array_equal(batch["pair"], 255 - batch["image"])
+    for image, hole in zip(batch["image"], batch["hole"], strict=True):
+        np.testing.assert_array_equal(masks[(image == IMAGES).all((1, 2, 3))][0], hole[..., 0])
+    _one_line(Arrays(str(tmp_path / "a.npz"), also=("depth",)), "depth", "pair", "also")
+    np.savez(tmp_path / "b.npz", image=IMAGES, pair=IMAGES[:7])
+    _one_line(Arrays(str(tmp_path / "b.npz"), also=("pair",)), "40 images and 7 of 'pair'")
+    np.savez(tmp_path / "c.npz", image=IMAGES, pair=IMAGES[:, :3], hole=masks)
+    _one_line(
+        Arrays(str(tmp_path / "a.npz"), str(tmp_path / "c.npz"), also=("pair", "hole")), "pairs", "c.npz", split="eval"
+    )
+    np.save(tmp_path / "x.npy", IMAGES)
+    _one_line(Arrays(str(tmp_path / "x.npy"), also=("pair",)), "one array", "npz")
 
 
 BAD = {

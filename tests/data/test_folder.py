@@ -60,8 +60,8 @@ def test_grey_stays_grey_and_becomes_colour_on_request(tmp_path: Path):
 def test_one_colour_image_makes_the_set_colour(tmp_path: Path):
     Image.fromarray(_noise(8, 8, 1)).save(tmp_path / "a.png")
     Image.fromarray(_noise(8, 8)).save(tmp_path / "b.png")
-    assert Folder(str(tmp_path)).open("train").info.shape == (8, 8, 3)
-    assert Folder(str(tmp_path), channels=1).open("train").info.shape == (8, 8, 1)
+    assert Folder(str(tmp_path)).open("train").spec.shape == (8, 8, 3)
+    assert Folder(str(tmp_path), channels=1).open("train").spec.shape == (8, 8, 1)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -188,14 +188,14 @@ def test_class_folders_are_labels_in_sorted_order(tmp_path: Path):
         (tmp_path / name / "deep").mkdir(parents=True)
         for i in range(4):
             Image.new("L", (4, 4), level).save(tmp_path / name / ("deep" if i % 2 else "") / f"{i}.png")
-    info = Folder(str(tmp_path)).open("train").info
-    assert info.label_names == ("ant", "emu", "zebra") and info.classes == 3
+    label = Folder(str(tmp_path)).open("train").spec["label"]
+    assert label.names == ("ant", "emu", "zebra") and label.values == 3
     parts = [load_all(Folder(str(tmp_path)).open(split), 1 << 20) for split in ("train", "eval")]
     assert sum(len(part["label"]) for part in parts) == 12
     for part in parts:
         assert [{0: 2, 1: 3, 2: 1}[label] for label in part["label"].tolist()] == part["image"][:, 0, 0, 0].tolist()
     flat = Folder(str(tmp_path), labels=False).open("train")
-    assert flat.info.classes == 0 and "label" not in flat[0]
+    assert "label" not in flat.spec and "label" not in flat[0]
 
 
 def test_the_split_is_by_name_and_stable(tmp_path: Path):
@@ -223,7 +223,7 @@ def test_an_own_evaluation_folder(tmp_path: Path):
             Image.new("RGB", (4, 4), (10, 20, 30)).save(tmp_path / part / name / "0.png")
     spec = Folder(str(tmp_path / "train"), str(tmp_path / "eval"))
     assert len(spec.open("train")) == 2 and len(spec.open("eval")) == 1
-    assert spec.open("eval")[0]["label"] == 1 and spec.open("eval").info.classes == 2
+    assert spec.open("eval")[0]["label"] == 1 and spec.open("eval").spec.classes == 2
     (tmp_path / "eval/c").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "eval/c/0.png")
     _one_line(spec, "'c'", split="eval")

@@ -66,20 +66,25 @@ def _union(parts: list[dict]) -> dict:
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def test_examples_keep_the_promise_of_info(source: Source):
-    assert len(source) == source.info.num
+def test_examples_keep_the_promise_of_the_spec(source: Source):
     for i in (0, len(source) // 2, len(source) - 1):
         example = source[i]
-        assert example["image"].shape == source.info.shape and example["image"].dtype == np.uint8
-        assert ("label" in example) == (source.info.classes > 0)
-        if source.info.classes:
-            assert isinstance(example["label"], np.int32) and 0 <= example["label"] < source.info.classes
-    assert len(source.info.label_names) == source.info.classes
+        assert example.keys() == source.spec.keys()
+        for name, field in source.spec.items():
+            value = np.asarray(example[name])
+            assert (
+                value.shape == field.shape and value.dtype == field.dtype
+                if field.kind != "text"
+                else value.dtype.kind == "U"
+            )
+            if field.kind == "label":
+                assert isinstance(example[name], np.int32) and 0 <= example[name] < field.values == len(field.names)
+    assert source.spec[source.spec.target].kind == "image"
 
 
 def test_a_source_survives_pickling(source: Source):
     twin = pickle.loads(pickle.dumps(source))
-    assert twin.info == source.info
+    assert twin.spec == source.spec and len(twin) == len(source)
     np.testing.assert_array_equal(twin[3]["image"], source[3]["image"])
 
 
@@ -139,15 +144,15 @@ def test_evaluation_counts_every_example_once(source: Source, batch: int, hosts:
     parts = [eval_batches(source, batch * hosts, host=host, hosts=hosts) for host in range(hosts)]
     assert len({len(part) for part in parts}) == 1
     whole = _union([_union(list(step)) for step in zip(*parts, strict=True)])
-    assert whole["mask"].dtype == np.float32 and whole["mask"].sum() == len(source)
-    kept = whole["image"][whole["mask"] == 1]
+    assert whole["valid"].dtype == np.float32 and whole["valid"].sum() == len(source)
+    kept = whole["image"][whole["valid"] == 1]
     np.testing.assert_array_equal(kept, load_all(source, 1 << 30)["image"])
     assert len(whole["image"]) == len(parts[0]) * batch * hosts
 
 
 def test_evaluation_of_a_part(source: Source):
     batches = list(eval_batches(source, 4, num=10))
-    assert [batch["mask"].tolist() for batch in batches] == [[1] * 4, [1] * 4, [1, 1, 0, 0]]
+    assert [batch["valid"].tolist() for batch in batches] == [[1] * 4, [1] * 4, [1, 1, 0, 0]]
     np.testing.assert_array_equal(batches[-1]["image"][-1], source[9]["image"])
 
 
@@ -155,7 +160,7 @@ def test_load_all_equals_reading_one_by_one(source: Source):
     calls = []
     stored = load_all(source, 1 << 30, lambda done, total: calls.append((done, total)), workers=2)
     assert calls[-1] == (len(source), len(source))
-    assert ("label" in stored) == (source.info.classes > 0)
+    assert stored.keys() == source.spec.keys() - {"caption"}
     for i in range(0, len(source), 5):
         for key in stored:
             np.testing.assert_array_equal(stored[key][i], source[i][key])
@@ -182,6 +187,31 @@ def test_permutations_are_uniform():
     assert chi2 < 25  # five degrees of freedom: p = 1e-4
 
 
+SEEDS = (0, 1, 2**32 - 1, 2**32, 2**32 + 1, 2**33, 2**64, 2**96 + 1)
+
+
+def test_seeds_of_any_size_have_orders_and_draws_of_their_own():
+    """Also across epochs: an epoch must not be another seed's."""
+    orders = {permutation(20, seed, epoch).tobytes() for seed in SEEDS for epoch in range(4)}
+    assert len(orders) == 4 * len(SEEDS)
+    source = Shapes(size=8, num=1).open("train")  # one picture, so that only the draws differ
+    draws = {train_stream(source, 64, seed, (Crop(3),)).batch_at(0)["image"].tobytes() for seed in SEEDS}
+    assert len(draws) == len(SEEDS)
+
+
+def test_one_draw_moves_all_pictures_alike_and_nothing_else(tmp_path: Path):
+    images = np.random.default_rng(0).integers(0, 256, (30, 8, 8, 3), np.uint8)
+    clips = np.stack([images, images], 1)
+    np.savez(tmp_path / "pairs.npz", image=clips, label=np.arange(30), pair=images, hole=images[..., 0] > 127)
+    source = Arrays(str(tmp_path / "pairs.npz"), eval_fraction=0.0, also=("pair", "hole")).open("train")
+    batch = train_stream(source, 64, 0, (Flip(), Crop(2))).batch_at(0)
+    np.testing.assert_array_equal(batch["image"], np.stack([batch["pair"]] * 2, 1))
+    np.testing.assert_array_equal(batch["hole"], batch["pair"][..., :1] > 127)
+    plain = train_stream(source, 64, 0).batch_at(0)
+    np.testing.assert_array_equal(batch["label"], plain["label"])
+    assert (batch["pair"] != plain["pair"]).any((1, 2, 3)).mean() > 0.9
+
+
 @pytest.mark.parametrize("batch", [5, 23, 50])
 def test_a_batch_may_exceed_the_data_set(batch: int):
     stream = index_stream(10, batch, 1)
@@ -198,12 +228,13 @@ def test_augmentation_differs_between_epochs():
     assert len({stream.batch_at(step)["image"].tobytes() for step in range(20)}) > 10
 
 
-def test_captions_come_only_when_asked_for():
+def test_text_comes_only_when_asked_for():
     source = Shapes(size=8, num=10).open("train")
     assert set(train_stream(source, 4, 0).batch_at(0)) == {"image", "label"}
-    assert set(next(iter(eval_batches(source, 4)))) == {"image", "label", "mask"}
-    batch = train_stream(source, 4, 0, captions=True).batch_at(1)
+    assert set(next(iter(eval_batches(source, 4)))) == {"image", "label", "valid"}
+    batch = train_stream(source, 4, 0, fields=("image", "caption")).batch_at(1)
     by_image = {source[i]["image"].tobytes(): source[i]["caption"] for i in range(10)}
+    assert batch.keys() == {"image", "caption"}
     assert [by_image[image.tobytes()] for image in batch["image"]] == batch["caption"].tolist()
 
 

@@ -76,7 +76,7 @@ def test_captions_are_true():
             extent = max(np.ptp(rows), np.ptp(columns)) / 128
             assert (extent > 0.275) == (size == "large"), (phrase, extent)
             if k == 0:
-                assert source.info.label_names[example["label"]] == kind
+                assert source.spec["label"].names[example["label"]] == kind
 
 
 def test_several_shapes_never_overlap():
@@ -104,7 +104,7 @@ def test_everything_appears():
 
 def test_labels_and_bounds():
     source = Shapes(size=16, num=5).open("train")
-    assert source.info.classes == len(SHAPES) and source.info.shape == (16, 16, 3)
+    assert source.spec.classes == len(SHAPES) and source.spec.shape == (16, 16, 3)
     with pytest.raises(IndexError):
         source[5]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jaxgen.core.spec import pictures
 from jaxgen.data import Tfds, load_all
 from jaxgen.data.prepare import main, prepare
 from jaxgen.errors import UserError
@@ -27,8 +28,8 @@ def test_shapes_labels_and_counts(name: str):
     spec = Tfds(name, _need(name))
     train, held = spec.open("train"), spec.open("eval")
     shape, num = SETS[name]
-    assert train.info.shape == shape and (len(train), len(held)) == (num, 10_000) and train.info.classes == 10
-    assert train.info.label_names[0] == {"cifar10": "airplane", "mnist": "0"}[name]
+    assert train.spec.shape == shape and (len(train), len(held)) == (num, 10_000) and train.spec.classes == 10
+    assert train.spec["label"].names[0] == {"cifar10": "airplane", "mnist": "0"}[name]
     sample = [train[i] for i in range(0, num, num // 300)]
     assert {int(example["label"]) for example in sample} == set(range(10))
     assert all(example["image"].shape == shape and example["image"].dtype == np.uint8 for example in sample)
@@ -51,7 +52,7 @@ def test_slices_sizes_and_no_labels():
     spec = Tfds("mnist", _need("mnist"), split="train[:64]", eval_split="train[64:80]", label_key="", size=16)
     train = spec.open("train")
     assert len(train) == 64 and len(spec.open("eval")) == 16
-    assert train.info.shape == (16, 16, 1) and train.info.classes == 0
+    assert train.spec == pictures((16, 16, 1))
     assert load_all(train, 1 << 20).keys() == {"image"}
 
 

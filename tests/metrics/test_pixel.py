@@ -1,5 +1,7 @@
 """Errors per pixel, PSNR and the protocol of super-resolution."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from jaxgen.errors import UserError
 from jaxgen.metrics.pixel import l1, levels, luma, mse, psnr, shave
+from jaxgen.metrics.ssim import ssim
 
 
 @pytest.fixture
@@ -71,6 +74,24 @@ def test_each_image_by_itself(pair):
     np.testing.assert_allclose(alone, psnr(a, b), rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "measure", [mse, l1, psnr, partial(psnr, quantise=True), ssim, partial(ssim, convention="uniform")]
+)
+def test_a_clip_is_the_mean_over_its_frames(measure):
+    rng = np.random.default_rng(1)
+    a = rng.integers(0, 256, (2, 3, 16, 14, 3)).astype(np.uint8)
+    b = np.clip(a + np.array([3, 20, 60])[:, None, None, None] * rng.standard_normal(a.shape), 0, 255)
+    frames = [measure(a[:, t], b[:, t]) for t in range(3)]
+    assert np.ptp(frames, axis=0).min() > 0.1  # the frames are unlike
+    np.testing.assert_allclose(measure(a, b), np.mean(frames, axis=0), rtol=1e-5)
+
+
+def test_luma_and_borders_of_clips_are_those_of_their_frames(pair):
+    clip = np.stack(pair, 1)  # [3, 2, 12, 10, 3]
+    for function in (luma, lambda x: shave(x, 2)):
+        np.testing.assert_array_equal(function(clip), jnp.stack([function(x) for x in pair], 1))
+
+
 def test_precision_follows_jax(pair):
     assert psnr(*pair).dtype == jnp.float32
     assert mse(*(jnp.asarray(x, jnp.bfloat16) for x in pair)).dtype == jnp.float32
@@ -83,6 +104,7 @@ def test_precision_follows_jax(pair):
     [
         (lambda a, b: mse(a, b[:2]), "cannot be compared"),
         (lambda a, b: psnr(a[0], b[0]), "cannot be compared"),
+        (lambda a, b: psnr(a[None, None], b[None, None]), "cannot be compared"),
         (lambda a, b: psnr(a, b, (1.0, 0.0)), "white, must exceed"),
         (lambda a, b: luma(a[..., :1]), "RGB"),
         (lambda a, b: shave(a, 5), "leaves nothing"),

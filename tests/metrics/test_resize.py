@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxgen.errors import UserError
-from jaxgen.metrics.resize import RESIZES, resize, weights
+from jaxgen.metrics.resize import RESIZES, matrix, resize
 
 FILTERS = {
     name: getattr(Image.Resampling, name.upper()) for name in ("nearest", "box", "bilinear", "bicubic", "lanczos")
@@ -61,7 +61,7 @@ def test_bilinear_by_its_definition(how, half, size, out):
         place = min(max((i + half) * size / out - half, 0.0), size - 1.0)
         left = int(place)
         want = signal[left] + (place - left) * (signal[min(left + 1, size - 1)] - signal[left])
-        assert weights(how, size, out)[i] @ signal == pytest.approx(want, abs=1e-3)
+        assert matrix(how, size, out)[i] @ signal == pytest.approx(want, abs=1e-3)
 
 
 def test_tensorflow_1_keeps_the_first_pixel_and_repeats_the_last():
@@ -77,7 +77,7 @@ def test_tensorflow_1_keeps_the_first_pixel_and_repeats_the_last():
 def test_the_slope_of_bicubic(how, a):
     """Pixel 33 of 64 sits a quarter behind pixel 16 of 32: Keys' polynomial with either slope."""
     near, far = 0.25, 1.25
-    row = weights(how, 32, 64)[33]
+    row = matrix(how, 32, 64)[33]
     assert row[16] == pytest.approx((a + 2) * near**3 - (a + 3) * near**2 + 1, abs=1e-6)
     assert row[15] == pytest.approx(a * (far**3 - 5 * far**2 + 8 * far - 4), abs=1e-6)
     assert np.count_nonzero(row) == 4
@@ -112,6 +112,15 @@ def test_antialias_matters_downwards_only():
     assert np.abs(down[0] - down[1]).max() > 50
 
 
+@pytest.mark.parametrize("how", sorted(RESIZES))
+def test_leading_axes_are_so_many_images(how):
+    x = np.stack([[noise(9, 12, seed), noise(9, 12, seed + 3)] for seed in range(3)])  # [3, 2, 9, 12, 3]
+    whole = resize(x, (5, 20), how)
+    assert whole.shape == (3, 2, 5, 20, 3)
+    np.testing.assert_allclose(whole, resize(x.reshape(6, 9, 12, 3), (5, 20), how).reshape(whole.shape), atol=1e-4)
+    np.testing.assert_allclose(whole[2, 1], resize(x[2, 1], (5, 20), how), atol=1e-4)
+
+
 def test_it_compiles_batches_and_keeps_float64():
     x = np.stack([noise(16, 16, seed) for seed in range(3)])
     compiled = jax.jit(lambda x: resize(x, (29, 29), "clean"))(x)
@@ -125,7 +134,7 @@ def test_it_compiles_batches_and_keeps_float64():
     ("call", "message"),
     [
         (lambda x: resize(x, (8, 8), "bicubic"), "'bicubic' is unknown; there are: clean, pil_bicubic"),
-        (lambda x: resize(x[0], (8, 8), "clean"), r"\[B, H, W, C\]"),
+        (lambda x: resize(x[0, 0], (8, 8), "clean"), r"\[..., H, W, C\]"),
         (lambda x: resize(x, (0, 8), "clean"), "cannot be resized"),
     ],
 )

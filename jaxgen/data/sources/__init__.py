@@ -1,0 +1,13 @@
+"""Where examples come from. A frozen dataclass of options, one file a format, opens a split as a `Source`.
+
+What is wrong with the data is said when it is opened, in one line.
+"""
+
+from jaxgen.data.sources.arrays import Arrays
+from jaxgen.data.sources.digits import Digits
+from jaxgen.data.sources.folder import Folder
+from jaxgen.data.sources.shapes import Shapes
+from jaxgen.data.sources.source import Source
+from jaxgen.data.sources.tfds import Tfds
+
+__all__ = ["Arrays", "Digits", "Folder", "Shapes", "Source", "Tfds"]

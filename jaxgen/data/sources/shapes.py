@@ -1,0 +1,57 @@
+"""Rendered scenes with captions."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jaxgen.core.spec import Field, Spec, pictures
+from jaxgen.data import scenes
+from jaxgen.data.sources.source import one_of
+from jaxgen.errors import UserError
+
+
+@dataclass(frozen=True)
+class ShapesSource:
+    """Rendered scenes; example i is a pure function of (seed, split, i)."""
+
+    spec: Spec
+    options: "Shapes"
+    split: int
+    num: int
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        if not 0 <= i < len(self):
+            raise IndexError(i)
+        scene = scenes.scene(i, self.options.seed, self.split, self.options.max_shapes)
+        return {
+            "image": scenes.render(scene, self.options.size),
+            "label": np.int32(self.spec["label"].names.index(scene.shapes[0].kind)),
+            "caption": scenes.caption(scene),
+        }
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Captioned procedural scenes at any `size`; the label is the kind of the first shape. See jaxgen.data.scenes."""
+
+    size: int = 32
+    num: int = 10_000
+    eval_num: int = 1_000
+    seed: int = 0
+    max_shapes: int = 1
+
+    def open(self, split: str) -> ShapesSource:
+        """The "train" or "eval" stream of scenes: different scenes of one distribution."""
+        one_of(split, ("train", "eval"), "split")
+        for key in ("size", "num", "eval_num", "max_shapes"):
+            if getattr(self, key) < 1:
+                raise UserError(f"shapes: {key}={getattr(self, key)} must be at least 1")
+        if self.max_shapes > len(scenes.CORNERS):
+            raise UserError(f"shapes: max_shapes={self.max_shapes} is more than the {len(scenes.CORNERS)} that fit")
+        spec = pictures((self.size, self.size, 3), len(scenes.SHAPES), tuple(scenes.SHAPES))
+        spec = Spec(spec, caption=Field((), "str", "text"))
+        return ShapesSource(spec, self, int(split == "eval"), self.num if split == "train" else self.eval_num)
