@@ -208,7 +208,7 @@ class DiscretisedLogistic:
 
     def _split(self, out: Array) -> tuple[Array, Array]:
         mean, log_scale = jnp.split(out.astype(jnp.float32), 2, axis=-1)
-        return mean, jnp.maximum(log_scale, self.least)
+        return mean, jnp.maximum(log_scale, self.least)  # at the bound its gradient is 0.5, torch.clamp's is 1
 
 
 def _signs(white: Array) -> Array:

@@ -1,20 +1,24 @@
-"""Penalties on a critic's gradient with respect to its input, per example [B], strength included.
+"""What keeps the players of a GAN in check: penalties, per example [B] and with their strength, and what D sees.
+
+Of D, on its gradient with respect to its input; a critic with batch norm has no gradient of one example, so give it none, or
+layer norm:
 
     gradient  strength * (|grad D(x^)| - 1)^2, x^ = u x + (1 - u) G(z), u ~ U(0, 1) (Gulrajani et al. 2017, eq. 3)
     R1        strength / 2 * |grad D(x)|^2 on real images                           (Mescheder et al. 2018, eq. 9)
-
-A critic with batch norm has no gradient of one example: give it none, or layer norm.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
+T = TypeVar("T")
 Critic = Callable[[Array], Array]  # [B, H, W, C] -> [B] logits
+Generate = Callable[..., Array]  # (z, cond) -> [B, H, W, C]; (*args, method=NAME): another function of the net
+Memory = dict[str, Array]  # what a part remembers between steps, in the state's `extra`
 
 
 class Penalty(Protocol):
@@ -26,6 +30,31 @@ class Penalty(Protocol):
         """The penalty [B]."""
 
 
+class GenPenalty(Protocol):
+    """A term of the generator's loss, such as the length of paths (Karras et al. 2019, arXiv:1912.04958, eq. 4)."""
+
+    every: int  # as above
+
+    def start(self) -> Memory:
+        """What it remembers, before the first step."""
+
+    def __call__(self, generate: Generate, inputs: tuple, memory: Memory, rng: Array) -> tuple[Array, Memory]:
+        """-> (the penalty [B], what it remembers next); inputs (z, cond) are those of the images that G's loss is of."""
+
+
+class GanAugment(Protocol):
+    """What D sees of real and generated images alike; p is the probability of each change (Karras et al. 2020, ADA)."""
+
+    p: float  # where it adapts, that of the first step
+    adapts: bool
+
+    def __call__(self, x: Array, rng: Array, p: Array | float) -> Array:
+        """Images [B, H, W, C] in [-1, 1] -> the same, changed; differentiable."""
+
+    def adapt(self, p: Array, overfit: Array, images: int) -> Array:
+        """The next p, where it adapts: `overfit` is the mean sign of D's logits of so many real images."""
+
+
 def squared_slope(critic: Critic, x: Array) -> Array:
     """|grad D(x)|^2 of each example [B]."""
     slope = jax.grad(lambda images: critic(images).sum())(x)
@@ -33,15 +62,9 @@ def squared_slope(critic: Critic, x: Array) -> Array:
     return (slope**2).reshape(x.shape[0], -1).sum(-1)
 
 
-def lazily(penalty: Penalty, step: Array, critic: Critic, real: Array, fake: Array, rng: Array) -> Array:
-    """The penalty on every `every`-th step, times `every`; zeros in between (Karras et al. 2019, app. B)."""
-    if penalty.every == 1:
-        return penalty(critic, real, fake, rng)
-    return penalty.every * jax.lax.cond(
-        step % penalty.every == 0,
-        lambda: penalty(critic, real, fake, rng),
-        lambda: jnp.zeros(real.shape[0], jnp.float32),
-    )
+def lazily(every: int, step: Array, compute: Callable[[], T], between: T) -> T:
+    """compute() on every `every`-th step, `between` on the others (Karras et al. 2019, app. B)."""
+    return compute() if every == 1 else jax.lax.cond(step % every == 0, compute, lambda: between)
 
 
 @dataclass(frozen=True)
@@ -53,6 +76,33 @@ class NoPenalty:
     def __call__(self, critic: Critic, real: Array, fake: Array, rng: Array) -> Array:
         """Zeros."""
         return jnp.zeros(real.shape[0], jnp.float32)
+
+
+@dataclass(frozen=True)
+class NoGenPenalty:
+    """Nothing but the game."""
+
+    every: int = 1
+
+    def start(self) -> Memory:
+        """Nothing."""
+        return {}
+
+    def __call__(self, generate: Generate, inputs: tuple, memory: Memory, rng: Array) -> tuple[Array, Memory]:
+        """Zeros."""
+        return jnp.zeros(len(inputs[0]), jnp.float32), memory
+
+
+@dataclass(frozen=True)
+class NoAugment:
+    """D sees the images themselves."""
+
+    p: ClassVar[float] = 0.0
+    adapts: ClassVar[bool] = False
+
+    def __call__(self, x: Array, rng: Array, p: Array | float) -> Array:
+        """x."""
+        return x
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,15 @@ Evaluation tightens the bound with K draws (IWAE, Burda et al. 2015, arXiv:1509.
     log p(x) >= E log 1/K sum_k p(x, z_k) / q(z_k | x)                                             (Burda et al., eq. 8)
 """
 
+import math
 from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core.method import Batch, LossMethod, Metrics
-from jaxgen.core.state import Array, PyTree, Variables, Weights
+from jaxgen.core.conditions import Cond
+from jaxgen.core.method import Batch, Loss, LossMethod, Metrics
+from jaxgen.core.state import Array, Weights
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
 from jaxgen.losses.pixel_likelihood import Bernoulli, Likelihood, kl_normal, log_normal
@@ -31,7 +33,8 @@ def draw(rng: Array, mean: Array, log_var: Array) -> Array:
 class Vae(LossMethod):
     """The net has `latent`, encode(x) -> (mean, log_var) [B, latent] and decode(z, channels) -> [B, H, W, channels]."""
 
-    shape: tuple[int, int, int]  # [H, W, C] of the data
+    makes = ("image",)  # its likelihoods are of pixels
+
     likelihood: Likelihood = field(default_factory=Bernoulli)
     beta: float = 1.0
     beta_warmup: int = 0  # steps
@@ -46,38 +49,35 @@ class Vae(LossMethod):
     @property
     def channels(self) -> int:
         """Channels that the decoder must put out."""
-        return self.likelihood.params(self.shape[-1])
+        return self.likelihood.params(self.spec.shape[-1])
 
-    def example(self, batch: Batch) -> tuple[tuple, dict]:
-        """Net arguments for a batch."""
-        return (to_float(batch["image"]), self.channels), {}
+    def example(self, batch: Batch) -> tuple:
+        """The images, and the channels to put out."""
+        return self.target(batch), self.channels
 
-    def loss(
-        self, params: PyTree, w: Weights, batch: Batch, rng: Array, train: bool
-    ) -> tuple[Array, tuple[Metrics, Variables]]:
+    def loss(self, w: Weights, batch: Batch, rng: Array, train: bool) -> Loss:
         """-log p(x|z) + beta KL, [B] nats."""
         see_rng, draw_rng, net_rng = jax.random.split(rng, 3)
-        x = self.likelihood.prepare(to_float(batch["image"]), see_rng)
-        vars = {k: v for k, v in w.nets["net"].items() if k != "params"}
-        rngs = {"dropout": net_rng}
-        (mean, log_var), vars = self.net.apply(params, vars, x, train=train, rngs=rngs, method="encode")
+        x, net, rngs = self.likelihood.prepare(self.target(batch), see_rng), w.nets["net"], {"dropout": net_rng}
+        (mean, log_var), vars = self.net.apply(net, x, train=train, rngs=rngs, method="encode")
         z = draw(draw_rng, mean, log_var)
-        out, vars = self.net.apply(params, vars, z, self.channels, train=train, rngs=rngs, method="decode")
+        out, vars = self.net.apply({**net, **vars}, z, self.channels, train=train, rngs=rngs, method="decode")
         nll, kl = -self.likelihood.log_prob(out, x), kl_normal(mean, log_var)
         metrics = {"elbo": -nll - kl, "nll": nll, "kl": kl, **self.bits(-nll - kl)}
         beta = self.beta * jnp.minimum(1.0, (w.step + 1.0) / self.beta_warmup) if self.beta_warmup else self.beta
-        return nll + beta * kl, (metrics, vars)
+        return Loss(nll + beta * kl, metrics, vars)
 
     def bits(self, log_prob: Array) -> Metrics:
         """Bits per dimension, where pixels have levels: a density has none."""
-        dims = self.shape[0] * self.shape[1] * self.shape[2]
-        return {"bits_per_dim": -log_prob / (dims * jnp.log(2.0))} if self.likelihood.levels else {}
+        return (
+            {"bits_per_dim": -log_prob / (math.prod(self.spec.shape) * jnp.log(2.0))} if self.likelihood.levels else {}
+        )
 
     def log_prob(self, w: Weights, batch: Batch, rng: Array) -> Array:
         """Burda's bound with `iwae_samples` draws, [B] nats; it grows with their number towards log p(x)."""
         see_rng, draw_rng = jax.random.split(rng)
-        x = self.likelihood.prepare(to_float(batch["image"]), see_rng)
-        mean, log_var = self.net.module.apply(w.nets["net"], x, method="encode")
+        x = self.likelihood.prepare(self.target(batch), see_rng)
+        mean, log_var = self._posterior(w, x)
 
         def log_weight(key: Array) -> Array:  # log p(x, z) / q(z | x) for one draw
             z = draw(key, mean, log_var)
@@ -88,7 +88,7 @@ class Vae(LossMethod):
         weights = jax.lax.map(log_weight, keys, batch_size=self.iwae_chunk)  # [K, B]
         return jax.nn.logsumexp(weights, axis=0) - jnp.log(self.iwae_samples)
 
-    def sample(self, w: Weights, rng: Array, num: int, cond: Batch) -> Array:
+    def sample(self, w: Weights, rng: Array, num: int, cond: Cond) -> Array:
         """Decoded draws from the prior, [num, H, W, C]."""
         z_rng, x_rng = jax.random.split(rng)
         out = self._decoded(w, jax.random.normal(z_rng, (num, self.net.module.latent)))
@@ -97,8 +97,7 @@ class Vae(LossMethod):
     def encode(self, w: Weights, x: Array, rng: Array) -> Array:
         """z ~ q(z|x), [B, latent]."""
         see_rng, draw_rng = jax.random.split(rng)
-        x = self.likelihood.prepare(to_float(x), see_rng)
-        return draw(draw_rng, *self.net.module.apply(w.nets["net"], x, method="encode"))
+        return draw(draw_rng, *self._posterior(w, self.likelihood.prepare(to_float(x), see_rng)))
 
     def decode(self, w: Weights, z: Array) -> Array:
         """E[x|z], [B, H, W, C]."""
@@ -106,13 +105,15 @@ class Vae(LossMethod):
 
     def reconstruct(self, w: Weights, batch: Batch, rng: Array) -> Array:
         """The decoding of the posterior's mean."""
-        x = self.likelihood.prepare(to_float(batch["image"]), rng)
-        mean, _ = self.net.module.apply(w.nets["net"], x, method="encode")
+        mean, _ = self._posterior(w, self.likelihood.prepare(self.target(batch), rng))
         return self.decode(w, mean)
 
     def restore(self, w: Weights, batch: Batch, rng: Array) -> Array:
         """Its reconstruction: what the codes cannot say of a degraded image is lost."""
         return self.reconstruct(w, batch, rng)
 
+    def _posterior(self, w: Weights, x: Array) -> tuple[Array, Array]:
+        return self.net.apply(w.nets["net"], x, method="encode")[0]
+
     def _decoded(self, w: Weights, z: Array) -> Array:
-        return self.net.module.apply(w.nets["net"], z, self.channels, method="decode")
+        return self.net.apply(w.nets["net"], z, self.channels, method="decode")[0]

@@ -14,8 +14,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.core.spec import TargetShape
 from jaxgen.errors import UserError
-from jaxgen.nets.layers import Conv, ConvTranspose, Dense, torch_kernel_init
+from jaxgen.nets.conditioning import image_shape
+from jaxgen.nets.layers import Conv, ConvTranspose, Dense
 from jaxgen.nets.quantize import Quantized
 
 Array = jax.Array
@@ -49,7 +51,7 @@ class MlpEncoder(nn.Module):
 class MlpDecoder(nn.Module):
     """z [B, Z] -> [B, H, W, channels]."""
 
-    shape: tuple[int, int, int] = (28, 28, 1)
+    shape: TargetShape = (28, 28, 1)
     width: int = 500
     depth: int = 1
     act: str = "tanh"  # or relu, which learns faster at first
@@ -59,8 +61,8 @@ class MlpDecoder(nn.Module):
     def __call__(self, z: Array, channels: int, train: bool = False) -> Array:
         for _ in range(self.depth):
             z = activation(self.act)(Dense(self.width, dtype=self.dtype)(z))
-        height, width, _ = self.shape
-        return Dense(height * width * channels, dtype=self.dtype)(z).reshape(-1, height, width, channels)
+        places = self.shape[:-1]
+        return Dense(math.prod(places) * channels, dtype=self.dtype)(z).reshape(-1, *places, channels)
 
 
 class Residual(nn.Module):
@@ -86,6 +88,7 @@ class ConvEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
+        image_shape(x.shape[1:], self)
         edges = [(0, -side % 2**self.downs) for side in x.shape[1:3]]  # sides that do not halve are continued
         x = jnp.pad(x, ((0, 0), *edges, (0, 0)), mode="edge")
         for i in range(self.downs):
@@ -99,7 +102,7 @@ class ConvEncoder(nn.Module):
 class ConvDecoder(nn.Module):
     """z [B, h, w, Z] (a vector [B, Z] is first spread over that grid) -> [B, H, W, channels]."""
 
-    shape: tuple[int, int, int] = (32, 32, 3)
+    shape: TargetShape = (32, 32, 3)
     width: int = 256
     hidden: int = 256
     downs: int = 2
@@ -108,7 +111,7 @@ class ConvDecoder(nn.Module):
 
     @nn.compact
     def __call__(self, z: Array, channels: int, train: bool = False) -> Array:
-        height, width, _ = self.shape
+        height, width, _ = image_shape(self.shape, self)
         grid = (-(-height // 2**self.downs), -(-width // 2**self.downs))
         if z.ndim == 2:
             x = Dense(math.prod(grid) * self.width, dtype=self.dtype)(z).reshape(-1, *grid, self.width)
@@ -118,7 +121,7 @@ class ConvDecoder(nn.Module):
             x = Residual(self.hidden, self.dtype)(x)
         for i in reversed(range(self.downs)):
             features = self.width if i else channels
-            x = ConvTranspose(features, dtype=self.dtype, kernel_init=torch_kernel_init)(nn.relu(x))
+            x = ConvTranspose(features, dtype=self.dtype)(nn.relu(x))
         if not self.downs:
             x = Conv(channels, 3, dtype=self.dtype)(nn.relu(x))
         return x[:, :height, :width]
@@ -167,9 +170,17 @@ class VqVaeNet(nn.Module):
         """ids int32 [B, h, w]."""
         return self.quantize(x, train).ids
 
+    def vectors(self, ids: Array, train: bool = False) -> Array:
+        """ids [...] -> entries of the codebook [..., D]."""
+        return self.quantizer.lookup(ids)
+
+    def nearest(self, z: Array, train: bool = False) -> Array:
+        """Vectors [..., D] -> ids int32 [...] of the entries nearest to them."""
+        return self.quantizer.nearest(z)
+
     def decode(self, ids: Array, channels: int, train: bool = False) -> Array:
         """ids [B, h, w] -> parameters of p(x | z), [B, H, W, channels]."""
-        return self.decoder(self.quantizer.lookup(ids), channels, train=train)
+        return self.decoder(self.vectors(ids), channels, train=train)
 
     def __call__(self, x: Array, channels: int, train: bool = False) -> tuple[Array, Quantized]:
         """Parameters of p(x | z_q(x)), and z_q."""

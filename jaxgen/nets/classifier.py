@@ -4,6 +4,8 @@ import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
+from jaxgen.core.spec import Classes
+from jaxgen.nets.conditioning import image_shape
 from jaxgen.nets.layers import Conv, Dense, GroupNorm, timestep_embedding
 
 Array = jax.Array
@@ -33,7 +35,7 @@ class ResidualClassifier(nn.Module):
     The resolution halves and the width doubles from stage to stage; features are means over positions.
     """
 
-    classes: int
+    classes: Classes
     width: int = 64
     stages: int = 3
     blocks: int = 2  # per stage
@@ -43,9 +45,15 @@ class ResidualClassifier(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> tuple[Array, Array]:
+        return self.classify(x, None, train)
+
+    def classify(self, x: Array, emb: Array | None, train: bool) -> tuple[Array, Array]:
+        """The net, with a projection of emb [B, E] added to every block's input if there is one."""
+        image_shape(x.shape[1:], self)
         x = Conv(self.width, 3, dtype=self.dtype)(x)
         for stage in range(self.stages):
             for block in range(self.blocks):
+                x = x if emb is None else x + Dense(x.shape[-1], dtype=self.dtype)(emb)[:, None, None]
                 stride = 2 if stage and not block else 1
                 x = PreActivation(self.width * 2**stage, stride, self.groups, self.dtype)(x)
         x = nn.silu(GroupNorm(self.groups, dtype=self.dtype)(x))
@@ -53,30 +61,13 @@ class ResidualClassifier(nn.Module):
         return features, Dense(self.classes)(nn.Dropout(self.dropout)(features, deterministic=not train))
 
 
-class TimedClassifier(nn.Module):
+class TimedClassifier(ResidualClassifier):
     """The same for noisy images: x [B, H, W, C] and the clock [B] of their noise -> (features [B, D], logits [B, classes]).
 
     An embedding of the clock is added to every block's input, as in the UNet of Ho et al. 2020.
     """
 
-    classes: int
-    width: int = 64
-    stages: int = 3
-    blocks: int = 2  # per stage
-    groups: int = 8
-    dropout: float = 0.0
-    dtype: str = "float32"
-
     @nn.compact
     def __call__(self, x: Array, clock: Array, train: bool = False) -> tuple[Array, Array]:
         emb = nn.silu(Dense(4 * self.width)(timestep_embedding(clock, self.width)))
-        emb = nn.silu(Dense(4 * self.width)(emb))  # [B, 4 width]
-        x = Conv(self.width, 3, dtype=self.dtype)(x)
-        for stage in range(self.stages):
-            for block in range(self.blocks):
-                x = x + Dense(x.shape[-1], dtype=self.dtype)(emb)[:, None, None]
-                stride = 2 if stage and not block else 1
-                x = PreActivation(self.width * 2**stage, stride, self.groups, self.dtype)(x)
-        x = nn.silu(GroupNorm(self.groups, dtype=self.dtype)(x))
-        features = x.astype(jnp.float32).mean((1, 2))
-        return features, Dense(self.classes)(nn.Dropout(self.dropout)(features, deterministic=not train))
+        return self.classify(x, nn.silu(Dense(4 * self.width)(emb)), train)

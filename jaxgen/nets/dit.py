@@ -11,7 +11,7 @@ sines and cosines of their place; time and label reach every block by adaLN-Zero
 SiT (Ma et al. 2024, arXiv:2401.08740) is the same net with a clock in [0, 1].
 """
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,10 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
+from jaxgen.core.conditions import Cond
+from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
+from jaxgen.nets.conditioning import TAKES, add_vectors, join_pictures
 from jaxgen.nets.layers import Dense, LayerNorm, attention, ddpm_init, timestep_embedding
 
 TIME_WAVES = 256  # sines and cosines of t before the first layer
@@ -58,28 +61,22 @@ def unpatchify(x: Array, rows: int, patch: int) -> Array:
     return x.reshape(b, rows * patch, n // rows * patch, -1)
 
 
-class Conditioning(nn.Module):
-    """time(t) + label(y): t [B], label [B] int32 or None -> [B, width]. `classes` itself is the null label's row."""
+class Embedding(nn.Module):
+    """time(t) + the labels' rows + the projected embeddings: t [B] -> [B, width]."""
 
     width: int
-    classes: int = 0
+    conditions: Spec = Spec()
     null_label: bool = True
     freq_shift: float = 0.0
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, t: Array, label: Array | None) -> Array:
+    def __call__(self, t: Array, cond: Cond | None) -> Array:
         normal = nn.initializers.normal(0.02)
         c = timestep_embedding(t, TIME_WAVES, flip_sin_to_cos=True, freq_shift=self.freq_shift)
         c = nn.silu(Dense(self.width, dtype=self.dtype, kernel_init=normal, name="time0")(c))
         c = Dense(self.width, dtype=self.dtype, kernel_init=normal, name="time1")(c)
-        if self.classes:
-            if label is None and not self.null_label:
-                raise UserError(f"dit: a net of classes={self.classes} needs a label; set null_label for none")
-            label = jnp.full(len(t), self.classes) if label is None else label
-            rows = self.classes + int(self.null_label)
-            c += nn.Embed(rows, self.width, embedding_init=normal, name="label")(label).astype(c.dtype)
-        return c
+        return add_vectors(c, self.conditions, cond, self.null_label, normal, normal)
 
 
 class DiTBlock(nn.Module):
@@ -112,22 +109,24 @@ class DiTBlock(nn.Module):
 class DiT(nn.Module):
     """Any prediction of a diffusion or flow model from tokens; the defaults are DiT-S/2, `SIZES` has the others.
 
-    x [B, H, W, C] float; t [B], diffusion steps 0..999 or a flow's time in [0, 1], or several times [B, K]; label [B]
-    int32 in 0..classes-1 (and `classes` itself, the null label, with `null_label`; None means null); -> [B, H, W, out]
-    float32. H and W are multiples of `patch`, square or not. The net has no dropout: `train` changes nothing.
+    x [B, H, W, C] float; t [B], diffusion steps 0..999 or a flow's time in [0, 1], or several times [B, K]; cond: conditions
+    by name, labels and embeddings added to the embedding of time, pictures to x; -> [B, H, W, out] float32. H and W are
+    multiples of `patch`, square or not. The net has no dropout: `train` changes nothing.
 
     shape: image or latent [H, W, C]; C is the number of output channels unless `out_channels` says otherwise (2 C where
         the variance is learned: the prediction first, then v of Nichol & Dhariwal 2021).
-    classes: labels of a conditional net; 0 = unconditional, label ignored.
+    conditions: what the net is told. null_label: the tables of labels have a row for null.
     freq_shift: see `timestep_embedding`; 1 in diffusers.
-    block_embed: a `Conditioning` for each block in place of one for all, as diffusers stores it.
+    block_embed: an `Embedding` for each block in place of one for all, as diffusers stores it.
     scan: blocks are one `lax.scan` over parameters stacked along a leading axis; compile time does not grow with depth.
         `stack_blocks` and `unstack_blocks` convert.
     remat: recompute each block in the backward pass.
     """
 
-    shape: tuple[int, int, int] = (32, 32, 4)
-    classes: int = 0
+    takes: ClassVar[tuple[str, ...]] = TAKES
+
+    shape: TargetShape = (32, 32, 4)
+    conditions: Conditions = Spec()
     null_label: bool = True
     patch: int = 2
     depth: int = 12
@@ -143,7 +142,8 @@ class DiT(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, t: Array, label: Array | None = None, train: bool = False) -> Array:
+    def __call__(self, x: Array, t: Array, cond: Cond | None = None, train: bool = False) -> Array:
+        x = join_pictures(x, self.conditions, cond, self)
         _, height, width, _ = x.shape
         if height % self.patch or width % self.patch:
             raise UserError(
@@ -157,8 +157,8 @@ class DiT(nn.Module):
         h += jnp.asarray(position_waves(rows, width // self.patch, self.width), h.dtype)
 
         def embed(name):
-            fields = (self.width, self.classes, self.null_label, self.freq_shift, self.dtype)
-            return Conditioning(*fields, name=name)(t, label)
+            fields = (self.width, self.conditions, self.null_label, self.freq_shift, self.dtype)
+            return Embedding(*fields, name=name)(t, cond)
 
         c = [embed(f"embed{i}") for i in range(self.depth)] if self.block_embed else [embed("embed")] * self.depth
         h = self.blocks(h, c)

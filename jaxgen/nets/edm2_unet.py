@@ -14,14 +14,19 @@ normalisation: the optimizer's `unit=".*kernel"` puts the stored weights back to
 """
 
 import math
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from jaxgen.core.conditions import Cond
+from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
-from jaxgen.nets.layers import attention, conv2d, dense, upsample2x
+from jaxgen.nets.conditioning import TAKES, join_pictures, one_hot, vector
+from jaxgen.nets.convolution import conv2d, dense, upsample2x
+from jaxgen.nets.layers import attention
 from jaxgen.nets.unet import average2x2
 
 EPS = 1e-4
@@ -127,26 +132,30 @@ class MPBlock(nn.Module):
             q, k, v = jnp.moveaxis(unit(qkv).astype(self.dtype), 2, 0)  # cosine attention
             h = conv(attention(q, k, v).reshape(x.shape), c, "out", 1)
             x = mp_sum(x, h, self.attn_balance)
-        return jnp.clip(x, -CLIP, CLIP)
+        return jnp.clip(x, -CLIP, CLIP)  # at a bound its gradient is 0.5, the authors' is 1
 
 
 class Edm2UNet(nn.Module):
     """The paper's net for ImageNet-512 latents, size S (280 M parameters); `SIZES` gives the width of the others.
 
-    x [B, H, W, C] float of unit magnitude; t [B], the noise condition log(sigma) / 4; label [B] int32 in 0..classes-1, any
-    other value or None being the null label; -> [B, H, W, out] float32, zero at the start. `train=True` draws dropout from
-    the rng "dropout".
+    x [B, H, W, C] float of unit magnitude; t [B], the noise condition log(sigma) / 4; cond: conditions by name, labels (any
+    number out of range is null) and embeddings summed with the embedding of t, pictures joined to x as they are;
+    -> [B, H, W, out] float32, zero at the start. `train=True` draws dropout from the rng "dropout".
 
     shape: image or latent [H, W, C], H and W divisible by 2^(levels - 1); C is the number of output channels unless
         `out_channels` says otherwise.
+    conditions: what the net is told.
     attend: image heights whose blocks attend, in heads of `head_dim` channels.
     emb_mult: channels of the embedding in units of `width`; 0 = those of the widest level.
     uncertainty_width: Fourier features of `uncertainty`.
-    label_balance, concat_balance, res_balance, attn_balance: t of the magnitude-preserving sums and concatenations.
+    label_balance (time against all conditions), concat_balance, res_balance, attn_balance: t of the magnitude-preserving sums
+        and concatenations.
     """
 
-    shape: tuple[int, int, int] = (64, 64, 4)
-    classes: int = 0
+    takes: ClassVar[tuple[str, ...]] = TAKES
+
+    shape: TargetShape = (64, 64, 4)
+    conditions: Conditions = Spec()
     width: int = 192
     mults: tuple[int, ...] = (1, 2, 3, 4)
     blocks: int = 3
@@ -164,7 +173,8 @@ class Edm2UNet(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, t: Array, label: Array | None = None, train: bool = False) -> Array:
+    def __call__(self, x: Array, t: Array, cond: Cond | None = None, train: bool = False) -> Array:
+        x = join_pictures(x, self.conditions, cond, self)
         levels = range(len(self.mults))
         for side in x.shape[1:3]:
             if side % 2 ** levels[-1]:
@@ -175,7 +185,7 @@ class Edm2UNet(nn.Module):
         kind = nn.remat(MPBlock, static_argnums=(3,)) if self.remat else MPBlock
         widths = [self.width * m for m in self.mults]
         attends = [self.shape[0] // 2**i in self.attend for i in levels]
-        emb = self.embed(t, label)
+        emb = self.embed(t, cond)
         if self.is_initializing():
             self.uncertainty(t)
 
@@ -214,12 +224,17 @@ class Edm2UNet(nn.Module):
         """u(sigma) of c_noise [B] -> [B]: logarithm of the error to expect, learned with the net (eq. 21)."""
         return MPConv(1, 0, name="linear")(MPFourier(self.uncertainty_width, name="fourier")(t))[:, 0]
 
-    def embed(self, t: Array, label: Array | None) -> Array:
+    def embed(self, t: Array, cond: Cond | None) -> Array:
         """What every block is conditioned on, [B, emb_mult * width]."""
         features = self.width * (self.emb_mult or max(self.mults))
-        emb = MPConv(features, 0, dtype=self.dtype, name="time")(MPFourier(self.width, name="time_fourier")(t))
-        if self.classes:
-            label = jnp.full(t.shape, -1) if label is None else label
-            one_hot = jax.nn.one_hot(label, self.classes) * math.sqrt(self.classes)  # zeros for the null label
-            emb = mp_sum(emb, MPConv(features, 0, dtype=self.dtype, name="label")(one_hot), self.label_balance)
+        linear = lambda name, x: MPConv(features, 0, dtype=self.dtype, name=name)(x)  # noqa: E731
+        emb = linear("time", MPFourier(self.width, name="time_fourier")(t))
+        vectors = []
+        for name in sorted(self.conditions.of("label")):
+            label = one_hot(self.conditions, cond, name, len(t))  # zeros for the null label
+            vectors.append(linear(name, label * math.sqrt(label.shape[-1])))
+        for name in sorted(self.conditions.of("embedding")):
+            vectors.append(linear(name, vector(self.conditions, cond, name, len(t))))
+        if vectors:
+            emb = mp_sum(emb, sum(vectors) / math.sqrt(len(vectors)), self.label_balance)
         return mp_silu(emb)

@@ -4,17 +4,20 @@ Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differenti
 H (DDPM++, NCSN++: FIR resampling, Fourier embedding, residual encoder, sums divided by sqrt(2)); Dhariwal & Nichol 2021,
 "Diffusion Models Beat GANs", arXiv:2105.05233, section 3 (ADM: adaptive group norm, heads of 64 channels, resampling
 residual blocks); Karras et al. 2022, "Elucidating the Design Space", arXiv:2206.00364, appendix F (the common form, the
-augmentation label, the defaults below).
+augmentation label, which is an embedding, the defaults below).
 """
 
 import math
+from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from jaxgen.core.conditions import Cond
+from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
+from jaxgen.nets.conditioning import TAKES, join_pictures, one_hot, vector
 from jaxgen.nets.fir import Fir
 from jaxgen.nets.layers import Conv, Dense, GaussianFourier, GroupNorm, ddpm_init, timestep_embedding, torch_kernel_init
 from jaxgen.nets.unet import SelfAttention
@@ -77,12 +80,13 @@ class EdmBlock(nn.Module):
 class DdpmPP(nn.Module):
     """DDPM++ with the fields of EDM's CIFAR-10 net (55.7 M parameters); the other UNets of this file differ in fields.
 
-    x [B, H, W, C] float; t [B], the noise condition c_noise (log(sigma) / 4 in EDM); label [B] int32 in 0..classes-1, any
-    other value or None being the null label; augment [B, augment] float, how each image was augmented, None = not at all;
-    -> [B, H, W, out] float32. `train=True` draws dropout from the rng "dropout".
+    x [B, H, W, C] float; t [B], the noise condition c_noise (log(sigma) / 4 in EDM); cond: conditions by name, labels (any
+    number out of range is null) and embeddings added to the embedding of t, pictures to x; -> [B, H, W, out] float32.
+    `train=True` draws dropout from the rng "dropout".
 
     shape: image [H, W, C], H and W divisible by 2^(levels - 1); C is the number of output channels unless `out_channels`
         says otherwise.
+    conditions: what the net is told.
     attend: image heights whose blocks attend; on the way up only the last block of a level does unless `attend_all`.
     head_dim: channels per attention head; 0 = one head.
     embedding: "sines" (of Ho et al. 2020), "cosines" (cosines first, lowest frequency 1/10,000^(1 - 2/width)) or "fourier", of
@@ -96,9 +100,10 @@ class DdpmPP(nn.Module):
     kernel_init: "xavier" (Ho et al. 2020) or "torch" (uniform of variance 1 / (3 fan_in)); biases start at zero.
     """
 
-    shape: tuple[int, int, int] = (32, 32, 3)
-    classes: int = 0
-    augment: int = 0
+    takes: ClassVar[tuple[str, ...]] = TAKES
+
+    shape: TargetShape = (32, 32, 3)
+    conditions: Conditions = Spec()
     width: int = 128
     mults: tuple[int, ...] = (2, 2, 2)
     blocks: int = 4
@@ -123,9 +128,8 @@ class DdpmPP(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(
-        self, x: Array, t: Array, label: Array | None = None, train: bool = False, augment: Array | None = None
-    ) -> Array:
+    def __call__(self, x: Array, t: Array, cond: Cond | None = None, train: bool = False) -> Array:
+        x = join_pictures(x, self.conditions, cond, self)
         levels = range(len(self.mults))
         for side in x.shape[1:3]:
             if side % 2 ** levels[-1]:
@@ -136,7 +140,7 @@ class DdpmPP(nn.Module):
         kind = nn.remat(EdmBlock, static_argnums=(3,)) if self.remat else EdmBlock
         widths = [self.width * m for m in self.mults]
         attends = [self.shape[0] // 2**i in self.attend for i in levels]
-        emb = self.embed(t, label, augment)
+        emb = self.embed(t, cond)
 
         def heads(features):
             if not self.head_dim:
@@ -182,7 +186,7 @@ class DdpmPP(nn.Module):
         h = nn.silu(GroupNorm(groups(widths[0]), self.norm_eps, self.dtype, name="norm_out")(h))
         return conv(h, self.out_channels or self.shape[2], "conv_out", ddpm_init(0.0), padding=1).astype(jnp.float32)
 
-    def embed(self, t: Array, label: Array | None, augment: Array | None) -> Array:
+    def embed(self, t: Array, cond: Cond | None) -> Array:
         """What every block is conditioned on, [B, emb_mult * width]."""
         init, waves = INITS[self.kernel_init][0], self.noise_mult * self.width
         dense = lambda n, name, **kw: Dense(n, dtype=self.dtype, **dict(kernel_init=init, name=name) | kw)  # noqa: E731
@@ -191,18 +195,17 @@ class DdpmPP(nn.Module):
         else:
             cosines = self.embedding == "cosines"
             emb = timestep_embedding(t, waves, flip_sin_to_cos=cosines, freq_shift=0.0 if cosines else 1.0)
-        label = jnp.full(len(t), -1) if label is None else label
-        one_hot = jax.nn.one_hot(label, self.classes)  # [B, classes]; zeros for the null label
-        if self.classes and self.embed_first:
-            emb += dense(emb.shape[-1], "label")(one_hot * math.sqrt(self.classes))
-        if self.augment:
-            augment = jnp.zeros((len(t), self.augment)) if augment is None else augment
-            emb += dense(emb.shape[-1], "augment", use_bias=False)(augment)
+        labels = {name: one_hot(self.conditions, cond, name, len(t)) for name in sorted(self.conditions.of("label"))}
+        if self.embed_first:
+            for name, label in labels.items():
+                emb += dense(emb.shape[-1], name)(label * math.sqrt(label.shape[-1]))
+        for name in sorted(self.conditions.of("embedding")):
+            emb += dense(emb.shape[-1], name, use_bias=False)(vector(self.conditions, cond, name, len(t)))
         emb = dense(self.emb_mult * self.width, "time0")(emb)
         emb = dense(self.emb_mult * self.width, "time1")(nn.silu(emb))
-        if self.classes and not self.embed_first:
-            normal = nn.initializers.normal(1.0)
-            emb += dense(emb.shape[-1], "label", use_bias=False, kernel_init=normal)(one_hot)
+        if not self.embed_first:
+            for name, label in labels.items():
+                emb += dense(emb.shape[-1], name, use_bias=False, kernel_init=nn.initializers.normal(1.0))(label)
         return nn.silu(emb)
 
 
@@ -218,7 +221,7 @@ class NcsnPP(DdpmPP):
 class Adm(DdpmPP):
     """ADM of Dhariwal & Nichol 2021 for ImageNet at 64 x 64 (296 M parameters with its 1,000 labels)."""
 
-    shape: tuple[int, int, int] = (64, 64, 3)
+    shape: TargetShape = (64, 64, 3)
     width: int = 192
     mults: tuple[int, ...] = (1, 2, 3, 4)
     blocks: int = 3

@@ -1,31 +1,36 @@
-"""Generators G(z, label) -> images and discriminators D(x, label) -> logits.
+"""Generators G(z, cond) -> images and discriminators D(x, cond) -> logits.
 
     Mlp*     Goodfellow et al. 2014 (arXiv:1406.2661): ReLU generator, maxout discriminator with dropout
     Dcgan*   Radford et al. 2015 (arXiv:1511.06434): strided 4x4 convolutions, batch norm, N(0, 0.02) weights
     Resnet*  Gulrajani et al. 2017 (arXiv:1704.00028), appendix C: the CIFAR-10 WGAN-GP
 
-Every net takes `label` int32 [B]; with `classes=0` it is ignored: a one-hot vector of width zero conditions on nothing.
-Images of any size work: they are halved while both sides stay even and no side falls below `base`.
+They can be told labels, which have no null: every example needs one. Images of any size work: they are halved while both
+sides stay even and no side falls below `base`.
 """
 
 import math
 from functools import reduce
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.core.conditions import Cond
+from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
+from jaxgen.nets.conditioning import image_shape, one_hot, value
+from jaxgen.nets.convolution import upsample2x
 from jaxgen.nets.layers import (
     BatchNorm,
     Conv,
     ConvTranspose,
     Dense,
     GroupNorm,
+    Initializer,
     UpConv,
     dcgan_init,
     ddpm_init,
-    upsample2x,
 )
 
 Array = jax.Array
@@ -54,15 +59,33 @@ def mean_pool2x(x: Array) -> Array:
     return x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
 
 
-class Norm(nn.Module):
-    """The norm `kind`: batch, layer (over a whole example) or none; with `classes`, scaled and shifted by label."""
+class Player(nn.Module):
+    """A net that can be told labels, and needs them of every example."""
 
-    kind: str
-    classes: int = 0
+    takes: ClassVar[tuple[str, ...]] = ("label",)
+
+    conditions: Conditions = Spec()
+
+    def one_hot(self, cond: Cond | None, num: int) -> Array:
+        """The one-hot vectors of all labels side by side, [num, ...]; of width 0 where there are none."""
+        vectors = [one_hot(self.conditions, cond, name, num, has_null=False) for name in sorted(self.conditions)]
+        return jnp.concatenate([jnp.zeros((num, 0)), *vectors], -1)
+
+    def rows(self, cond: Cond | None, num: int, init: Initializer, width: int) -> list[Array]:
+        """For each label its row [num, width] of a table that is called by its name; zeros for a number out of range."""
+        labels = {name: value(self.conditions, cond, name, num, has_null=False) for name in sorted(self.conditions)}
+        tables = (self.param(name, init, (self.conditions[name].values, width)) for name in labels)
+        return [t.at[label].get(mode="fill", fill_value=0) for t, label in zip(tables, labels.values(), strict=True)]
+
+
+class Norm(Player):
+    """The norm `kind`: batch, layer (over a whole example) or none; with `conditions`, scaled and shifted by label."""
+
+    kind: str = "batch"
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: Array, label: Array, train: bool) -> Array:
+    def __call__(self, x: Array, cond: Cond | None, train: bool) -> Array:
         kinds = {
             "batch": lambda: BatchNorm(dtype=self.dtype, scale_init=dcgan_scale_init)(x, train),
             "layer": lambda: GroupNorm(groups=1, dtype=self.dtype)(x),
@@ -71,37 +94,34 @@ class Norm(nn.Module):
         if self.kind not in kinds:
             raise UserError(f"norm={self.kind!r} is unknown; there are: {', '.join(kinds)}")
         x = kinds[self.kind]()
-        if not self.classes:
-            return x
-        table = self.param("label", nn.initializers.zeros, (self.classes, 2 * x.shape[-1]))
-        scale, shift = jnp.split(table[label][:, None, None].astype(x.dtype), 2, axis=-1)
-        return x * (1 + scale) + shift
+        for row in self.rows(cond, len(x), nn.initializers.zeros, 2 * x.shape[-1]):
+            scale, shift = jnp.split(row[:, None, None].astype(x.dtype), 2, axis=-1)
+            x = x * (1 + scale) + shift
+        return x
 
 
-class MlpGenerator(nn.Module):
+class MlpGenerator(Player):
     """z [B, Z] -> [B, H, W, C]: `depth` ReLU layers and tanh."""
 
-    shape: tuple[int, int, int] = (28, 28, 1)
-    classes: int = 0
+    shape: TargetShape = (28, 28, 1)
     width: int = 1200
     depth: int = 2
     norm: str = "none"
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, z: Array, label: Array, train: bool = False) -> Array:
-        x = jnp.concatenate([z, jax.nn.one_hot(label, self.classes)], -1)
+    def __call__(self, z: Array, cond: Cond | None = None, train: bool = False) -> Array:
+        x = jnp.concatenate([z, self.one_hot(cond, len(z))], -1)
         for _ in range(self.depth):
             x = Dense(self.width, dtype=self.dtype, kernel_init=he_uniform)(x)
-            x = nn.relu(Norm(self.norm, dtype=self.dtype)(x, label, train))
+            x = nn.relu(Norm(kind=self.norm, dtype=self.dtype)(x, cond, train))
         x = Dense(math.prod(self.shape), dtype=self.dtype)(x)
         return jnp.tanh(x.astype(jnp.float32)).reshape(-1, *self.shape)
 
 
-class MlpDiscriminator(nn.Module):
+class MlpDiscriminator(Player):
     """[B, H, W, C] -> logits [B]: `depth` maxout layers of `width` units with `pieces` linear pieces each."""
 
-    classes: int = 0
     width: int = 240
     depth: int = 2
     pieces: int = 5
@@ -109,8 +129,8 @@ class MlpDiscriminator(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: Array, label: Array, train: bool = False) -> Array:
-        x = jnp.concatenate([x.reshape(x.shape[0], -1), jax.nn.one_hot(label, self.classes)], -1)
+    def __call__(self, x: Array, cond: Cond | None = None, train: bool = False) -> Array:
+        x = jnp.concatenate([x.reshape(len(x), -1), self.one_hot(cond, len(x))], -1)
         for _ in range(self.depth):
             x = Dense(self.width * self.pieces, dtype=self.dtype, kernel_init=glorot_uniform)(x)
             x = reduce(jnp.maximum, jnp.split(x, self.pieces, axis=-1))  # max's gradient divides by a count of equals
@@ -118,98 +138,94 @@ class MlpDiscriminator(nn.Module):
         return Dense(1, dtype=self.dtype)(x)[:, 0].astype(jnp.float32)
 
 
-class DcganGenerator(nn.Module):
+class DcganGenerator(Player):
     """z [B, Z] -> [B, H, W, C]: project to the coarsest grid, then transposed convolutions double it; tanh.
 
     `width` is the number of channels before the image; each coarser grid has twice as many.
     """
 
-    shape: tuple[int, int, int] = (32, 32, 3)
-    classes: int = 0
+    shape: TargetShape = (32, 32, 3)
     width: int = 64
     base: int = 4
     norm: str = "batch"
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, z: Array, label: Array, train: bool = False) -> Array:
-        (height, width), doublings = pyramid(self.shape, self.base)
+    def __call__(self, z: Array, cond: Cond | None = None, train: bool = False) -> Array:
+        (height, width), doublings = pyramid(image_shape(self.shape, self), self.base)
         channels = self.width * 2 ** max(doublings - 1, 0)
         bias = self.norm == "none"  # a norm has its own
 
-        x = jnp.concatenate([z, jax.nn.one_hot(label, self.classes)], -1)
+        x = jnp.concatenate([z, self.one_hot(cond, len(z))], -1)
         x = Dense(height * width * channels, use_bias=bias, dtype=self.dtype, kernel_init=dcgan_init)(x)
         x = x.reshape(-1, height, width, channels)
-        x = nn.relu(Norm(self.norm, dtype=self.dtype)(x, label, train))
+        x = nn.relu(Norm(kind=self.norm, dtype=self.dtype)(x, cond, train))
         for i in range(1, doublings):
-            x = ConvTranspose(channels >> i, use_bias=bias, dtype=self.dtype)(x)
-            x = nn.relu(Norm(self.norm, dtype=self.dtype)(x, label, train))
+            x = ConvTranspose(channels >> i, use_bias=bias, dtype=self.dtype, kernel_init=dcgan_init)(x)
+            x = nn.relu(Norm(kind=self.norm, dtype=self.dtype)(x, cond, train))
         last = ConvTranspose if doublings else Conv
         x = last(self.shape[-1], dtype=self.dtype, kernel_init=dcgan_init)(x)
         return jnp.tanh(x.astype(jnp.float32))
 
 
-class DcganDiscriminator(nn.Module):
+class DcganDiscriminator(Player):
     """[B, H, W, C] -> logits [B]: strided convolutions, leaky ReLU, no norm on the first; labels as constant maps."""
 
-    classes: int = 0
     width: int = 64
     base: int = 4
     norm: str = "batch"
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: Array, label: Array, train: bool = False) -> Array:
-        _, halvings = pyramid(x.shape[1:], self.base)
-        maps = jax.nn.one_hot(label, self.classes)[:, None, None]
-        x = jnp.concatenate([x, jnp.broadcast_to(maps, (*x.shape[:3], self.classes))], -1)
+    def __call__(self, x: Array, cond: Cond | None = None, train: bool = False) -> Array:
+        _, halvings = pyramid(image_shape(x.shape[1:], self), self.base)
+        maps = self.one_hot(cond, len(x))[:, None, None]
+        x = jnp.concatenate([x, jnp.broadcast_to(maps, (*x.shape[:3], maps.shape[-1]))], -1)
         for i in range(max(halvings, 1)):
             size, stride, padding = (4, 2, 1) if halvings else (3, 1, 1)
             bias = i == 0 or self.norm == "none"
             x = Conv(self.width << i, size, stride, padding, bias, self.dtype, kernel_init=dcgan_init)(x)
-            x = x if i == 0 else Norm(self.norm, dtype=self.dtype)(x, label, train)
+            x = x if i == 0 else Norm(kind=self.norm, dtype=self.dtype)(x, cond, train)
             x = nn.leaky_relu(x, 0.2)
         x = x.reshape(x.shape[0], -1)
         return Dense(1, dtype=self.dtype, kernel_init=dcgan_init)(x)[:, 0].astype(jnp.float32)
 
 
-class ResnetGenerator(nn.Module):
+class ResnetGenerator(Player):
     """z [B, Z] -> [B, H, W, C]: up-sampling residual blocks of `width` channels; labels scale and shift the norms."""
 
-    shape: tuple[int, int, int] = (32, 32, 3)
-    classes: int = 0
+    shape: TargetShape = (32, 32, 3)
     width: int = 128
     base: int = 4
     norm: str = "batch"
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, z: Array, label: Array, train: bool = False) -> Array:
-        (height, width), doublings = pyramid(self.shape, self.base)
+    def __call__(self, z: Array, cond: Cond | None = None, train: bool = False) -> Array:
+        (height, width), doublings = pyramid(image_shape(self.shape, self), self.base)
         x = Dense(height * width * self.width, dtype=self.dtype, kernel_init=glorot_uniform)(z)
         x = x.reshape(-1, height, width, self.width)
         for _ in range(doublings):
-            x = self._block(x, label, train)
-        x = nn.relu(Norm(self.norm, self.classes, self.dtype)(x, label, train))
+            x = self._block(x, cond, train)
+        x = nn.relu(Norm(self.conditions, self.norm, self.dtype)(x, cond, train))
         x = Conv(self.shape[-1], dtype=self.dtype, kernel_init=glorot_uniform)(x)
         return jnp.tanh(x.astype(jnp.float32))
 
-    def _block(self, x: Array, label: Array, train: bool) -> Array:
-        h = nn.relu(Norm(self.norm, self.classes, self.dtype)(x, label, train))
+    def _block(self, x: Array, cond: Cond | None, train: bool) -> Array:
+        h = nn.relu(Norm(self.conditions, self.norm, self.dtype)(x, cond, train))
         h = UpConv(self.width, use_bias=self.norm == "none", dtype=self.dtype, kernel_init=he_uniform)(h)
-        h = nn.relu(Norm(self.norm, self.classes, self.dtype)(h, label, train))
+        h = nn.relu(Norm(self.conditions, self.norm, self.dtype)(h, cond, train))
         h = Conv(self.width, dtype=self.dtype, kernel_init=he_uniform)(h)
         # A 1x1 convolution and nearest-neighbour doubling commute: convolve where it is cheap.
         return h + upsample2x(Conv(self.width, 1, dtype=self.dtype, kernel_init=glorot_uniform)(x))
 
 
-class ResnetDiscriminator(nn.Module):
+class ResnetDiscriminator(Player):
     """[B, H, W, C] -> logits [B]: `downs` halving and `plain` more residual blocks, mean, linear.
 
     Labels enter by projection, as an inner product with the features (Miyato & Koyama 2018).
     """
 
-    classes: int = 0
     width: int = 128
     downs: int = 2
     plain: int = 2
@@ -217,14 +233,15 @@ class ResnetDiscriminator(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: Array, label: Array, train: bool = False) -> Array:
+    def __call__(self, x: Array, cond: Cond | None = None, train: bool = False) -> Array:
+        image_shape(x.shape[1:], self)
         h = nn.relu(Conv(self.width, dtype=self.dtype, kernel_init=he_uniform)(x))
         h = mean_pool2x(Conv(self.width, dtype=self.dtype, kernel_init=he_uniform)(h))
         x = h + Conv(self.width, 1, dtype=self.dtype, kernel_init=glorot_uniform)(mean_pool2x(x))
         for i in range(1, self.downs + self.plain):
-            h = nn.relu(Norm(self.norm, dtype=self.dtype)(x, label, train))
+            h = nn.relu(Norm(kind=self.norm, dtype=self.dtype)(x, cond, train))
             h = Conv(self.width, dtype=self.dtype, kernel_init=he_uniform)(h)
-            h = nn.relu(Norm(self.norm, dtype=self.dtype)(h, label, train))
+            h = nn.relu(Norm(kind=self.norm, dtype=self.dtype)(h, cond, train))
             h = Conv(self.width, dtype=self.dtype, kernel_init=he_uniform)(h)
             if i < self.downs:
                 h, x = mean_pool2x(h), mean_pool2x(x)
@@ -232,7 +249,5 @@ class ResnetDiscriminator(nn.Module):
             x = x + h
         x = nn.relu(x).astype(jnp.float32).mean((1, 2))
         logit = Dense(1)(x)[:, 0]
-        if not self.classes:
-            return logit
-        table = self.param("label", glorot_uniform, (self.classes, self.width))
-        return logit + (table[label] * x).sum(-1)
+        projections = self.rows(cond, len(x), glorot_uniform, self.width)
+        return sum(((row * x).sum(-1) for row in projections), logit)

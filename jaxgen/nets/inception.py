@@ -23,7 +23,7 @@ from flax import struct
 from jax import Array
 
 from jaxgen.errors import UserError
-from jaxgen.nets.layers import Padding, conv2d, dense
+from jaxgen.nets.convolution import Padding, conv2d, dense
 from jaxgen.nets.pool import average_pool, max_pool
 
 SIZE = 299  # pixels a side that the published weights expect
@@ -54,7 +54,7 @@ class Taps:
     spatial: Array
 
 
-class Weights(nn.Module):
+class Affine(nn.Module):
     """Kernel [kh, kw, channels, features] and bias [features] of a convolution, normalisation folded in."""
 
     features: int
@@ -71,7 +71,7 @@ def conv(
 ) -> Array:
     """ReLU(x * kernel + bias), the weights being those of the submodule `name`."""
     size = (size, size) if isinstance(size, int) else size
-    kernel, bias = Weights(features, size, name=name)(x.shape[-1])
+    kernel, bias = Affine(features, size, name=name)(x.shape[-1])
     return nn.relu(conv2d(x, kernel, stride, padding) + bias)
 
 
@@ -80,10 +80,10 @@ def entry(x: Array, **features: int) -> list[Array]:
 
     The one called `branch_pool` is of the 3x3 averages of x.
     """
-    weights = [Weights(n, name=name)(x.shape[-1]) for name, n in features.items()]
-    y = conv2d(x, jnp.concatenate([kernel for kernel, _ in weights], -1), 1, "VALID")
+    affine = [Affine(n, name=name)(x.shape[-1]) for name, n in features.items()]
+    y = conv2d(x, jnp.concatenate([kernel for kernel, _ in affine], -1), 1, "VALID")
     outputs, start = [], 0
-    for name, (_, bias) in zip(features, weights, strict=True):
+    for name, (_, bias) in zip(features, affine, strict=True):
         part = y[..., start : start + bias.size]
         outputs.append(nn.relu((average_pool(part) if name == "branch_pool" else part) + bias))
         start += bias.size
@@ -203,6 +203,6 @@ class InceptionV3(nn.Module):
         x = BlockE(False, name="Mixed_7b")(x)
         x = BlockE(True, name="Mixed_7c")(x)
         pool3 = x.mean((1, 2))
-        kernel, bias = Weights(self.classes, name="fc")(pool3.shape[-1])
+        kernel, bias = Affine(self.classes, name="fc")(pool3.shape[-1])
         logits = dense(pool3, kernel[0, 0])
         return Taps(block0, block1, block2, pool3, logits + bias, logits, spatial)

@@ -120,7 +120,26 @@ def quantized(z: Array, ids: Array, embed: Array, moved: bool) -> Quantized:
     )
 
 
-class EmaQuantizer(nn.Module):
+class Quantizer(nn.Module):
+    """A codebook of `codes` vectors of `dim` numbers."""
+
+    codes: int = 512
+    dim: int = 64
+
+    def book(self) -> Array:
+        """Its entries [codes, dim]."""
+        raise NotImplementedError
+
+    def lookup(self, ids: Array) -> Array:
+        """ids [...] -> entries [..., dim]."""
+        return self.book()[ids]
+
+    def nearest(self, z: Array) -> Array:
+        """Vectors [..., dim] -> ids int32 [...] of the entries nearest to them."""
+        return nearest(z.reshape(-1, self.dim), self.book()).reshape(z.shape[:-1])
+
+
+class EmaQuantizer(Quantizer):
     """Codes are running means of the encodings that chose them; they live in the collection "codebook".
 
     start: where the codes begin. "kmeans" of the first training batch's encodings, random rows of it ("data"), or
@@ -128,8 +147,6 @@ class EmaQuantizer(nn.Module):
     Training needs the rng "codebook".
     """
 
-    codes: int = 512
-    dim: int = 64
     decay: float = 0.99
     eps: float = 1e-5
     start: str = "kmeans"
@@ -144,9 +161,9 @@ class EmaQuantizer(nn.Module):
         self.sum = self.variable("codebook", "sum", lambda: self.embed.value)
         self.ready = self.variable("codebook", "ready", lambda: jnp.zeros((), bool))
 
-    def lookup(self, ids: Array) -> Array:
-        """ids [...] -> codes [..., D]."""
-        return self.embed.value[ids]
+    def book(self) -> Array:
+        """As its averages have it."""
+        return self.embed.value
 
     def __call__(self, z: Array, train: bool = False) -> Quantized:
         """z float32 [B, ..., D]; training quantises with the codes as they were and then moves them."""
@@ -168,23 +185,19 @@ class EmaQuantizer(nn.Module):
         return out
 
 
-class GradientQuantizer(nn.Module):
+class GradientQuantizer(Quantizer):
     """Codes are parameters, moved by the second term of eq. 3."""
-
-    codes: int = 512
-    dim: int = 64
 
     def setup(self) -> None:
         self.embed = self.param("embed", _uniform_codes, (self.codes, self.dim))
 
-    def lookup(self, ids: Array) -> Array:
-        """ids [...] -> codes [..., D]."""
-        return self.embed[ids]
+    def book(self) -> Array:
+        """As gradients have it."""
+        return self.embed
 
     def __call__(self, z: Array, train: bool = False) -> Quantized:
         """z float32 [B, ..., D]."""
-        ids = nearest(jax.lax.stop_gradient(z).reshape(-1, self.dim), self.embed)
-        return quantized(z, ids.reshape(z.shape[:-1]), self.embed, moved=True)
+        return quantized(z, self.nearest(jax.lax.stop_gradient(z)), self.embed, moved=True)
 
 
 def _uniform_codes(key: Array, shape: tuple[int, int]) -> Array:

@@ -4,11 +4,17 @@ Ho, Jain & Abbeel 2020, "Denoising Diffusion Probabilistic Models", arXiv:2006.1
 CIFAR-10 net (35.7 M parameters); the other fields cover what diffusers' `UNet2DModel` can be configured to.
 """
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
+from jaxgen.core.conditions import Cond
+from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
+from jaxgen.nets.conditioning import TAKES, add_vectors, join_pictures
+from jaxgen.nets.convolution import upsample2x
 from jaxgen.nets.layers import (
     Conv,
     Dense,
@@ -19,7 +25,6 @@ from jaxgen.nets.layers import (
     attention,
     ddpm_init,
     timestep_embedding,
-    upsample2x,
 )
 
 ACTIVATIONS = {
@@ -99,13 +104,13 @@ class SelfAttention(nn.Module):
 class UNet(nn.Module):
     """eps(x, t) of Ho et al. 2020, or any other output of the image's size.
 
-    x [B, H, W, C] float; t [B] in diffusion steps, 0..999, fractions allowed, or several times [B, K]; label [B] int32
-    in 0..classes-1 (and `classes` itself, the null label, with `null_label`); -> [B, H, W, out] float32. Level i works on
-    an image halved i times (odd sizes round up), with `width * mults[i]` channels. Any H and W, square or not.
-    `train=True` draws dropout from the rng "dropout".
+    x [B, H, W, C] float; t [B] in diffusion steps, 0..999, fractions allowed, or several times [B, K]; cond: conditions by
+    name, labels and embeddings added to the embedding of time, pictures to x; -> [B, H, W, out] float32. Level i works on an
+    image halved i times (odd sizes round up), with `width * mults[i]` channels. Any H and W, square or not. `train=True`
+    draws dropout from the rng "dropout".
 
     shape: image [H, W, C]; C is the number of output channels unless `out_channels` says otherwise.
-    classes: labels of a conditional net, embedded and added to the time embedding; 0 = unconditional, label ignored.
+    conditions: what the net is told. null_label: the tables of labels have a row for null.
     attend: image heights whose levels attend; heights that do not occur are ignored.
     attend_down, attend_up: one bool per level, finest first, in place of `attend`; () = use `attend`.
     head_dim: channels per attention head; 0 = use `heads`.
@@ -116,8 +121,10 @@ class UNet(nn.Module):
     time_width: channels of the time embedding; 0 = 4 * width.
     """
 
-    shape: tuple[int, int, int] = (32, 32, 3)
-    classes: int = 0
+    takes: ClassVar[tuple[str, ...]] = TAKES
+
+    shape: TargetShape = (32, 32, 3)
+    conditions: Conditions = Spec()
     null_label: bool = False
     width: int = 128
     mults: tuple[float, ...] = (1, 2, 2, 2)
@@ -168,7 +175,7 @@ class UNet(nn.Module):
         return down, up
 
     @nn.compact
-    def __call__(self, x: Array, t: Array, label: Array | None = None, train: bool = False) -> Array:
+    def __call__(self, x: Array, t: Array, cond: Cond | None = None, train: bool = False) -> Array:
         resnet = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
         common = dict(eps=self.norm_eps, dtype=self.dtype)
 
@@ -195,8 +202,9 @@ class UNet(nn.Module):
         downsample = self.per_level("downsample", self.downsample)
         upsample = self.per_level("upsample", self.upsample)
 
-        emb = self.embed(t, label)
-        skips = [conv(widths[0], "conv_in", padding=1)(2 * x - 1 if self.center_input else x)]
+        emb = self.embed(t, cond)
+        x = join_pictures(2 * x - 1 if self.center_input else x, self.conditions, cond, self)
+        skips = [conv(widths[0], "conv_in", padding=1)(x)]
         for i in levels:
             for j in range(self.blocks):
                 h = block(skips[-1], widths[i], f"down{i}_block{j}")
@@ -229,8 +237,8 @@ class UNet(nn.Module):
         out = conv(self.out_channels or self.shape[2], "conv_out", 0.0, padding=1)(h).astype(jnp.float32)
         return out / t[:, None, None, None] if self.time_embedding == "fourier" else out
 
-    def embed(self, t: Array, label: Array | None) -> Array:
-        """The conditioning vector of time and label, [B, time_width]."""
+    def embed(self, t: Array, cond: Cond | None) -> Array:
+        """The vector of time, labels and embeddings, [B, time_width]."""
         dim = self.time_width or 4 * self.width
         if self.time_embedding == "fourier":
             emb = GaussianFourier(self.width, name="time_fourier")(t)
@@ -238,11 +246,4 @@ class UNet(nn.Module):
             emb = timestep_embedding(t, self.width, self.flip_sin_to_cos, self.freq_shift)
         emb = Dense(dim, dtype=self.dtype, kernel_init=ddpm_init(), name="time0")(emb)
         emb = Dense(dim, dtype=self.dtype, kernel_init=ddpm_init(), name="time1")(nn.silu(emb))
-        if self.classes:
-            if label is None and not self.null_label:
-                raise UserError(f"unet: a net of classes={self.classes} needs a label; set null_label for none")
-            label = jnp.full(len(t), self.classes) if label is None else label
-            rows = self.classes + int(self.null_label)
-            table = nn.Embed(rows, dim, embedding_init=nn.initializers.normal(1.0), name="label")
-            emb += table(label).astype(emb.dtype)
-        return emb
+        return add_vectors(emb, self.conditions, cond, self.null_label, nn.initializers.normal(1.0), ddpm_init())

@@ -14,13 +14,12 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import load_file, save_file
 
+from jaxgen.core.spec import labels
 from jaxgen.errors import UserError
 from jaxgen.nets.unet import ACTIVATIONS, UNet
-from jaxgen.pretrained.layout import ours, suffix, theirs
+from jaxgen.pretrained.layout import Tensors, only_label, ours, suffix, theirs
 
-Weights = dict[str, np.ndarray]
-
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+TENSORS_FILE = "diffusion_pytorch_model.safetensors"
 
 # diffusers' defaults: a config.json written by an older version may lack keys
 DEFAULTS = dict(
@@ -102,7 +101,7 @@ def unet_fields(config: dict[str, Any]) -> dict[str, Any]:
     height, width = size if isinstance(size, list | tuple) else (size, size)
     return dict(
         shape=(height, width, c["out_channels"]),
-        classes=c["num_class_embeds"] or 0,
+        conditions=labels(c["num_class_embeds"] or 0),
         width=channels[0],
         mults=tuple(n // channels[0] if n % channels[0] == 0 else n / channels[0] for n in channels),
         blocks=c["layers_per_block"],
@@ -152,6 +151,7 @@ def unet_config(module: UNet, in_channels: int) -> dict[str, Any]:
     down_types, downsample = _block_types(module, "Down")
     up_types, upsample = _block_types(module, "Up")
     height, width = module.shape[:2]
+    classes = only_label(module.conditions, "diffusers UNet2DModel")
     return dict(
         _class_name="UNet2DModel",
         sample_size=height if height == width else [height, width],
@@ -180,7 +180,7 @@ def unet_config(module: UNet, in_channels: int) -> dict[str, Any]:
         resnet_time_scale_shift="scale_shift" if module.scale_shift else "default",
         add_attention=module.attend_mid,
         class_embed_type=None,
-        num_class_embeds=module.classes + int(module.null_label) if module.classes else None,
+        num_class_embeds=classes + int(module.null_label) if classes else None,
     )
 
 
@@ -231,11 +231,11 @@ def _their_modules(path: tuple[str, ...], levels: int) -> tuple[str, ...]:
 def _abstract(module: UNet, in_channels: int) -> dict[str, Any]:
     """Shapes of all variables of `module`."""
     x = jax.ShapeDtypeStruct((1, *module.shape[:2], in_channels), jnp.float32)
-    t, label = jax.ShapeDtypeStruct((1,), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
-    return jax.eval_shape(module.init, jax.random.key(0), x, t, label)
+    t = jax.ShapeDtypeStruct((1,), jnp.float32)
+    return jax.eval_shape(module.init, jax.random.key(0), x, t, module.conditions.abstract(1))
 
 
-def from_weights(module: UNet, weights: Weights) -> dict[str, Any]:
+def from_diffusers(module: UNet, weights: Tensors) -> dict[str, Any]:
     """diffusers' tensors -> variables of `module`. Raises UserError for a missing, extra or misshapen tensor."""
     if "conv_in.weight" not in weights:
         raise UserError("diffusers UNet2DModel: the weights lack tensor conv_in.weight; is this another model?")
@@ -270,7 +270,7 @@ def from_weights(module: UNet, weights: Weights) -> dict[str, Any]:
     return variables
 
 
-def to_weights(module: UNet, variables: Any) -> Weights:
+def to_diffusers(module: UNet, variables: Any) -> Tensors:
     """Variables of `module` (or their gradients) -> diffusers' tensors by name."""
     weights = {}
     for path, value in flatten_dict(variables).items():
@@ -286,18 +286,18 @@ def to_weights(module: UNet, variables: Any) -> Weights:
 def load_unet(folder: str | Path) -> tuple[UNet, dict[str, Any]]:
     """A folder written by diffusers' `save_pretrained` -> (module, variables as numpy float32)."""
     folder = Path(folder)
-    for name in ("config.json", WEIGHTS):
+    for name in ("config.json", TENSORS_FILE):
         if not (folder / name).is_file():
             raise UserError(f"{folder} has no {name}: give the folder of a diffusers UNet2DModel in safetensors format")
     module = UNet(**unet_fields(json.loads((folder / "config.json").read_text())))
-    return module, from_weights(module, load_file(folder / WEIGHTS))
+    return module, from_diffusers(module, load_file(folder / TENSORS_FILE))
 
 
 def save_unet(folder: str | Path, module: UNet, variables: Any) -> None:
     """Write a folder that diffusers' `UNet2DModel.from_pretrained` reads."""
     folder = Path(folder)
-    weights = to_weights(module, variables)
+    weights = to_diffusers(module, variables)
     config = unet_config(module, weights["conv_in.weight"].shape[1])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(weights, folder / TENSORS_FILE, metadata={"format": "pt"})

@@ -18,10 +18,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from safetensors.numpy import load_file, save_file
 
+from jaxgen.core.spec import labels
 from jaxgen.errors import UserError
 from jaxgen.nets.dit import SIZES, DiT, position_waves, stack_blocks, unstack_blocks
-from jaxgen.pretrained.diffusers import WEIGHTS
-from jaxgen.pretrained.layout import Tensors, fill, ours, suffix, theirs
+from jaxgen.pretrained.diffusers import TENSORS_FILE
+from jaxgen.pretrained.layout import Tensors, fill, only_label, ours, suffix, theirs
 
 HEADS = {size["width"]: size["heads"] for size in SIZES.values()}
 
@@ -72,8 +73,8 @@ def _from(what: str, module: DiT, weights: Tensors, table: dict[str, tuple[str, 
     """Tensors -> variables of `module`."""
     plain = module.clone(scan=False)
     x = jax.ShapeDtypeStruct((1, module.patch, module.patch, channels), jnp.float32)
-    t, label = jax.ShapeDtypeStruct((1,), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
-    shapes = jax.eval_shape(plain.init, jax.random.key(0), x, t, label)
+    t = jax.ShapeDtypeStruct((1,), jnp.float32)
+    shapes = jax.eval_shape(plain.init, jax.random.key(0), x, t, module.conditions.abstract(1))
 
     def convert(path: tuple[str, ...], tensors: list[np.ndarray]) -> np.ndarray:
         value = ours(path[-1], tensors)
@@ -115,7 +116,7 @@ def author_fields(weights: Mapping[str, np.ndarray], heads: int = 0) -> dict[str
     blocks = {name.split(".")[1] for name in weights if name.startswith("blocks.")}
     return dict(
         shape=(side, side, channels),
-        classes=weights[table].shape[0] - 1,
+        conditions=labels(weights[table].shape[0] - 1),
         patch=patch,
         depth=len(blocks),
         width=width,
@@ -183,7 +184,7 @@ def dit_fields(config: dict[str, Any]) -> dict[str, Any]:
     channels, side = c["in_channels"], c["sample_size"]
     return dict(
         shape=(side, side, channels),
-        classes=c["num_embeds_ada_norm"],
+        conditions=labels(c["num_embeds_ada_norm"]),
         patch=c["patch_size"],
         depth=c["num_layers"],
         width=c["num_attention_heads"] * c["attention_head_dim"],
@@ -201,8 +202,9 @@ def dit_config(module: DiT, in_channels: int) -> dict[str, Any]:
     for name, value in wanted.items():
         if getattr(module, name) != value:
             raise UserError(f"diffusers DiT: {name} must be {value!r}, not {getattr(module, name)!r}")
-    if not module.classes:
-        raise UserError("diffusers DiT: it has no net without labels; classes must be positive")
+    classes = only_label(module.conditions, "diffusers DiT")
+    if not classes:
+        raise UserError("diffusers DiT: it has no net without labels; give the net a label among its conditions")
     if module.shape[0] != module.shape[1]:
         raise UserError(f"diffusers DiT: images must be square, not {module.shape[0]} x {module.shape[1]}")
     return dict(
@@ -214,13 +216,13 @@ def dit_config(module: DiT, in_channels: int) -> dict[str, Any]:
         num_layers=module.depth,
         sample_size=module.shape[0],
         patch_size=module.patch,
-        num_embeds_ada_norm=module.classes,
+        num_embeds_ada_norm=classes,
         norm_eps=module.mlp_norm_eps,
         **_FIXED,
     )
 
 
-def from_weights(module: DiT, weights: Tensors) -> dict[str, Any]:
+def from_diffusers(module: DiT, weights: Tensors) -> dict[str, Any]:
     """diffusers' tensors -> variables of `module`. Raises UserError for a missing, extra or misshapen tensor.
 
     A module without `block_embed` takes the embeddings of block 0, and refuses weights in which the blocks differ.
@@ -239,7 +241,7 @@ def from_weights(module: DiT, weights: Tensors) -> dict[str, Any]:
     return _from("diffusers DiT", module, weights, table, weights["pos_embed.proj.weight"].shape[1])
 
 
-def to_weights(module: DiT, variables: Any) -> Tensors:
+def to_diffusers(module: DiT, variables: Any) -> Tensors:
     """Variables of `module` (or their gradients) -> diffusers' tensors by name."""
     params = dict(variables["params"])
     if not module.block_embed:
@@ -261,20 +263,20 @@ def shares_embedding(weights: Tensors) -> bool:
 def load_dit(folder: str | Path) -> tuple[DiT, dict[str, Any]]:
     """A folder written by diffusers' `save_pretrained` -> (module, variables as numpy float32)."""
     folder = Path(folder)
-    for name in ("config.json", WEIGHTS):
+    for name in ("config.json", TENSORS_FILE):
         if not (folder / name).is_file():
             raise UserError(f"{folder} has no {name}: give the folder of a diffusers DiT in safetensors format")
-    weights = load_file(folder / WEIGHTS)
+    weights = load_file(folder / TENSORS_FILE)
     fields = dit_fields(json.loads((folder / "config.json").read_text()))
     module = DiT(**fields | dict(block_embed=not shares_embedding(weights)))
-    return module, from_weights(module, weights)
+    return module, from_diffusers(module, weights)
 
 
 def save_dit(folder: str | Path, module: DiT, variables: Any) -> None:
     """Write a folder that diffusers' `DiTTransformer2DModel.from_pretrained` reads."""
     folder = Path(folder)
-    weights = to_weights(module, variables)
+    weights = to_diffusers(module, variables)
     config = dit_config(module, weights["pos_embed.proj.weight"].shape[1])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(weights, folder / TENSORS_FILE, metadata={"format": "pt"})

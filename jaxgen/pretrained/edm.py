@@ -12,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
 
+from jaxgen.core.spec import Field, Spec, labels
 from jaxgen.errors import UserError
 from jaxgen.nets.edm_unet import Adm, DdpmPP, NcsnPP
 from jaxgen.pretrained.layout import Tensors, fill, ours, suffix, theirs
 
 # option of theirs -> field of ours
 _FIELDS = {
-    "label_dim": "classes", "augment_dim": "augment", "model_channels": "width", "channel_mult": "mults",
-    "num_blocks": "blocks", "attn_resolutions": "attend", "channel_mult_emb": "emb_mult", "dropout": "dropout",
-    "channel_mult_noise": "noise_mult", "resample_filter": "filter",
+    "model_channels": "width", "channel_mult": "mults", "num_blocks": "blocks", "attn_resolutions": "attend",
+    "channel_mult_emb": "emb_mult", "dropout": "dropout", "channel_mult_noise": "noise_mult", "resample_filter": "filter",
 }  # fmt: skip
 _DEFAULTS = {  # of their two classes
     "SongUNet": dict(model_channels=128, channel_mult=(1, 2, 2, 2), num_blocks=4, attn_resolutions=(16,), dropout=0.1,
@@ -35,6 +35,7 @@ _CHOICES = {  # what these options may be; the last two of SongUNet's select DDP
 }
 _ELSEWHERE = {"model_type", "img_resolution", "img_channels", "sigma_data", "sigma_min", "sigma_max", "use_fp16",
               "label_dropout"}  # fmt: skip
+_CONDITIONS = {"label_dim", "augment_dim"}
 
 _TOP = {
     "time0": "map_layer0",
@@ -66,12 +67,14 @@ def edm_module(config: dict[str, Any]) -> DdpmPP:
     for name, value in config.items():
         if name in _CHOICES and value not in _CHOICES[name]:
             raise UserError(f"EDM: {name}={value!r} is not supported; known: {', '.join(_CHOICES[name])}")
-        if name not in (*_FIELDS, *_CHOICES, *_ELSEWHERE):
+        if name not in (*_FIELDS, *_CHOICES, *_CONDITIONS, *_ELSEWHERE):
             raise UserError(f"EDM: unknown option {name}={value!r}")
     options = _DEFAULTS[kind] | config
     fields = {ours: options[name] for name, ours in _FIELDS.items() if name in options}
     fields = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-    side = config["img_resolution"]
+    side, numbers = config["img_resolution"], config.get("augment_dim", 0)
+    augment = {"augment": Field((numbers,), "float32", "embedding")} if numbers else {}
+    fields["conditions"] = Spec(labels(config.get("label_dim", 0)), **augment)
     fields["shape"] = (side, side, config["img_channels"])
     if kind == "DhariwalUNet":
         return Adm(**fields)

@@ -1,4 +1,4 @@
-"""Feature nets with published weights: PyTorch's state dicts -> our variables, and nets ready for use.
+"""Feature nets with published weights: PyTorch's state dicts -> our variables, and the lenders of these nets.
 
 Convolutions OIHW -> HWIO, linear [out, in] -> a 1x1 convolution. Inception's batch normalisation, y = s x + t with
 s = gamma / sqrt(var + 1e-3) and t = beta - s mean, goes into its convolutions, in float64.
@@ -7,6 +7,7 @@ s = gamma / sqrt(var + 1e-3) and t = beta - s mean, goes into its convolutions, 
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax import struct
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
+from jaxgen.core.lender import Frozen, Role
+from jaxgen.core.spec import Spec
 from jaxgen.errors import UserError
 from jaxgen.metrics.lpips import lpips, scale_images
-from jaxgen.nets.inception import SIZE, InceptionV3
+from jaxgen.nets.inception import SIZE, InceptionV3, Taps
 from jaxgen.nets.trunks import VGG16, AlexNet, SqueezeNet
 from jaxgen.pretrained.downloads import fetch
 from jaxgen.pretrained.torch_files import read_tensors
@@ -34,10 +36,10 @@ BATCH_NORM_EPS = 1e-3  # of Inception
 
 @dataclass(frozen=True)
 class Trunk:
-    """A trunk of LPIPS: its module, the name of its weights, and where in torchvision's `features` each layer is."""
+    """A trunk of LPIPS: its module, the name of its download, and where in torchvision's `features` each layer is."""
 
     module: Callable[[], nn.Module]
-    weights: str
+    download: str
     places: dict[str, int]
 
 
@@ -69,11 +71,17 @@ def _trunk(net: str) -> Trunk:
     return TRUNKS[net]
 
 
+@cache
+def _abstract(module: nn.Module) -> tuple[Any, Variables]:
+    """Shapes of what the module gives for an image, and of its variables."""
+    return jax.eval_shape(
+        module.init_with_output, jax.random.key(0), jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
+    )
+
+
 def _shapes(module: nn.Module) -> dict[tuple[str, ...], tuple[int, ...]]:
     """Path -> shape of every parameter."""
-    image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
-    variables = jax.eval_shape(module.init, jax.random.key(0), image)
-    return {path[1:]: leaf.shape for path, leaf in flatten_dict(variables).items()}
+    return {path[1:]: leaf.shape for path, leaf in flatten_dict(_abstract(module)[1]).items()}
 
 
 def _take(rest: dict[str, np.ndarray], name: str, shape: tuple[int, ...], what: str) -> np.ndarray:
@@ -154,9 +162,7 @@ def heads(net: str, source: str | Path | Tensors) -> list[np.ndarray]:
     Raises UserError for a missing or misshapen head, and for a negative weight, which no version of LPIPS has.
     """
     tensors, found = _tensors(source), []
-    module = _trunk(net).module()
-    image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
-    for i, tap in enumerate(jax.eval_shape(lambda x: module.init_with_output(jax.random.key(0), x)[0], image)):
+    for i, tap in enumerate(_abstract(_trunk(net).module())[0]):
         old = f"lins.{i}.model.1.weight"
         name = old if old in tensors else f"lin{i}.model.1.weight"
         value = _take(dict(tensors), name, (1, tap.shape[-1], 1, 1), f"LPIPS heads {net}")
@@ -173,41 +179,115 @@ def shipped_heads(net: str) -> list[np.ndarray]:
         return [stored[f"{net}.{i}"] for i in range(count)]
 
 
-def load_inception(path: str | Path = "") -> tuple[InceptionV3, Variables]:
-    """The FID net and its variables (numpy): images [B, 299, 299, 3] float32 in [-1, 1] -> `Taps`.
-
-    path: the weights, else they are looked for in the cache and downloaded.
-    """
-    return InceptionV3(), inception(fetch("inception_fid", path))
+# ----------------------------------------------------------------------------------------------------------------------
+# Lenders (jaxgen.core.lender). Their weights are float32, and are looked for at `path`, else in the cache, else downloaded.
 
 
-def load_trunk(net: str = "vgg", path: str | Path = "") -> tuple[nn.Module, Variables]:
-    """A trunk (alex, vgg, squeeze) and its variables (numpy); images as `metrics.lpips.scale_images` makes them."""
-    spec = _trunk(net)
-    return spec.module(), trunk(net, fetch(spec.weights, path))
+@dataclass(frozen=True)
+class FidFeatures:
+    """Inception-v3 of FID: its variables, float32 images [B, 299, 299, 3] in [-1, 1] -> `Taps`."""
+
+    def __call__(self, variables: Variables, images: Array) -> Taps:
+        """What it sees."""
+        return InceptionV3().apply(variables, images)
 
 
-@struct.dataclass
-class Lpips:
-    """LPIPS v0.1 as a pytree that can be called: pass it through `jit` as an argument, or call it as it is."""
+@dataclass(frozen=True)
+class Distance:
+    """LPIPS v0.1 on a trunk: {"trunk", "heads"}, two batches [B, H, W, 1 or 3] in [-1, 1] -> distances [B]."""
 
-    variables: Variables
-    heads: list[Array]
-    module: nn.Module = struct.field(pytree_node=False)
+    net: str  # alex, vgg, squeeze
 
-    @jax.jit
-    def __call__(self, images_a: Array, images_b: Array) -> Array:
-        """Distances [B] of two batches [B, H, W, 3] in [-1, 1]. Raises UserError for different shapes, for integers."""
+    def __call__(self, weights: dict[str, Any], images_a: Array, images_b: Array) -> Array:
+        """Raises UserError for different shapes, for integers."""
         if images_a.shape != images_b.shape:
             raise UserError(f"LPIPS compares images of one size, not {images_a.shape} with {images_b.shape}")
-        taps = [self.module.apply(self.variables, scale_images(images)) for images in (images_a, images_b)]
-        return lpips(*taps, self.heads)
+        module = _trunk(self.net).module()
+        taps = [module.apply(weights["trunk"], scale_images(images)) for images in (images_a, images_b)]
+        return lpips(*taps, weights["heads"])
 
 
-def load_lpips(net: str = "alex", path: str | Path = "") -> Lpips:
-    """LPIPS on the trunk `net` (alex, vgg, squeeze), its weights on the device: (images_a, images_b) -> distances [B].
+class Published:
+    """What the lenders of published nets share."""
 
-    path: the trunk's weights, else they are looked for in the cache and downloaded.
-    """
-    module, variables = load_trunk(net, path)
-    return Lpips(jax.tree.map(jnp.asarray, variables), [jnp.asarray(w) for w in shipped_heads(net)], module)
+    path: str
+    model: Any
+    download: str  # its name in `downloads.TABLE`
+    shapes: Any
+
+    def read(self, path: Path) -> Any:
+        """The weights in that file, as numpy arrays shaped like `shapes`."""
+        raise NotImplementedError
+
+    @property
+    def abstract(self) -> Frozen:
+        """Shapes and dtypes."""
+        return Frozen(self.shapes, self.model)
+
+    def load(self, places: Frozen | None = None) -> Frozen:
+        """The net with its weights on those shardings; without any, on the default device."""
+        found = self.read(fetch(self.download, self.path))
+        if places is None:
+            return Frozen(jax.tree.map(jnp.asarray, found), self.model)
+
+        def put(value: np.ndarray, place: jax.sharding.Sharding) -> Array:
+            return jax.make_array_from_callback(value.shape, place, lambda index: value[index])
+
+        return Frozen(jax.tree.map(put, found, places.weights), self.model)
+
+    def check(self, name: str, role: Role, spec: Spec, borrower: Any) -> None:
+        """A UserError unless its weights can be had and it can serve in that role; `name` is the config key that holds it."""
+        if not isinstance(self.model, role.needs):
+            raise UserError(f"{name} is the pretrained net {self.download}, which is no {role.what}; name another")
+        if role.target and spec.shape[-1] not in (1, 3):
+            raise UserError(
+                f"{name} sees images of 1 or 3 channels, and the run's are {list(spec.shape)}; leave it out"
+            )
+        fetch(self.download, self.path)
+
+
+@dataclass(frozen=True)
+class Inception(Published):
+    """Lends `FidFeatures`."""
+
+    path: str = ""
+
+    model = FidFeatures()
+    download = "inception_fid"
+
+    @property
+    def shapes(self) -> Variables:
+        """Of its variables."""
+        return _abstract(InceptionV3())[1]
+
+    def read(self, path: Path) -> Variables:
+        """From pytorch-fid's file."""
+        return inception(path)
+
+
+@dataclass(frozen=True)
+class Lpips(Published):
+    """Lends a `Distance`."""
+
+    net: str = "alex"  # alex, vgg, squeeze
+    path: str = ""  # of the trunk's weights; the heads come with jaxgen
+
+    @property
+    def model(self) -> Distance:
+        """Of that trunk."""
+        return Distance(self.net)
+
+    @property
+    def download(self) -> str:
+        """The trunk's."""
+        return _trunk(self.net).download
+
+    @property
+    def shapes(self) -> dict[str, Any]:
+        """Of the trunk's variables and the heads [C_l]."""
+        taps, variables = _abstract(_trunk(self.net).module())
+        return {"trunk": variables, "heads": [jax.ShapeDtypeStruct((tap.shape[-1],), jnp.float32) for tap in taps]}
+
+    def read(self, path: Path) -> dict[str, Any]:
+        """The trunk's from torchvision's file."""
+        return {"trunk": trunk(self.net, path), "heads": shipped_heads(self.net)}

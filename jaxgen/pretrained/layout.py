@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from jaxgen.core.spec import Spec
 from jaxgen.errors import UserError
 
 Path = tuple[str, ...]  # ("params", "block0", "qkv", "kernel")
@@ -59,3 +60,10 @@ def fill(
     if rest:
         raise UserError(f"{what}: {len(rest)} tensors have no place, the first is {min(rest)}")
     return variables
+
+
+def only_label(conditions: Spec, what: str) -> int:
+    """The classes of a net that is told "label" or nothing (0); a UserError for one that is told more, which `what` is not."""
+    if set(conditions) - {"label"}:
+        raise UserError(f"{what}: it is told nothing but a label, and this net: {conditions}")
+    return conditions.classes

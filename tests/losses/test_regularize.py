@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.losses.regularize import R1, GradientPenalty, NoPenalty, lazily
+from jaxgen.losses.regularize import R1, GradientPenalty, NoAugment, NoGenPenalty, NoPenalty, lazily
+from jaxgen.nets.convolution import conv2d, dense
 from jaxgen.nets.gan import DcganDiscriminator, ResnetDiscriminator
-from jaxgen.nets.layers import conv2d, dense
 
 KEY = jax.random.key(0)
 SHAPE = (4, 8, 8, 1)
@@ -72,10 +72,10 @@ def test_gradient_against_finite_differences(penalty):
 
 @pytest.mark.parametrize("disc", [DcganDiscriminator(width=4, norm="none"), ResnetDiscriminator(width=4)], ids=type)
 def test_penalty_moves_every_layer_of_a_critic(disc):
-    params = disc.init(KEY, REAL, jnp.zeros(4, jnp.int32))["params"]
+    params = disc.init(KEY, REAL)["params"]
 
     def loss(params):
-        critic = partial(disc.apply, {"params": params}, label=jnp.zeros(4, jnp.int32))
+        critic = partial(disc.apply, {"params": params})
         return GradientPenalty()(critic, REAL, FAKE, KEY).mean()
 
     grads = jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(params))
@@ -83,8 +83,15 @@ def test_penalty_moves_every_layer_of_a_critic(disc):
 
 
 def test_lazy_penalty_keeps_its_mean():
-    penalty = R1(every=4)
-    got = [lazily(penalty, jnp.int32(i), bowl, REAL, FAKE, KEY).mean() for i in range(8)]
-    full = R1()(bowl, REAL, FAKE, KEY).mean()
+    penalty, zeros = R1(), jnp.zeros(4)
+    got = [lazily(4, jnp.int32(i), lambda: 4 * penalty(bowl, REAL, FAKE, KEY), zeros).mean() for i in range(8)]
     assert [g > 0 for g in got] == [i % 4 == 0 for i in range(8)]
-    np.testing.assert_allclose(np.mean(got), full, rtol=1e-5)
+    np.testing.assert_allclose(np.mean(got), penalty(bowl, REAL, FAKE, KEY).mean(), rtol=1e-5)
+
+
+def test_no_penalty_and_no_augmentation_change_nothing():
+    z = jnp.ones((4, 3))
+    assert NoGenPenalty().start() == {}
+    penalty, memory = NoGenPenalty()(None, (z, {}), {}, KEY)
+    assert penalty.shape == (4,) and not penalty.any() and memory == {}
+    assert NoAugment()(REAL, KEY, 0.0) is REAL and not NoAugment().adapts

@@ -5,16 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.core.spec import Spec, labels
 from jaxgen.errors import UserError
 from jaxgen.nets.dit import SIZES, DiT, DiTBlock, patchify, position_waves, stack_blocks, unpatchify, unstack_blocks
 
-SMALL = dict(shape=(4, 4, 3), classes=3, depth=3, width=16, heads=2)
+SMALL = dict(shape=(4, 4, 3), conditions=labels(3), depth=3, width=16, heads=2)
 
 
 def shapes(module, shape=(4, 4, 3)):
     x, t = jax.ShapeDtypeStruct((2, *shape), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.float32)
-    label = jax.ShapeDtypeStruct((2,), jnp.int32)
-    return jax.eval_shape(lambda key, x, t, y: module.init_with_output(key, x, t, y), jax.random.key(0), x, t, label)
+    return jax.eval_shape(module.init_with_output, jax.random.key(0), x, t, module.conditions.abstract(2))
 
 
 def moved(module):
@@ -25,19 +25,7 @@ def moved(module):
 
 @pytest.fixture
 def batch():
-    return jax.random.normal(jax.random.key(1), (2, 4, 4, 3)), jnp.array([3.0, 700.0]), jnp.array([0, 2])
-
-
-@pytest.mark.parametrize(("size", "millions"), [("S", 33), ("B", 130), ("L", 458), ("XL", 675)])
-@pytest.mark.parametrize("scan", [False, True])
-def test_parameter_counts_are_the_published_ones(size, millions, scan):
-    module = DiT(shape=(32, 32, 4), classes=1000, out_channels=8, scan=scan, **SIZES[size])
-    out, variables = shapes(module, (32, 32, 4))
-    count = sum(a.size for a in jax.tree.leaves(variables))
-    assert round(count / 1e6) == millions
-    assert out.shape == (2, 32, 32, 8)
-    per_patch = [shapes(module.clone(patch=p), (32, 32, 4))[1]["params"] for p in (4, 8)]
-    assert [p["patch"]["kernel"].shape[0] for p in per_patch] == [64, 256]
+    return jax.random.normal(jax.random.key(1), (2, 4, 4, 3)), jnp.array([3.0, 700.0]), {"label": jnp.array([0, 2])}
 
 
 def test_fields_are_dit_s_2_by_default():
@@ -134,11 +122,12 @@ def test_labels_and_the_null_label(batch):
     v = moved(module)
     assert v["params"]["embed"]["label"]["embedding"].shape == (4, 16)
     apply = jax.jit(module.apply)
-    null, explicit, other = apply(v, x, t), apply(v, x, t, jnp.array([3, 3])), apply(v, x, t, jnp.array([0, 3]))
+    null = apply(v, x, t)
+    explicit, other = (apply(v, x, t, {"label": jnp.array(label)}) for label in ([3, 3], [0, 3]))
     np.testing.assert_array_equal(null, explicit)
     np.testing.assert_allclose(other[1], null[1], atol=1e-6)
     assert np.abs(other[0] - null[0]).max() > 1e-4
-    assert "label" not in shapes(DiT(**SMALL | dict(classes=0)))[1]["params"]["embed"]
+    assert "label" not in shapes(DiT(**SMALL | dict(conditions=Spec())))[1]["params"]["embed"]
     with pytest.raises(UserError, match="null_label"):
         DiT(**SMALL, null_label=False).init(jax.random.key(0), x, t)
 

@@ -7,9 +7,9 @@ import optax
 import pytest
 
 from jaxgen.core.optim import unit_magnitude
+from jaxgen.core.spec import labels
 from jaxgen.errors import UserError
 from jaxgen.nets.edm2_unet import (
-    SIZES,
     Edm2UNet,
     MPBlock,
     MPConv,
@@ -20,7 +20,7 @@ from jaxgen.nets.edm2_unet import (
     unit,
 )
 
-SMALL = dict(shape=(8, 8, 3), classes=3, width=8, mults=(1, 2), blocks=1, attend=(4,), head_dim=8)
+SMALL = dict(shape=(8, 8, 3), conditions=labels(3), width=8, mults=(1, 2), blocks=1, attend=(4,), head_dim=8)
 
 
 def magnitude(x):
@@ -44,16 +44,6 @@ def drawn(module):
         return jnp.ones(()) if path[-1].key == "gain" else jnp.asarray(rng.standard_normal(a.shape), jnp.float32)
 
     return jax.tree_util.tree_map_with_path(draw, shapes(module)[1])
-
-
-COUNTS = {"XS": 125, "S": 280, "M": 498, "L": 777, "XL": 1119, "XXL": 1523}  # table 2, in millions
-
-
-@pytest.mark.parametrize("size", ["S", *(pytest.param(s, marks=pytest.mark.slow) for s in COUNTS if s != "S")])
-def test_parameter_counts_are_the_published_ones(size):
-    out, variables = shapes(Edm2UNet(classes=1000, width=SIZES[size]), (64, 64, 4))
-    assert round(sum(a.size for a in jax.tree.leaves(variables["params"])) / 1e6) == COUNTS[size]
-    assert out.shape == (2, 64, 64, 4)
 
 
 def test_functions_keep_unit_magnitude():
@@ -146,31 +136,31 @@ def test_uncertainty_learns_the_logarithm_of_the_loss_at_every_noise_level():
 
 def test_unit_weights_change_no_output_and_are_a_projection():
     module = Edm2UNet(**SMALL | dict(mults=(1,)))
-    x, t, label = noise(0, 2, 8, 8, 3), jnp.array([-1.0, 0.5]), jnp.array([0, 2])
+    x, t, cond = noise(0, 2, 8, 8, 3), jnp.array([-1.0, 0.5]), {"label": jnp.array([0, 2])}
     v = drawn(module)
     v["params"] = jax.tree.map(lambda a: 5 * a if a.ndim else a, v["params"])
     forced = v | {"params": unit_magnitude(v["params"], ".*kernel")}
     kernel = forced["params"]["conv_in"]["kernel"]
     np.testing.assert_allclose(jnp.sqrt(jnp.mean(kernel**2, (0, 1, 2))), 1, rtol=1e-3)
     apply = jax.jit(module.apply)
-    np.testing.assert_allclose(apply(v, x, t, label), apply(forced, x, t, label), atol=5e-3)
+    np.testing.assert_allclose(apply(v, x, t, cond), apply(forced, x, t, cond), atol=5e-3)
     again = unit_magnitude(forced["params"], ".*kernel")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3), again, forced["params"])
-    null = apply(forced, x, t)
-    np.testing.assert_array_equal(null, apply(forced, x, t, jnp.array([3, -1])))
-    assert np.abs(null - apply(forced, x, t, label)).max() > 1e-3
+    null = module.apply(forced, x, t)  # one operation at a time: the same bits, which compiled programs do not promise
+    np.testing.assert_array_equal(null, module.apply(forced, x, t, {"label": jnp.array([3, -1])}))
+    assert np.abs(null - apply(forced, x, t, cond)).max() > 1e-3
 
 
 @pytest.mark.slow
 def test_every_parameter_is_reached_and_remat_changes_nothing():
     module = Edm2UNet(**SMALL)
-    x, t, label = noise(0, 2, 8, 8, 3), jnp.array([-1.0, 0.5]), jnp.array([0, 2])
+    x, t, cond = noise(0, 2, 8, 8, 3), jnp.array([-1.0, 0.5]), {"label": jnp.array([0, 2])}
     v = drawn(module)
     params = v.pop("params")
 
     def grads(module):
         def loss(p):
-            out = module.apply({"params": p, **v}, x, t, label, train=True)
+            out = module.apply({"params": p, **v}, x, t, cond, train=True)
             return jnp.sum(jnp.sin(out)) + jnp.sum(module.apply({"params": p, **v}, t, method="uncertainty"))
 
         return jax.jit(jax.grad(loss))(params)

@@ -31,19 +31,6 @@ def random_variables(module, x):
     return jax.tree.map(draw, shapes)
 
 
-def parameters(module, x):
-    return sum(a.size for a in jax.tree.leaves(jax.eval_shape(module.init, KEY, x)))
-
-
-def test_parameters_are_those_of_the_papers_nets():
-    assert parameters(VGG16(), images(1, 64, 64, 3)) == 14_714_688
-    assert parameters(AlexNet(), images(1, 64, 64, 3)) == 2_469_696
-    assert parameters(SqueezeNet(), images(1, 64, 64, 3)) == 722_496
-    # torchvision's count for 1008 classes, without auxiliary head, less one scale per channel that is folded in
-    channels = 17_216
-    assert parameters(InceptionV3(), images(1, 299, 299, 3)) == 23_850_960 - channels
-
-
 def test_taps_of_inception():
     taps = jax.eval_shape(lambda x: InceptionV3().init_with_output(KEY, x)[0], images(2, 299, 299, 3))
     assert jax.tree.map(lambda a: a.shape, taps) == inception.Taps(

@@ -1,4 +1,4 @@
-"""Every owned layer equals its definition in jax.lax or torch: values, gradients, inside scans and under vmap."""
+"""Every owned layer equals its definition, or torch's."""
 
 import json
 import os
@@ -8,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
-from jax.test_util import check_grads
+from flax import linen as nn
 
 from jaxgen.nets import layers
-from jaxgen.nets.layers import conv2d, conv_transpose2d, upsample2x, upsample2x_conv
+from jaxgen.nets.autoencoder import ConvDecoder
+from jaxgen.nets.convolution import conv2d, conv_transpose2d, upsample2x
+from jaxgen.nets.gan import DcganGenerator
 
 GOLDEN = Path(os.environ.get("JAXGEN_GOLDEN", Path(__file__).parents[2] / "../shared/golden"))
-LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 @pytest.fixture(autouse=True)
@@ -35,173 +35,9 @@ def close(got, want, tolerance=1e-5):
         assert np.abs(np.asarray(g) - np.asarray(w)).max() <= tolerance * max(np.abs(np.asarray(w)).max(), 1e-3)
 
 
-def lax_conv(x, k, stride, padding):
-    padding = [(padding, padding)] * 2 if isinstance(padding, int) else padding
-    stride = (stride, stride) if isinstance(stride, int) else stride
-    return lax.conv_general_dilated(x, k, stride, padding, dimension_numbers=LAYOUT)
-
-
-def lax_transpose(x, k, stride, padding, extra):
-    """Zero-stuffing by the definition, on the flipped kernel."""
-    size = k.shape[:2]
-    edges = [(n - 1 - padding, n - 1 - padding + extra) for n in size]
-    return lax.conv_general_dilated(
-        x, k[::-1, ::-1], (1, 1), edges, lhs_dilation=(stride, stride), dimension_numbers=LAYOUT
-    )
-
-
 def value_and_grads(f, x, k):
     y, pull = jax.vjp(f, x, k)
     return y, pull(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))
-
-
-CONVS = [
-    ((8, 8), 3, 1, "SAME"),
-    ((7, 5), 3, 1, 1),
-    ((9, 6), 3, 2, 1),
-    ((8, 8), 3, 2, "SAME"),
-    ((7, 7), 3, 2, "SAME"),
-    ((8, 8), 3, 2, ((0, 1), (0, 1))),
-    ((9, 7), 3, 2, 0),
-    ((8, 6), 4, 2, 1),
-    ((7, 9), 4, 2, "SAME"),
-    ((8, 8), 2, 2, "VALID"),
-    ((8, 8), 4, 1, ((1, 2), (2, 1))),
-    ((10, 11), 5, 3, 2),
-    ((6, 6), 1, 1, "SAME"),
-    ((7, 6), 1, 2, 0),
-    ((9, 9), (3, 5), (1, 2), ((0, 2), (3, 1))),
-    ((4, 4), 4, 1, 0),
-    ((6, 6), 3, 1, ((3, 2), (2, 4))),
-    ((8, 8), 2, 3, 0),
-]
-
-
-@pytest.mark.parametrize(("size", "kernel", "stride", "padding"), CONVS)
-def test_conv_equals_lax(size, kernel, stride, padding):
-    kernel = (kernel, kernel) if isinstance(kernel, int) else kernel
-    x, k = normal(0, 3, *size, 5), normal(1, *kernel, 5, 4)
-    got = value_and_grads(jax.jit(lambda x, k: conv2d(x, k, stride, padding)), x, k)
-    close(got, value_and_grads(lambda x, k: lax_conv(x, k, stride, padding), x, k))
-
-
-@pytest.mark.parametrize(("channels", "features"), [(16, 16), (3, 32), (48, 64), (64, 3)])
-@pytest.mark.parametrize("size", [(8, 8), (5, 9)])
-def test_conv_widths(channels, features, size):
-    x, k = normal(0, 2, *size, channels), normal(1, 3, 3, channels, features)
-    got = value_and_grads(jax.jit(lambda x, k: conv2d(x, k, 1, 1)), x, k)
-    close(got, value_and_grads(lambda x, k: lax_conv(x, k, 1, 1), x, k))
-
-
-TRANSPOSED = [
-    ((4, 4), 4, 2, 1, 0),
-    ((5, 3), 3, 2, 1, 1),
-    ((5, 4), 4, 2, 1, 1),
-    ((1, 1), 4, 1, 0, 0),
-    ((4, 5), 3, 1, 1, 0),
-    ((3, 3), 5, 2, 2, 1),
-    ((3, 4), 2, 2, 0, 0),
-    ((3, 3), 3, 3, 0, 1),
-    ((3, 3), 2, 3, 0, 0),
-]
-
-
-@pytest.mark.parametrize(("size", "kernel", "stride", "padding", "extra"), TRANSPOSED)
-def test_transposed_conv_equals_zero_stuffing(size, kernel, stride, padding, extra):
-    x, k = normal(0, 2, *size, 6), normal(1, kernel, kernel, 6, 5)
-    got = value_and_grads(jax.jit(lambda x, k: conv_transpose2d(x, k, stride, padding, extra)), x, k)
-    want = value_and_grads(lambda x, k: lax_transpose(x, k, stride, padding, extra), x, k)
-    assert got[0].shape[1] == (size[0] - 1) * stride - 2 * padding + kernel + extra
-    close(got, want)
-
-
-@pytest.mark.parametrize("size", [(4, 4), (3, 5), (1, 2)])
-def test_upsampling_conv(size):
-    x, k = normal(0, 2, *size, 6), normal(1, 3, 3, 6, 5)
-    doubled = jnp.repeat(jnp.repeat(x, 2, 1), 2, 2)
-    close(upsample2x(x), doubled)
-    got = value_and_grads(jax.jit(upsample2x_conv), x, k)
-    close(got, value_and_grads(lambda x, k: lax_conv(jnp.repeat(jnp.repeat(x, 2, 1), 2, 2), k, 1, 1), x, k))
-
-
-ROUND_TRIPS = {
-    "conv": (lambda x, k: conv2d(x, k, 1, 1), lambda x, k: lax_conv(x, k, 1, 1)),
-    "strided": (
-        lambda x, k: upsample2x(conv2d(x, k, 2, 1)),
-        lambda x, k: jnp.repeat(jnp.repeat(lax_conv(x, k, 2, 1), 2, 1), 2, 2),
-    ),
-    "transposed": (
-        lambda x, k: conv_transpose2d(x, k, 2, 1, 1)[:, ::2, ::2],
-        lambda x, k: lax_transpose(x, k, 2, 1, 1)[:, ::2, ::2],
-    ),
-    "upsampled": (
-        lambda x, k: upsample2x_conv(x, k)[:, 1::2, 1::2],
-        lambda x, k: lax_conv(jnp.repeat(jnp.repeat(x, 2, 1), 2, 2), k, 1, 1)[:, 1::2, 1::2],
-    ),
-}
-
-
-@pytest.mark.parametrize("name", ROUND_TRIPS)
-def test_inside_a_scan(name):
-    """Three layers with shared weights in a loop, and the gradient through the loop."""
-    x, k = normal(0, 2, 8, 8, 4), 0.3 * normal(1, 3, 3, 4, 4)
-
-    def loop(f):
-        def run(x, k):
-            return lax.scan(lambda x, _: (jnp.tanh(f(x, k)), None), x, length=3)[0]
-
-        return jax.jit(lambda x, k: value_and_grads(run, x, k))
-
-    ours, theirs = ROUND_TRIPS[name]
-    close(loop(ours)(x, k), loop(theirs)(x, k))
-
-
-@pytest.mark.parametrize("name", ROUND_TRIPS)
-def test_second_order_forward_mode_and_vmap(name):
-    """What gradient penalties, Hutchinson's trace, consistency models and per-example gradients ask for."""
-    x, k = normal(0, 3, 4, 6, 4), 0.3 * normal(1, 3, 3, 4, 4)
-
-    def everything(f):
-        def energy(x, k):
-            return jnp.sum(jnp.tanh(f(x, k)) ** 2)
-
-        def penalty(x, k):
-            return jnp.sum(jax.grad(energy)(x, k) ** 2) + jnp.sum(jax.grad(energy, 1)(x, k) ** 3)
-
-        def all_of(x, k):
-            second = jax.grad(penalty, (0, 1))(x, k)
-            forward = jax.jvp(jax.grad(energy), (x, k), (jnp.sin(x), jnp.cos(k)))
-            each = jax.vmap(jax.grad(energy, 1), (0, None))(x[:, None], k)
-            outer = jax.vmap(f, (1, None), 2)(jnp.stack([x, 2 * x], 1), k)
-            kernels = jax.vmap(f, (None, 0))(x, jnp.stack([k, -k]))
-            return second, forward, each, outer, kernels
-
-        return jax.jit(all_of)
-
-    ours, theirs = ROUND_TRIPS[name]
-    close(everything(ours)(x, k), everything(theirs)(x, k), 3e-5)
-
-
-def test_conv_gradients_against_finite_differences():
-    x, k = normal(0, 1, 5, 4, 2), normal(1, 3, 3, 2, 2)
-
-    def loss(x, k):
-        return jnp.sum(jnp.tanh(conv2d(x, k, 2, 1)))
-
-    check_grads(loss, (x, k), 2, modes=("rev", "fwd"), eps=1e-2, rtol=2e-2)
-
-
-def test_convolutions_under_shard_map():
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    spec = jax.sharding.PartitionSpec
-    x, k = normal(0, 2, 4, 4, 3), normal(1, 3, 3, 3, 3)
-
-    def loss(x, k):
-        return lax.psum(jnp.sum(conv2d(x, k, 2, 1) ** 2) + jnp.sum(conv_transpose2d(x, k) ** 3), "data")
-
-    mapped = jax.shard_map(jax.grad(loss, 1), mesh=mesh, in_specs=(spec("data"), spec()), out_specs=spec())
-    want = jax.grad(lambda k: jnp.sum(lax_conv(x, k, 2, 1) ** 2) + jnp.sum(lax_transpose(x, k, 2, 1, 0) ** 3))(k)
-    close(jax.jit(mapped)(x, k), want)
 
 
 def test_dense_flattens():
@@ -278,6 +114,63 @@ def test_attention():
     close(*grads)
 
 
+PATHS = ["cpu", "xla"]  # ours, and jax.nn's, which GPUs and TPUs take where cuDNN does not
+
+
+@pytest.fixture(params=PATHS)
+def path(request, monkeypatch):
+    if request.param == "xla":
+        monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    return request.param
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_masked_attention(path, rows):
+    """A masked key is one that is not there; neither it nor its value has a gradient; nobody to look at gives zero."""
+    q, k, v = normal(0, 2, 7, 3, 8), normal(1, 2, 5, 3, 8), normal(2, 2, 5, 3, 8)
+    mask = np.random.default_rng(3).random((2, rows, 5)) < 0.5
+    mask[0, :, 1], mask[:, 0, 0], mask[:, :, 4] = False, True, False  # key 4 is hidden from all, key 1 from example 0
+    got = layers.attention(q, k, v, jnp.asarray(mask))
+    wide = np.broadcast_to(mask, (2, 7, 5))
+    for b in range(2):
+        for n in range(7):
+            keep = np.flatnonzero(wide[b, n])
+            want = (
+                layers.attention(q[b, n][None, None], k[b, keep][None], v[b, keep][None])[0, 0]
+                if len(keep)
+                else 0 * got[b, n]
+            )
+            np.testing.assert_allclose(got[b, n], want, atol=1e-6)
+    np.testing.assert_array_equal(layers.attention(q, k.at[:, 4].mul(50), v.at[:, 4].set(1e6), jnp.asarray(mask)), got)
+    grads = jax.grad(lambda *a: jnp.sum(jnp.sin(layers.attention(*a, jnp.asarray(mask)))), (0, 1, 2))(q, k, v)
+    for g in grads[1:]:
+        assert not g[:, 4].any() and not g[0, 1].any() and g[:, 0].any()
+    blind = jnp.zeros((2, rows, 5), bool)
+    assert not layers.attention(q, k, v, blind).any()
+    grads = jax.grad(lambda *a: jnp.sum(layers.attention(*a, blind)), (0, 1, 2))(q, k, v)
+    assert not any(g.any() for g in grads)
+    everyone = jnp.ones((2, rows, 5), bool)
+    np.testing.assert_allclose(layers.attention(q, k, v, everyone), layers.attention(q, k, v), atol=1e-6)
+
+
+def test_cudnn_gets_what_it_can_do(monkeypatch):
+    """It trains masked sequences of even length only; the others, and cards where it fails, fall back."""
+    asked, plain = [], jax.nn.dot_product_attention
+
+    def look(*args, implementation, **kwargs):
+        asked.append(implementation)
+        return plain(*args, implementation="xla", **kwargs)
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax.nn, "dot_product_attention", look)
+    for works in (True, False):
+        monkeypatch.setattr(layers, "_cudnn_attention_works", lambda dtype, head_dim, masked, works=works: works)
+        for n, masked, half in ((6, False, True), (7, False, True), (6, True, True), (7, True, True), (6, True, False)):
+            x = jnp.zeros((1, n, 1, 8), jnp.bfloat16 if half else jnp.float32)
+            layers.attention(x, x, x, jnp.ones((1, 1, n), bool) if masked else None)
+    assert asked == ["cudnn", "cudnn", "cudnn", "xla", "xla", *["xla"] * 5]
+
+
 def test_timestep_embedding_by_hand():
     t = jnp.array([0.0, 3.0])
     got = layers.timestep_embedding(t, 5, freq_shift=1.0)
@@ -302,11 +195,39 @@ def test_initialisers():
     key = jax.random.key(0)
     k = layers.torch_kernel_init(key, (3, 3, 16, 64))
     assert abs(float(jnp.abs(k).max()) - 1 / 12) < 1e-3
+    k = layers.torch_transposed_kernel_init(key, (4, 4, 64, 32))  # torch's ConvTranspose2d(64, 32, 4): 0.044, not 0.031
+    assert abs(float(jnp.abs(k).max()) - 512**-0.5) < 1e-4
     b = layers.torch_bias_init(100)(key, (1000,))
     assert 0.09 < float(jnp.abs(b).max()) <= 0.1
     assert not layers.ddpm_init(0.0)(key, (3, 3, 4, 4)).any()
     assert abs(float(layers.ddpm_init()(key, (64, 64)).std()) - 1 / 8) < 0.01
     assert abs(float(layers.dcgan_init(key, (64, 64)).std()) - 0.02) < 1e-3
+
+
+DECODERS = [ConvDecoder((8, 8, 3), 16, 16, 1), ConvDecoder((8, 8, 3), 16, 16, 3), DcganGenerator(width=8)]
+
+
+@pytest.mark.parametrize("module", DECODERS, ids=lambda m: type(m).__name__)
+def test_transposed_convolutions_start_where_their_papers_do(module):
+    """torch's bound has the fan-in of a `ConvTranspose2d`, out * kh * kw; DCGAN's weights are N(0, 0.02)."""
+    found = []
+
+    def watch(call, args, kwargs, context):
+        if isinstance(context.module, layers.ConvTranspose):
+            found.append(context.module.path)
+        return call(*args, **kwargs)
+
+    args = (jnp.zeros((2, 5)),) if isinstance(module, DcganGenerator) else (jnp.zeros((2, 5)), 3)
+    with nn.intercept_methods(watch):
+        params = module.init(jax.random.key(0), *args)["params"]
+    assert found
+    for path in found:
+        kernel = params[path[-1]]["kernel"]
+        if isinstance(module, DcganGenerator):
+            np.testing.assert_allclose(kernel.std(), 0.02, rtol=0.1)
+        else:
+            bound = (kernel.shape[0] * kernel.shape[1] * kernel.shape[3]) ** -0.5
+            assert 0.98 * bound < np.abs(kernel).max() <= bound, path
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])

@@ -5,24 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.core.spec import labels
 from jaxgen.errors import UserError
 from jaxgen.nets.unet import UNet
 
 SMALL = dict(shape=(4, 4, 3), width=4, mults=(1, 2), blocks=1, attend=(2,), groups=2, dropout=0.0)
 
 
-def variables_of(module, shape, classes=0):
+def variables_of(module, shape):
     x, t = jax.ShapeDtypeStruct((2, *shape), jnp.float32), jax.ShapeDtypeStruct((2,), jnp.float32)
-    label = jax.ShapeDtypeStruct((2,), jnp.int32) if classes else None
-    return jax.eval_shape(module.init, jax.random.key(0), x, t, label)
-
-
-def size(tree):
-    return sum(int(np.prod(a.shape)) for a in jax.tree.leaves(tree))
-
-
-def test_the_papers_cifar_net_has_35_7_million_parameters():
-    assert size(variables_of(UNet(), (32, 32, 3))) == 35_746_307
+    return jax.eval_shape(module.init, jax.random.key(0), x, t, module.conditions.abstract(2))
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 3), (12, 8, 1), (7, 10, 4), (9, 5, 2)])
@@ -68,19 +60,20 @@ def test_starts_at_zero():
 
 
 def test_labels_and_the_null_label():
-    module = UNet(**SMALL, classes=3, null_label=True)
+    module = UNet(**SMALL, conditions=labels(3), null_label=True)
     x, t = jax.random.normal(jax.random.key(1), (2, 4, 4, 3)), jnp.ones(2)
     v = jax.jit(module.init)(jax.random.key(0), x, t)
     assert v["params"]["label"]["embedding"].shape[0] == 4
     v = jax.tree.map(lambda a: a + 0.1, v)
     apply = jax.jit(module.apply)
-    null, explicit, other = apply(v, x, t), apply(v, x, t, jnp.array([3, 3])), apply(v, x, t, jnp.array([0, 3]))
+    null = apply(v, x, t)
+    explicit, other = (apply(v, x, t, {"label": jnp.array(label)}) for label in ([3, 3], [0, 3]))
     np.testing.assert_allclose(null, explicit, atol=1e-6)
     np.testing.assert_allclose(other[1], null[1], atol=1e-6)
     assert np.abs(other[0] - null[0]).max() > 1e-4
-    strict = UNet(**SMALL, classes=3)
-    assert variables_of(strict, (4, 4, 3), 3)["params"]["label"]["embedding"].shape[0] == 3
-    with pytest.raises(UserError, match="label"):
+    strict = UNet(**SMALL, conditions=labels(3))
+    assert variables_of(strict, (4, 4, 3))["params"]["label"]["embedding"].shape[0] == 3
+    with pytest.raises(UserError, match=r"no null for 'label'.*3 labels.*null_label=True"):
         strict.init(jax.random.key(0), x, t)
 
 

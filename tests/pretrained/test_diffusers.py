@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from jaxgen.core.spec import Field, Spec, labels
 from jaxgen.errors import UserError
 from jaxgen.nets.unet import UNet
 from jaxgen.pretrained.diffusers import load_unet, save_unet, unet_config, unet_fields
@@ -15,7 +16,7 @@ from jaxgen.pretrained.diffusers import load_unet, save_unet, unet_config, unet_
 SMALL = dict(shape=(8, 8, 3), width=8, mults=(1, 2), blocks=1, attend=(4,), groups=4)
 NETS = {
     "ddpm": SMALL,
-    "labelled": SMALL | dict(classes=3, head_dim=4, scale_shift=True, flip_sin_to_cos=True, freq_shift=0.0),
+    "labelled": SMALL | dict(conditions=labels(3), head_dim=4, scale_shift=True, flip_sin_to_cos=True, freq_shift=0.0),
     "attention norm": SMALL | dict(scale_shift=True, mid_norm_groups=2, head_dim=8),
     "resnet": SMALL | dict(downsample="resnet", upsample="resnet", mults=(1, 1.5, 2), mid_scale=2.0),
     "fourier": SMALL | dict(time_embedding="fourier", attend_mid=False, activation="relu", out_channels=4),
@@ -25,8 +26,8 @@ NETS = {
 
 def random_variables(module, channels=3):
     x = jax.ShapeDtypeStruct((1, *module.shape[:2], channels), jnp.float32)
-    t, label = jax.ShapeDtypeStruct((1,), jnp.float32), jax.ShapeDtypeStruct((1,), jnp.int32)
-    shapes = jax.eval_shape(module.init, jax.random.key(0), x, t, label)
+    t = jax.ShapeDtypeStruct((1,), jnp.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), x, t, module.conditions.abstract(1))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda a: rng.standard_normal(a.shape).astype(np.float32), shapes)
 
@@ -41,8 +42,8 @@ def test_export_then_import_is_the_identity(name, tmp_path):
     assert jax.tree.structure(back) == jax.tree.structure(dict(variables))
     jax.tree.map(np.testing.assert_array_equal, back, dict(variables))
     assert unet_config(loaded, 3) == json.loads((tmp_path / "config.json").read_text())
-    x, t, label = np.ones((2, 8, 8, 3), np.float32), np.array([1.0, 5.0], np.float32), np.array([0, 2])
-    ours, theirs = (jax.jit(m.apply)(v, x, t, label) for m, v in ((module, variables), (loaded, back)))
+    x, t, cond = np.ones((2, 8, 8, 3), np.float32), np.array([1.0, 5.0], np.float32), {"label": np.array([0, 2])}
+    ours, theirs = (jax.jit(m.apply)(v, x, t, cond) for m, v in ((module, variables), (loaded, back)))
     np.testing.assert_array_equal(ours, theirs)
 
 
@@ -94,3 +95,11 @@ def test_wrong_weights_are_named(tmp_path):
         load_unet(tmp_path)
     with pytest.raises(UserError, match=r"config\.json"):
         load_unet(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "more", [dict(size=Field((), "int32", "label", values=2)), dict(low=Field((4, 4, 3), "uint8", "image"))]
+)
+def test_nets_that_are_told_more_than_a_label_are_named(more):
+    with pytest.raises(UserError, match=f"told nothing but a label, and this net: .*{next(iter(more))}"):
+        unet_config(UNet(**SMALL | dict(conditions=Spec(labels(3), **more), head_dim=4)), 3)

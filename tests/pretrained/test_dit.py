@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from jaxgen.core.spec import Spec, labels
 from jaxgen.errors import UserError
 from jaxgen.nets.dit import DiT, position_waves
-from jaxgen.pretrained.diffusers import WEIGHTS
+from jaxgen.pretrained.diffusers import TENSORS_FILE
 from jaxgen.pretrained.dit import (
     dit_config,
     dit_fields,
     from_author,
-    from_weights,
+    from_diffusers,
     load_author,
     load_dit,
     save_dit,
@@ -23,7 +24,7 @@ from jaxgen.pretrained.dit import (
 )
 from jaxgen.pretrained.torch_files import read_tensors
 
-SMALL = dict(shape=(8, 8, 4), classes=3, depth=2, width=16, heads=2, out_channels=8)
+SMALL = dict(shape=(8, 8, 4), conditions=labels(3), depth=2, width=16, heads=2, out_channels=8)
 THEIRS = SMALL | dict(freq_shift=1.0, mlp_norm_eps=1e-5)
 
 
@@ -56,7 +57,7 @@ def test_blocks_that_differ_in_their_embeddings_need_one_each(tmp_path):
     module = DiT(**THEIRS, block_embed=True)
     save_dit(tmp_path, module, random_variables(module))
     with pytest.raises(UserError, match="block_embed=True"):
-        from_weights(module.clone(block_embed=False), load_file(tmp_path / WEIGHTS))
+        from_diffusers(module.clone(block_embed=False), load_file(tmp_path / TENSORS_FILE))
 
 
 @pytest.mark.parametrize("scan", [False, True])
@@ -110,7 +111,7 @@ def test_options_that_we_lack_are_named(option, value):
 
 @pytest.mark.parametrize(
     "fields",
-    [dict(freq_shift=0.0), dict(null_label=False), dict(classes=0), dict(mlp_ratio=2.0), dict(shape=(8, 4, 4))],
+    [dict(freq_shift=0.0), dict(null_label=False), dict(conditions=Spec()), dict(mlp_ratio=2.0), dict(shape=(8, 4, 4))],
 )
 def test_nets_that_diffusers_lacks_are_named(fields):
     with pytest.raises(UserError, match="diffusers DiT"):

@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.core.spec import Field, Spec, labels
 from jaxgen.errors import UserError
 from jaxgen.nets.edm_unet import Adm, DdpmPP, NcsnPP
 from jaxgen.pretrained.edm import edm_module, from_edm, to_edm
 
-SMALL = dict(shape=(8, 8, 3), classes=3, augment=2, width=8, mults=(1, 2), blocks=1, attend=(8, 4))
+TOLD = Spec(labels(3), augment=Field((2,), "float32", "embedding"))
+SMALL = dict(shape=(8, 8, 3), conditions=TOLD, width=8, mults=(1, 2), blocks=1, attend=(8, 4))
 CONFIG = dict(model_type="SongUNet", img_resolution=32, img_channels=3, label_dim=10)
 
 
@@ -45,9 +47,11 @@ def test_queries_keys_and_values_are_interleaved_within_each_head():
 def test_options_choose_the_net():
     assert isinstance(edm_module(CONFIG), DdpmPP) and edm_module(CONFIG).mults == (1, 2, 2, 2)
     ncsnpp = dict(embedding_type="fourier", encoder_type="residual", channel_mult_noise=2, resample_filter=[1, 3, 3, 1])
-    assert edm_module(CONFIG | ncsnpp) == NcsnPP(classes=10, mults=(1, 2, 2, 2), dropout=0.1)
+    assert edm_module(CONFIG | ncsnpp) == NcsnPP(conditions=labels(10), mults=(1, 2, 2, 2), dropout=0.1)
     adm = dict(model_type="DhariwalUNet", img_resolution=64, label_dim=1000)
-    assert edm_module(CONFIG | adm) == Adm(classes=1000)
+    assert edm_module(CONFIG | adm) == Adm(conditions=labels(1000))
+    augmented = edm_module(CONFIG | dict(augment_dim=9)).conditions
+    assert augmented == Spec(labels(10), augment=Field((9,), "float32", "embedding"))
 
 
 @pytest.mark.parametrize(

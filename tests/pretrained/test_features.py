@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 from pickles import Storages, state_dict, stream_file, zip_file
 
+from jaxgen.core.lender import Role
+from jaxgen.core.spec import pictures
 from jaxgen.errors import UserError
 from jaxgen.metrics.lpips import lpips, scale_images
 from jaxgen.nets.inception import InceptionV3
 from jaxgen.pretrained.features import (
     BATCH_NORM_EPS,
     TRUNKS,
+    Distance,
+    Inception,
+    Lpips,
     heads,
     inception,
-    load_inception,
-    load_lpips,
-    load_trunk,
     shipped_heads,
     trunk,
 )
@@ -128,28 +130,68 @@ def test_shipped_heads_fit_their_trunks(net):
         heads(net, {"lin0.model.1.weight": tensors["lins.0.model.1.weight"]})
 
 
+def lent(lender, places):
+    """What a lender lends, on shardings like `places` of every leaf."""
+    return lender.load(jax.tree.map(lambda _: places, lender.abstract))
+
+
+def same_shapes(abstract, frozen):
+    """The promise is kept: structure (with the model), shapes and dtypes, which are float32."""
+    assert jax.tree.structure(abstract) == jax.tree.structure(frozen)
+    assert jax.tree.map(jnp.shape, abstract) == jax.tree.map(jnp.shape, frozen)
+    assert {a.dtype for a in jax.tree.leaves(frozen)} == {jnp.dtype("float32")}
+
+
+@pytest.fixture
+def everywhere():
+    """Whole on every device of a mesh."""
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+
 @pytest.mark.parametrize("layout", [zip_file, stream_file])
-def test_inception_from_a_file(layout, tmp_path):
+def test_inception_lent_from_a_file(layout, tmp_path, everywhere):
     tensors, storages, path = inception_tensors(), Storages(), tmp_path / "mine.pth"
     path.write_bytes(layout(state_dict(tensors, storages), storages))
-    module, variables = load_inception(path)
-    assert module == InceptionV3()
-    jax.tree.map(np.testing.assert_array_equal, variables, inception(tensors))
+    lender = Inception(str(path))
+    frozen = lent(lender, everywhere)
+    same_shapes(lender.abstract, frozen)
+    assert all(a.sharding == everywhere for a in jax.tree.leaves(frozen))
+    jax.tree.map(np.testing.assert_array_equal, frozen.weights, inception(tensors))
+    x = jax.ShapeDtypeStruct((2, 299, 299, 3), jnp.float32)
+    assert jax.eval_shape(lambda frozen, x: frozen(x).pool3, lender.abstract, x).shape == (2, 2048)
 
 
-def test_lpips_from_a_file(tmp_path):
+def test_lpips_lent_from_a_file(tmp_path, everywhere):
     tensors, storages, path = trunk_tensors("alex"), Storages(), tmp_path / "mine.pth"
     path.write_bytes(stream_file(state_dict(tensors, storages), storages))
-    net, (module, variables) = load_lpips("alex", path), load_trunk("alex", path)
+    lender = Lpips("alex", str(path))
+    frozen = lent(lender, everywhere)
+    same_shapes(lender.abstract, frozen)
     a, b = (jnp.asarray(RNG.uniform(-1, 1, (2, 40, 33, 3)), jnp.float32) for _ in range(2))
+    module, variables = TRUNKS["alex"].module(), trunk("alex", tensors)
     want = lpips(*(jax.jit(module.apply)(variables, scale_images(x)) for x in (a, b)), shipped_heads("alex"))
-    np.testing.assert_allclose(net(a, b), want, rtol=1e-5)
-    np.testing.assert_allclose(jax.jit(lambda net, a, b: net(a, b))(net, a, b), want, rtol=1e-5)  # a pytree
-    np.testing.assert_array_equal(net(a, a), 0)
+    traces = []
+
+    @jax.jit
+    def distance(frozen, a, b):
+        traces.append(path.unlink(missing_ok=True))  # nothing is read inside a trace
+        return frozen(a, b)
+
+    np.testing.assert_allclose(distance(frozen, a, b), want, rtol=1e-5)
+    np.testing.assert_array_equal(distance(frozen, a, a), 0)
+    assert len(traces) == 1
     with pytest.raises(UserError, match="images of one size"):
-        net(a, b[:, 1:])
+        frozen(a, b[:, 1:])
 
 
-def test_an_unknown_net():
+def test_what_cannot_serve_is_named_before_it_is_read(tmp_path):
+    role = Role(Distance, "distance of images")
+    with pytest.raises(UserError, match=r"loss.perceptual is the pretrained net inception_fid.*no distance of images"):
+        Inception().check("loss.perceptual", role, pictures((8, 8, 3)), None)
+    with pytest.raises(UserError, match=r"1 or 3 channels, and the run's are \[8, 8, 4\]"):
+        Lpips().check("loss.perceptual", role, pictures((8, 8, 4)), None)
+    with pytest.raises(UserError, match=r"absent\.pth: no such file"):
+        Lpips(path=str(tmp_path / "absent.pth")).check("loss.perceptual", role, pictures((8, 8, 3)), None)
     with pytest.raises(UserError, match="known: alex, vgg, squeeze"):
-        load_lpips("resnet")
+        Lpips("resnet").check("loss.perceptual", role, pictures((8, 8, 3)), None)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jaxgen.errors import UserError
-from jaxgen.pretrained import weights
+from jaxgen.pretrained import downloads
 from jaxgen.pretrained.downloads import TABLE, Download, fetch, weights_hash
 
 CONTENT = np.random.default_rng(0).bytes(700_001)
@@ -209,7 +209,7 @@ def test_an_unknown_name():
 def test_the_default_cache_is_at_home(monkeypatch, tmp_path):
     monkeypatch.delenv("JAXGEN_CACHE")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert weights.folder() == tmp_path / ".cache/jaxgen/weights"
+    assert downloads.folder() == tmp_path / ".cache/jaxgen/weights"
 
 
 @pytest.mark.parametrize("name", list(TABLE))
