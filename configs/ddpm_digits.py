@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
         ),
         process=dict(name="vp", schedule="cosine", steps=1000),
         predict="eps",
-        label_dropout=0.1,
+        condition_dropout=0.1,
         solver=dict(name="ddim", steps=50, eta=1.0),
         guide=dict(name="cfg", scale=1.5),
     )  # fmt: skip

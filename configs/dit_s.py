@@ -24,9 +24,8 @@ def get_config(arg: str = "") -> ConfigDict:
         ),
         process=dict(name="vp", schedule="linear", steps=1000),
         predict="eps",
-        variance="learned",
         objective="hybrid",
-        label_dropout=0.1,
+        condition_dropout=0.1,
         solver=dict(name="ancestral", steps=250, variance="learned"),
         nll=dict(name="bound", variance="learned"),
     )  # fmt: skip

@@ -25,8 +25,8 @@ def get_config(arg: str = "") -> ConfigDict:
         predict=dict(name="edm", sigma_data=0.5),
         weight=dict(name="edm", sigma_data=0.5),
         times=dict(name="log_normal", mean=-0.8, std=1.6),
-        uncertainty=True,
-        label_dropout=0.1,
+        objective="uncertainty",
+        condition_dropout=0.1,
         solver=dict(name="heun", steps=18),
         guide=dict(name="cfg", scale=1.5),
     )  # fmt: skip

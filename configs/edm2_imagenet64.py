@@ -28,7 +28,7 @@ def get_config(arg: str = "") -> ConfigDict:
         predict=dict(name="edm", sigma_data=0.5),
         weight=dict(name="edm", sigma_data=0.5),
         times=dict(name="log_normal", mean=-0.8, std=1.6),
-        uncertainty=True,
+        objective="uncertainty",
         solver=dict(name="heun", steps=32),
     )  # fmt: skip
     c.eval = dict(loss=dict(every=5_000), grid=dict(every=5_000, num=100))

@@ -17,7 +17,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.method = dict(
         name="diffusion",
         net=dict(
-            name="ddpmpp", width=128, mults=(2, 2, 2), blocks=4, attend=(16,), dropout=0.13, augment=9,
+            name="ddpmpp", width=128, mults=(2, 2, 2), blocks=4, attend=(16,), dropout=0.13,
             optimizer=dict(name="adam", lr=1e-3, warmup=19_531),  # 10 million images
             ema=dict(name="half_life", images=500_000.0, rampup=0.05),
         ),

@@ -25,7 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
         predict=dict(name="edm", sigma_data=0.5),
         weight=dict(name="edm", sigma_data=0.5),
         times=dict(name="log_normal", mean=-1.2, std=1.2),
-        label_dropout=0.1,
+        condition_dropout=0.1,
         solver=dict(name="heun", steps=18),
         guide=dict(name="cfg", scale=1.5),
     )  # fmt: skip

@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
         process=dict(name="linear"),
         predict="velocity",
         times="uniform",
-        label_dropout=0.1,
+        condition_dropout=0.1,
         solver=dict(name="euler", steps=50, space="time"),
         guide=dict(name="cfg", scale=1.5),
     )  # fmt: skip

@@ -26,7 +26,6 @@ def get_config(arg: str = "") -> ConfigDict:
         ),
         process=dict(name="vp", schedule="cosine", steps=4000, clock_steps=1000),
         predict="eps",
-        variance="learned",
         objective="hybrid",
         solver=dict(name="ancestral", steps=4000, variance="learned"),
         nll=dict(name="bound", variance="learned"),

@@ -18,7 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.method = dict(
         name="meanflow",
         net=dict(
-            name="ddpmpp", width=128, mults=(2, 2, 2), blocks=4, attend=(16,), dropout=0.2, augment=9,
+            name="ddpmpp", width=128, mults=(2, 2, 2), blocks=4, attend=(16,), dropout=0.2,
             optimizer=dict(name="adam", lr=6e-4, warmup=10_000),
             ema=0.99995,
         ),

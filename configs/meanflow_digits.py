@@ -25,7 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
         times=dict(name="logit_normal", mean=-0.4, std=1.0),
         share=0.25,
         power=1.0,
-        label_dropout=0.1,
+        condition_dropout=0.1,
     )  # fmt: skip
     c.eval = dict(loss=dict(every=1_000), grid=dict(every=1_000, num=100))
     return tiny(c, **TINY) if arg == "tiny" else c

@@ -29,7 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
         process=dict(name="vp", schedule="cosine", steps=1000),
         predict="v",
         weight="simple",  # of v: SNR + 1, which is never zero
-        label_dropout=0.1,
+        condition_dropout=0.1,
         solver=dict(name="ddim", steps=1),
         guide=dict(name="cfg", scale=1.5),
     )  # fmt: skip

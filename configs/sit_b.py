@@ -25,7 +25,7 @@ def get_config(arg: str = "") -> ConfigDict:
         process=dict(name="linear", scale=1.0),  # the net sees t in [0, 1]
         predict="velocity",
         times="uniform",
-        label_dropout=0.1,
+        condition_dropout=0.1,
         solver=dict(name="euler_maruyama", steps=250, diffusion="sigma"),
     )  # fmt: skip
     c.eval = dict(loss=dict(every=5_000), grid=dict(every=10_000, num=100))

@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.diffusion.process import Process, as_chain, spread
-from jaxgen.diffusion.solvers.chain import VARIANCES, log_band, posterior
-from jaxgen.diffusion.solvers.table import Denoiser, Estimate, image
-from jaxgen.errors import UserError
+from jaxgen.diffusion.process import Process, as_chain, level_at, spread
+from jaxgen.diffusion.solvers.chain import log_band, posterior, validate_variance, variance_needs
+from jaxgen.diffusion.solvers.table import Denoiser, Estimate, clipped, x0_of
 
 Array = jax.Array
 
@@ -33,7 +32,11 @@ def normal_cdf(x: Array) -> Array:
 
 
 def grey_level_log_prob(x: Array, mean: Array, log_std: Array) -> Array:
-    """log of a Gaussian's mass in the grey level (256 on [-1, 1]) of x; the outermost levels reach to infinity."""
+    """log of a Gaussian's mass in the grey level (256 on [-1, 1]) of x; the outermost levels reach to infinity.
+
+    A mass below 1e-12 counts as that and has no gradient, as after guided-diffusion's torch clamp; at 1e-12 itself the
+    gradient is halved here and whole there.
+    """
     scale = jnp.exp(-log_std)
     above, below = normal_cdf(scale * (x - mean + 1 / 255)), normal_cdf(scale * (x - mean - 1 / 255))
     mass = jnp.where(x < -0.999, above, jnp.where(x > 0.999, 1.0 - below, above - below))
@@ -43,11 +46,6 @@ def grey_level_log_prob(x: Array, mean: Array, log_std: Array) -> Array:
 def per_image(v: Array) -> Array:
     """[B, ...] -> [B] sums."""
     return v.reshape(len(v), -1).sum(1)
-
-
-def bits_per_dim(nats: Array, x: Array) -> Array:
-    """[B] nats of whole images shaped like x -> bits per dimension."""
-    return nats / (np.log(2) * np.prod(x.shape[1:]))
 
 
 class Chain(NamedTuple):
@@ -78,12 +76,12 @@ def take(values: np.ndarray, t: Array, x: Array) -> Array:
     return spread(jnp.asarray(values)[index], x)
 
 
-def log_variance(process: Process, t: Array, said: Array | Estimate, x: Array, variance: str) -> Array:
-    """log of the model's variance at x_t: large | small, or what a learned fraction says (Nichol & Dhariwal 2021, eq. 15)."""
+def log_variance(process: Process, t: Array, out: Array | Estimate, x: Array, variance: str) -> Array:
+    """log of the model's variance at x_t: large | small, or that of a learned fraction (Nichol & Dhariwal 2021, eq. 15)."""
     table = chain(process)
     if variance == "learned":
         low, high = take(table.small, t, x), take(table.large, t, x)
-        return said.fraction * high + (1 - said.fraction) * low
+        return out.fraction * high + (1 - out.fraction) * low
     return take({"small": table.small, "large": table.fixed_large}[variance], t, x)
 
 
@@ -101,8 +99,8 @@ def term(process: Process, x0: Array, x: Array, t: Array, guess: Array, log_var:
 def prior(process: Process, x0: Array) -> Array:
     """[B] nats: L_T."""
     end = np.ones(1)
-    a, v = float(process.alpha(end)[0]), float(process.sigma(end)[0]) ** 2
-    return per_image(normal_kl(a * x0, jnp.log(jnp.float32(v)), jnp.zeros(()), jnp.zeros(())))
+    alpha, var = float(process.alpha(end)[0]), float(process.sigma(end)[0]) ** 2
+    return per_image(normal_kl(alpha * x0, jnp.log(jnp.float32(var)), jnp.zeros(()), jnp.zeros(())))
 
 
 class Bound(NamedTuple):
@@ -131,11 +129,10 @@ def variational_bound(
     def one(carry: None, inputs: tuple[Array, Array]) -> tuple[None, Array]:
         now, draw = inputs
         t = jnp.full(x0.shape[:1], now)
-        a, s = spread(process.alpha(t), x0), spread(process.sigma(t), x0)
-        x = a * x0 + s * (draw if recorded else jax.random.normal(draw, x0.shape))
-        said = denoise(x, t)
-        guess = jnp.clip(image(said), -1.0, 1.0) if clip else image(said)
-        return carry, term(process, x0, x, t, guess, log_variance(process, t, said, x, variance))
+        x = level_at(process, t, x0).noised(x0, draw if recorded else jax.random.normal(draw, x0.shape))
+        out = denoise(x, t)
+        guess = clipped(x0_of(out)) if clip else x0_of(out)
+        return carry, term(process, x0, x, t, guess, log_variance(process, t, out, x, variance))
 
     times = jnp.asarray(np.arange(total, 0, -1) / total, jnp.float32)
     _, terms = jax.lax.scan(one, None, (times, draws))
@@ -150,8 +147,12 @@ class ChainBound:
     clip: bool = True  # clamp the denoised image to [-1, 1]
 
     def __post_init__(self) -> None:
-        if self.variance not in VARIANCES:
-            raise UserError(f"nll.variance={self.variance!r} is unknown; there are: {', '.join(VARIANCES)}")
+        validate_variance(self.variance, "nll")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The chain, and a model whose variance can be read where it is learned."""
+        return ("chain", *variance_needs(self.variance))
 
     def __call__(self, denoise: Denoiser, process: Process, x: Array, rng: Array) -> Array:
         """[B] nats of 8-bit images in [-1, 1], from above."""

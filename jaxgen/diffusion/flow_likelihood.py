@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxgen.diffusion.bound import per_image
 from jaxgen.diffusion.process import Process, ratio
-from jaxgen.diffusion.solvers.table import Denoiser, image
+from jaxgen.diffusion.solvers.table import Denoiser, x0_of
 from jaxgen.errors import UserError
 
 Array = jax.Array
@@ -31,9 +31,9 @@ class FlowLikelihood:
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.probes < 1:
-            raise UserError(f"likelihood.steps={self.steps}, probes={self.probes} must be at least 1")
+            raise UserError(f"nll.steps={self.steps}, probes={self.probes} must be at least 1")
         if not 0 < self.low < self.high:
-            raise UserError(f"likelihood.low={self.low}, high={self.high}: need 0 < low < high")
+            raise UserError(f"nll.low={self.low}, high={self.high}: need 0 < low < high")
 
     @property
     def nfe(self) -> int:
@@ -45,8 +45,8 @@ class FlowLikelihood:
 
         A grey level is 2 / 255 wide (x / 127.5 - 1), so its mass is the density over 127.5 per dimension.
         """
-        spread, probe = jax.random.split(rng)
-        x = x + jax.random.uniform(spread, x.shape, x.dtype, -0.5, 0.5) / 127.5
+        noise, probe = jax.random.split(rng)
+        x = x + jax.random.uniform(noise, x.shape, x.dtype, -0.5, 0.5) / 127.5
         return -self.log_density(denoise, process, x, probe) + np.prod(x.shape[1:]) * np.log(127.5)
 
     def log_density(self, denoise: Denoiser, process: Process, y: Array, rng: Array) -> Array:
@@ -56,14 +56,13 @@ class FlowLikelihood:
         levels = np.exp(np.linspace(np.log(low), np.log(high), 2 * self.steps + 1))  # every step, and its middle
         width = float(np.log(high / low) / self.steps)
         t = process.when(levels)
-        a = process.alpha(t)
         probes = jax.random.rademacher(rng, (self.probes, *y.shape), y.dtype)
 
         def slope(y: Array, time: Array) -> tuple[Array, Array]:
             """dy/dtau [B, ...] and its divergence [B] at (t, alpha)."""
 
             def flow(y: Array) -> Array:
-                return y - image(denoise(time[1] * y, jnp.full(y.shape[:1], time[0])))
+                return y - x0_of(denoise(time[1] * y, jnp.full(y.shape[:1], time[0])))
 
             value, push = jax.linearize(flow, y)
             return value, jax.vmap(lambda e: per_image(e * push(e)))(probes).mean(0)
@@ -77,7 +76,7 @@ class FlowLikelihood:
             y = y + width / 6 * (first + 2 * second + 2 * third + fourth)
             return (y, gained + width / 6 * (grown_1 + 2 * grown_2 + 2 * grown_3 + grown_4)), None
 
-        points = np.stack([t, a], -1)
+        points = np.stack([t, process.alpha(t)], -1)
         table = jnp.asarray(np.stack([points[:-1:2], points[1::2], points[2::2]], 1), y.dtype)  # [steps, 3, 2]
         (y, gained), _ = jax.lax.scan(step, (y, jnp.zeros(y.shape[:1], y.dtype)), table)
         variance = high**2 + self.prior_variance

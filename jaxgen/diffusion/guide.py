@@ -1,25 +1,31 @@
-"""Guidance: a conditional denoiser in, a sharper one out. Linear in x_0, hence in eps, v and score as well.
+"""Guidance: a conditional model in, a sharper one out, for any condition and any output.
 
-Every guide is D_guided = D_bad + scale (D_good - D_bad) for some worse denoiser, so scale 1 is the model itself. A model
-with learned variance keeps the variance it has for the label.
+Every guide is D_guided = D_bad + scale (D_good - D_bad) for some worse model, so scale 1 is the model itself. A denoiser's
+output is linear in x_0, hence eps, v and score are guided alike; an `Estimate` keeps the variance of the conditions asked for;
+any other output, such as logits, is guided as it is.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxgen.core.conditions import Cond, refuse_unknown
+from jaxgen.core.spec import Conditions, Spec
 from jaxgen.diffusion.process import Process, spread
-from jaxgen.diffusion.solvers.table import Denoiser, Estimate, image
+from jaxgen.diffusion.solvers.table import Estimate, x0_of
 from jaxgen.errors import UserError
 
 Array = jax.Array
-CondDenoiser = Callable[[Array, Array, Array], Array | Estimate]  # (x_t, t, label [B]) -> x_0
+Output = Array | Estimate
+Model = Callable[..., Output]  # (*args) -> output; a denoiser's arguments are x [B, ...], t [B]
+CondModel = Callable[..., Output]  # (*args, cond) -> output
 
 
-def missing(x: Array, t: Array, label: Array) -> Array:
+def missing(*args: Any) -> Output:
     """In place of a second model that nobody gave."""
     raise UserError(
         "method.guide needs a second model (auto: a weaker checkpoint; classifier: a noisy classifier); give one"
@@ -27,26 +33,33 @@ def missing(x: Array, t: Array, label: Array) -> Array:
 
 
 class Guide(Protocol):
-    """Turns D(x, t, label) into D(x, t) for the labels asked for; `null` is the label that means "any"."""
+    """Turns model(*args, cond) into model(*args) for the conditions asked for; arguments and conditions are arrays [B, ...].
 
-    evaluations: ClassVar[int]  # of a network for each call of the guided denoiser, at most
-    labelled: ClassVar[bool]  # needs a conditional model that was trained with a null label
+    `null` is `cond` at what means "any". What a guide `needs` of the run is in jaxgen.diffusion.needs.
+    """
 
-    def __call__(self, model: CondDenoiser, label: Array, null: int, other: CondDenoiser = missing) -> Denoiser:
-        """The denoiser that the solver sees; `other` is the second model of guides that have one."""
+    evaluations: ClassVar[int]  # of a network for each call of the guided model, at most
 
-
-def as_said(x0: Array, said: Array | Estimate) -> Array | Estimate:
-    """x_0 with the learned variance that `said` may have."""
-    return said._replace(x0=x0) if isinstance(said, Estimate) else x0
+    def __call__(self, model: CondModel, cond: Cond, null: Cond, other: CondModel = missing) -> Model:
+        """The model that the solver sees; `other` is the second model of guides that have one."""
 
 
-def both(model: CondDenoiser, x: Array, t: Array, label: Array, worse: Array) -> tuple[Array | Estimate, Array]:
-    """(what is said for `label`, x_0 for the worse label), as one batch of 2B."""
-    said = model(jnp.concatenate([x, x]), jnp.concatenate([t, t]), jnp.concatenate([worse, label]))
-    without, with_label = jnp.split(image(said), 2)
-    fraction = jnp.split(said.fraction, 2)[1] if isinstance(said, Estimate) else with_label
-    return (Estimate(with_label, fraction) if isinstance(said, Estimate) else with_label), without
+def with_x0(out: Output, x0: Array) -> Output:
+    """The output with another x_0 (or another value, where it has no other part)."""
+    return out._replace(x0=x0) if isinstance(out, Estimate) else x0
+
+
+def away_from(out: Output, worse: Array, scale: float) -> Array:
+    """worse + scale (x_0 - worse), written so that scale 1 is exact."""
+    return (1.0 - scale) * worse + scale * x0_of(out)
+
+
+def both(model: CondModel, args: tuple[Array, ...], cond: Cond, worse: Cond) -> tuple[Output, Array]:
+    """(the output for `cond`, x_0 for `worse`), as one batch of 2B."""
+    num = len(args[0])
+    doubled = jax.tree.map(lambda *pair: jnp.concatenate(pair), (*args, worse), (*args, cond))
+    out = model(*doubled)
+    return jax.tree.map(lambda v: v[num:], out), x0_of(jax.tree.map(lambda v: v[:num], out))
 
 
 @dataclass(frozen=True)
@@ -54,45 +67,68 @@ class NoGuide:
     """The model as it is."""
 
     evaluations: ClassVar[int] = 1
-    labelled: ClassVar[bool] = False
 
-    def __call__(self, model: CondDenoiser, label: Array, null: int, other: CondDenoiser = missing) -> Denoiser:
-        """D(x, t, label)."""
-        return lambda x, t: model(x, t, label)
+    def __call__(self, model: CondModel, cond: Cond, null: Cond, other: CondModel = missing) -> Model:
+        """model(*args, cond)."""
+        return lambda *args: model(*args, cond)
 
 
 @dataclass(frozen=True)
 class ClassifierFree:
-    """(1 - scale) D_null + scale D_label in one doubled batch (Ho & Salimans 2022); scale = 1 + w of their eq. 6."""
+    """(1 - scale) D_null + scale D_cond in one doubled batch (Ho & Salimans 2022); scale = 1 + w of their eq. 6."""
 
     evaluations: ClassVar[int] = 2
-    labelled: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("null",)
     scale: float = 1.5
 
-    def __call__(self, model: CondDenoiser, label: Array, null: int, other: CondDenoiser = missing) -> Denoiser:
+    def __call__(self, model: CondModel, cond: Cond, null: Cond, other: CondModel = missing) -> Model:
         """Both branches run as one batch of 2B."""
 
-        def guided(x: Array, t: Array) -> Array | Estimate:
-            said, without = both(model, x, t, label, jnp.full_like(label, null))
-            return as_said((1.0 - self.scale) * without + self.scale * image(said), said)
+        def guided(*args: Array) -> Output:
+            out, without = both(model, args, cond, null)
+            return with_x0(out, away_from(out, without, self.scale))
 
         return guided
 
 
 @dataclass(frozen=True)
 class Negative:
-    """Away from one label instead of from "any": (1 - scale) D_avoid + scale D_label."""
+    """Away from some conditions instead of from "any": (1 - scale) D_avoid + scale D_cond."""
 
     evaluations: ClassVar[int] = 2
-    labelled: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("null",)
     scale: float = 1.5
-    avoid: int = 0
+    avoid: int | dict = 0  # condition -> its value for every example; those left out mean "any". A number is a label
+    conditions: Conditions = field(default_factory=Spec)
 
-    def __call__(self, model: CondDenoiser, label: Array, null: int, other: CondDenoiser = missing) -> Denoiser:
-        """Classifier-free guidance with `avoid` for the null label."""
-        if not 0 <= self.avoid <= null:
-            raise UserError(f"method.guide.avoid={self.avoid} must be a label, 0 .. {null - 1}")
-        return ClassifierFree(self.scale)(model, label, self.avoid)
+    def __post_init__(self) -> None:
+        if self.conditions:
+            refuse_unknown(self.conditions, self.avoided, "method.guide.avoid")
+        for name, value in self.avoided.items() if self.conditions else ():
+            known = self.conditions[name]
+            if np.shape(value) != known.shape:
+                raise UserError(f"method.guide.avoid[{name!r}] has shape {np.shape(value)} and must have {known.shape}")
+            if known.kind == "label" and not 0 <= value < known.values:
+                raise UserError(f"method.guide.avoid={value} must be a label, 0 .. {known.values - 1}")
+
+    def __hash__(self) -> int:
+        return hash((self.scale, str(self.avoid), self.conditions))
+
+    @property
+    def avoided(self) -> dict[str, Any]:
+        """`avoid` by name."""
+        if isinstance(self.avoid, dict):
+            return self.avoid
+        if not self.conditions.label:
+            raise UserError(
+                f"method.guide.avoid={self.avoid} is a label, and the run is told none; set avoid=dict(NAME=VALUE)"
+            )
+        return {self.conditions.label: self.avoid}
+
+    def __call__(self, model: CondModel, cond: Cond, null: Cond, other: CondModel = missing) -> Model:
+        """Classifier-free guidance with what is avoided in place of null."""
+        worse = {k: jnp.broadcast_to(jnp.asarray(v, null[k].dtype), null[k].shape) for k, v in self.avoided.items()}
+        return ClassifierFree(self.scale)(model, cond, {**null, **worse})
 
 
 @dataclass(frozen=True)
@@ -100,7 +136,7 @@ class Interval:
     """Classifier-free guidance only for low <= t <= high (Kynkaanniemi et al. 2024); outside, one evaluation is enough."""
 
     evaluations: ClassVar[int] = 2
-    labelled: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("null",)
     scale: float = 1.5
     low: float = 0.2
     high: float = 0.8
@@ -109,13 +145,13 @@ class Interval:
         if not 0 <= self.low < self.high <= 1:
             raise UserError(f"method.guide.low={self.low}, high={self.high}: need 0 <= low < high <= 1")
 
-    def __call__(self, model: CondDenoiser, label: Array, null: int, other: CondDenoiser = missing) -> Denoiser:
-        """All images of a batch are at the same time."""
-        guided, plain = ClassifierFree(self.scale)(model, label, null), NoGuide()(model, label, null)
+    def __call__(self, model: CondModel, cond: Cond, null: Cond, other: CondModel = missing) -> Model:
+        """The last argument is the time [B], the same for all of a batch."""
+        guided, plain = ClassifierFree(self.scale)(model, cond, null), NoGuide()(model, cond, null)
 
-        def choose(x: Array, t: Array) -> Array | Estimate:
-            inside = jnp.all((self.low <= t) & (t <= self.high))
-            return jax.lax.cond(inside, guided, plain, x, t)
+        def choose(*args: Array) -> Output:
+            inside = jnp.all((self.low <= args[-1]) & (args[-1] <= self.high))
+            return jax.lax.cond(inside, guided, plain, *args)
 
         return choose
 
@@ -125,19 +161,19 @@ class Rescaled:
     """Classifier-free guidance whose contrast is brought back to the model's own (Lin et al. 2024, eq. 14-16), in x_0."""
 
     evaluations: ClassVar[int] = 2
-    labelled: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("null",)
     scale: float = 7.5
     share: float = 0.7  # of the rescaled image; the rest is the guided one
 
-    def __call__(self, model: CondDenoiser, label: Array, null: int, other: CondDenoiser = missing) -> Denoiser:
-        """share std(D_label) / std(D_guided) D_guided + (1 - share) D_guided."""
+    def __call__(self, model: CondModel, cond: Cond, null: Cond, other: CondModel = missing) -> Model:
+        """share std(D_cond) / std(D_guided) D_guided + (1 - share) D_guided."""
 
-        def guided(x: Array, t: Array) -> Array | Estimate:
-            said, without = both(model, x, t, label, jnp.full_like(label, null))
-            sharp = (1.0 - self.scale) * without + self.scale * image(said)
-            axes = tuple(range(1, x.ndim))
-            ratio = jnp.std(image(said), axes, keepdims=True) / (jnp.std(sharp, axes, keepdims=True) + 1e-8)
-            return as_said((self.share * ratio + 1 - self.share) * sharp, said)
+        def guided(*args: Array) -> Output:
+            out, without = both(model, args, cond, null)
+            sharp = away_from(out, without, self.scale)
+            axes = tuple(range(1, sharp.ndim))
+            ratio = jnp.std(x0_of(out), axes, keepdims=True) / (jnp.std(sharp, axes, keepdims=True) + 1e-8)
+            return with_x0(out, (self.share * ratio + 1 - self.share) * sharp)
 
         return guided
 
@@ -147,16 +183,15 @@ class Autoguidance:
     """Away from a worse version of the same model: (1 - scale) D_worse + scale D (Karras et al. 2024, eq. 3)."""
 
     evaluations: ClassVar[int] = 2
-    labelled: ClassVar[bool] = False
     scale: float = 2.0
-    weak: object = ""  # the run (or an early checkpoint of one) that is the worse model
+    weak: Any = ""  # the lender of the worse model: another run, or an early checkpoint of this one
 
-    def __call__(self, model: CondDenoiser, label: Array, null: int, other: CondDenoiser = missing) -> Denoiser:
+    def __call__(self, model: CondModel, cond: Cond, null: Cond, other: CondModel = missing) -> Model:
         """`other` is the worse model: smaller, or an early checkpoint."""
 
-        def guided(x: Array, t: Array) -> Array | Estimate:
-            said, worse = model(x, t, label), image(other(x, t, label))
-            return as_said((1.0 - self.scale) * worse + self.scale * image(said), said)
+        def guided(*args: Array) -> Output:
+            out = model(*args, cond)
+            return with_x0(out, away_from(out, x0_of(other(*args, cond)), self.scale))
 
         return guided
 
@@ -169,25 +204,25 @@ class ByClassifier:
     """
 
     evaluations: ClassVar[int] = 2
-    labelled: ClassVar[bool] = False
+    needs: ClassVar[tuple[str, ...]] = ("label",)
     scale: float = 2.0
-    judge: object = ""  # the run of a classifier of noisy images
+    judge: Any = ""  # the lender of a classifier of noisy images
 
-    def __call__(self, model: CondDenoiser, label: Array, null: int, other: CondDenoiser = missing) -> Denoiser:
+    def __call__(self, model: CondModel, cond: Cond, null: Cond, other: CondModel = missing) -> Model:
         """`other` gives the step in x_0, see `uphill`."""
 
-        def guided(x: Array, t: Array) -> Array | Estimate:
-            said = model(x, t, label)
-            return as_said(image(said) + (self.scale - 1.0) * other(x, t, label), said)
+        def guided(*args: Array) -> Output:
+            out = model(*args, cond)
+            return with_x0(out, x0_of(out) + (self.scale - 1.0) * other(*args, cond))
 
         return guided
 
 
-def uphill(log_prob: CondDenoiser, process: Process) -> CondDenoiser:
-    """log p(label | x_t) [B] as a step of x_0: sigma^2 / alpha times its gradient, since D = (x + sigma^2 score) / alpha."""
+def uphill(log_prob: Callable[[Array, Array, Cond], Array], process: Process) -> CondModel:
+    """log p(cond | x_t) [B] as a step of x_0: sigma^2 / alpha times its gradient, since D = (x + sigma^2 score) / alpha."""
 
-    def step(x: Array, t: Array, label: Array) -> Array:
-        slope = jax.grad(lambda x: log_prob(x, t, label).sum())(x)
+    def step(x: Array, t: Array, cond: Cond) -> Array:
+        slope = jax.grad(lambda x: log_prob(x, t, cond).sum())(x)
         return spread(process.sigma(t) ** 2 / process.alpha(t), x) * slope
 
     return step

@@ -4,6 +4,7 @@ Each is x_t = alpha(t) x_0 + sigma(t) eps with its own alpha and sigma; t = 0 is
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,13 +25,13 @@ def down(steps: int) -> np.ndarray:
     return np.linspace(1.0, 0.0, steps + 1)
 
 
-def check_first(first: float) -> None:
+def validate_first(first: float) -> None:
     """`first` is a time strictly inside the path."""
     if not 0 < first < 1:
         raise UserError(f"process.first={first} must lie strictly between 0 and 1")
 
 
-def check_betas(low: float, high: float) -> None:
+def validate_betas(low: float, high: float) -> None:
     """The noise rate of a VP path grows."""
     if not 0 <= low <= high or high == 0:
         raise UserError(f"process.beta_min={low}, beta_max={high}: need 0 <= beta_min <= beta_max and beta_max > 0")
@@ -40,6 +41,7 @@ def check_betas(low: float, high: float) -> None:
 class VpSde:
     """DDPM's limit dx = -beta/2 x dt + sqrt(beta) dw, beta = b0 + t (b1 - b0) (Song et al. 2021, eq. 11 and 29)."""
 
+    gives: ClassVar[tuple[str, ...]] = ("signal",)
     beta_min: float = 0.1
     beta_max: float = 20.0
     first: float = 1e-3  # sampling stops here, then jumps to 0
@@ -47,8 +49,8 @@ class VpSde:
     scale: float = 999.0  # the network sees scale * t
 
     def __post_init__(self) -> None:
-        check_betas(self.beta_min, self.beta_max)
-        check_first(self.first)
+        validate_betas(self.beta_min, self.beta_max)
+        validate_first(self.first)
 
     def _log_bar(self, t: Array) -> Array:
         return -(self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t**2)
@@ -63,8 +65,8 @@ class VpSde:
 
     def rates(self, t: Array) -> tuple[Array, Array]:
         """(-beta alpha / 2, beta alpha^2 / (2 sigma))."""
-        beta, a = self.beta_min + t * (self.beta_max - self.beta_min), self.alpha(t)
-        return -0.5 * beta * a, 0.5 * beta * a**2 / self.sigma(t)
+        beta, alpha = self.beta_min + t * (self.beta_max - self.beta_min), self.alpha(t)
+        return -0.5 * beta * alpha, 0.5 * beta * alpha**2 / self.sigma(t)
 
     def _solve(self, spent: Array) -> Array:
         """t where int beta = spent: the root of a quadratic, written so that small times stay exact."""
@@ -98,8 +100,8 @@ class SubVp(VpSde):
 
     def rates(self, t: Array) -> tuple[Array, Array]:
         """(-beta alpha / 2, beta alpha^2)."""
-        beta, a = self.beta_min + t * (self.beta_max - self.beta_min), self.alpha(t)
-        return -0.5 * beta * a, beta * a**2
+        beta, alpha = self.beta_min + t * (self.beta_max - self.beta_min), self.alpha(t)
+        return -0.5 * beta * alpha, beta * alpha**2
 
     def when(self, ratio: Array) -> Array:
         """1 / alpha - alpha = ratio, so alpha = 2 / (ratio + sqrt(ratio^2 + 4))."""
@@ -107,7 +109,7 @@ class SubVp(VpSde):
         return self._solve(2 * xp.log((ratio + xp.sqrt(ratio**2 + 4)) / 2))
 
 
-def check_sigmas(low: float, high: float) -> None:
+def validate_sigmas(low: float, high: float) -> None:
     """A range of noise levels."""
     if not 0 < low < high:
         raise UserError(f"process.sigma_min={low}, sigma_max={high}: need 0 < sigma_min < sigma_max")
@@ -120,13 +122,14 @@ class VE:
     At t = 0 itself sigma is 0: the step from sigma_min is the final denoising of their appendix G.
     """
 
+    gives: ClassVar[tuple[str, ...]] = ("signal",)
     sigma_min: float = 0.01
     sigma_max: float = 50.0
     first: float = 1e-5
 
     def __post_init__(self) -> None:
-        check_sigmas(self.sigma_min, self.sigma_max)
-        check_first(self.first)
+        validate_sigmas(self.sigma_min, self.sigma_max)
+        validate_first(self.first)
 
     def alpha(self, t: Array) -> Array:
         """1."""
@@ -173,7 +176,7 @@ class Sigma:
     power: float = 1.0
 
     def __post_init__(self) -> None:
-        check_sigmas(self.sigma_min, self.sigma_max)
+        validate_sigmas(self.sigma_min, self.sigma_max)
         for name in ("rho", "power"):
             if getattr(self, name) <= 0:
                 raise UserError(f"process.{name}={getattr(self, name)} must be positive")
@@ -182,6 +185,11 @@ class Sigma:
     def first(self) -> float:
         """The time of sigma_min."""
         return (self.sigma_min / self.sigma_max) ** (1 / self.power)
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        """EDM's own time is sigma itself."""
+        return ("signal", "sigma") if self.power == 1 else ("signal",)
 
     def alpha(self, t: Array) -> Array:
         """1."""
@@ -223,12 +231,13 @@ class Linear:
     multiplies sigma / alpha by shift (Esser et al. 2024, SD3, eq. 23; shift = sqrt(pixels / base pixels)).
     """
 
+    gives: ClassVar[tuple[str, ...]] = ("straight", "interpolant")
     shift: float = 1.0
     first: float = 1e-3
     scale: float = 1000.0  # the network sees scale * t
 
     def __post_init__(self) -> None:
-        check_first(self.first)
+        validate_first(self.first)
         if self.shift <= 0:
             raise UserError(f"process.shift={self.shift} must be positive; 1 leaves the times as they are")
 
@@ -271,11 +280,12 @@ def shifted(t: Array, shift: float) -> Array:
 class Trigonometric:
     """x_t = cos(pi t / 2) x_0 + sin(pi t / 2) eps (Albergo & Vanden-Eijnden 2023; SiT's GVP; VDM's cosine schedule)."""
 
+    gives: ClassVar[tuple[str, ...]] = ("interpolant",)
     first: float = 1e-3
     scale: float = 1000.0
 
     def __post_init__(self) -> None:
-        check_first(self.first)
+        validate_first(self.first)
 
     def alpha(self, t: Array) -> Array:
         """cos(pi t / 2), written as a sine so that t = 1 gives exactly 0."""

@@ -1,164 +1,153 @@
 """What the network predicts, and the closed form that turns it into the denoised image.
 
-With a = alpha(t), s = sigma(t) and their rates of change da, ds, every prediction is a linear map of (x_t, x_0), so any
-turns into any other through x_0. Only `Velocity` reads the rates.
+Every prediction is a linear map of (x_0, eps), hence of (x_t, x_0), so any turns into any other through x_0. In the formulas
+a = alpha, s = sigma, a' and s' their rates of change; only `Velocity` reads the rates.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 import jax
 
+from jaxgen.diffusion.process import Level
+
 Array = jax.Array
-Rate = jax.Array | float
 
 
-class Prediction(Protocol):
-    """One parameterisation; a = alpha(t), s = sigma(t) and their rates, broadcast against x."""
+class Prediction:
+    """One parameterisation: a frozen dataclass of options with these functions. Levels multiply x [B, ...]."""
 
-    def target(self, x0: Array, eps: Array, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
-        """What the network should say."""
+    gives: ClassVar[tuple[str, ...]] = ("start",)  # see jaxgen.diffusion.needs
 
-    def denoised(self, out: Array, x: Array, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
-        """x_0 from the network's output and x = a x_0 + s eps."""
+    def target(self, x0: Array, eps: Array, level: Level) -> Array:
+        """What the network should say, [B, ...]."""
+        raise TypeError(f"{type(self).__name__} must define its target")
 
-    def gain(self, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
-        """Squared error of the prediction = gain * squared error of x_0."""
+    def denoised(self, out: Array, x: Array, level: Level) -> Array:
+        """x_0 [B, ...] from the network's output and x = a x_0 + s eps."""
+        raise TypeError(f"{type(self).__name__} must say what the denoised image is")
 
-    def scale(self, a: Array, s: Array) -> Rate:
+    def gain(self, level: Level) -> Array:
+        """Squared error of the prediction = gain * squared error of x_0; of the level's shape."""
+        raise TypeError(f"{type(self).__name__} must define its gain")
+
+    def scale(self, level: Level) -> Array | float:
         """The network sees scale * x."""
+        return 1.0
 
 
 @dataclass(frozen=True)
-class Eps:
+class Eps(Prediction):
     """The noise (Ho et al. 2020, eq. 11-12)."""
 
-    def target(self, x0: Array, eps: Array, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
+    needs: ClassVar[tuple[str, ...]] = ("signal",)
+    gives: ClassVar[tuple[str, ...]] = ()
+
+    def target(self, x0: Array, eps: Array, level: Level) -> Array:
         """eps."""
         return eps
 
-    def denoised(self, out: Array, x: Array, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
+    def denoised(self, out: Array, x: Array, level: Level) -> Array:
         """(x - s eps) / a."""
-        return (x - s * out) / a
+        return (x - level.sigma * out) / level.alpha
 
-    def gain(self, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
+    def gain(self, level: Level) -> Array:
         """The signal-to-noise ratio."""
-        return (a / s) ** 2
-
-    def scale(self, a: Array, s: Array) -> Rate:
-        """1."""
-        return 1.0
+        return level.snr
 
 
 @dataclass(frozen=True)
-class X0:
+class X0(Prediction):
     """The image itself."""
 
-    def target(self, x0: Array, eps: Array, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
+    def target(self, x0: Array, eps: Array, level: Level) -> Array:
         """x_0."""
         return x0
 
-    def denoised(self, out: Array, x: Array, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
+    def denoised(self, out: Array, x: Array, level: Level) -> Array:
         """The output."""
         return out
 
-    def gain(self, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
+    def gain(self, level: Level) -> Array:
         """1."""
-        return a * 0 + 1.0
-
-    def scale(self, a: Array, s: Array) -> Rate:
-        """1."""
-        return 1.0
+        return level.alpha * 0 + 1.0
 
 
 @dataclass(frozen=True)
-class V:
-    """v = a eps - s x_0 (Salimans & Ho 2022, appendix D); needs a variance-preserving process."""
+class V(Prediction):
+    """v = a eps - s x_0 (Salimans & Ho 2022, appendix D), which on a variance-preserving process turns x into x_0."""
 
-    def target(self, x0: Array, eps: Array, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
+    def target(self, x0: Array, eps: Array, level: Level) -> Array:
         """a eps - s x_0."""
-        return a * eps - s * x0
+        return level.alpha * eps - level.sigma * x0
 
-    def denoised(self, out: Array, x: Array, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
-        """a x - s v, divided by a^2 + s^2 = 1."""
-        return (a * x - s * out) / (a**2 + s**2)
+    def denoised(self, out: Array, x: Array, level: Level) -> Array:
+        """a x - s v, divided by a^2 + s^2 (1 on a variance-preserving process)."""
+        return (level.alpha * x - level.sigma * out) / (level.alpha**2 + level.sigma**2)
 
-    def gain(self, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
+    def gain(self, level: Level) -> Array:
         """(a^2 / s^2 + 1), the SNR plus one: v = (a x - (a^2 + s^2) x_0) / s."""
-        return ((a**2 + s**2) / s) ** 2
-
-    def scale(self, a: Array, s: Array) -> Rate:
-        """1."""
-        return 1.0
+        return ((level.alpha**2 + level.sigma**2) / level.sigma) ** 2
 
 
 @dataclass(frozen=True)
-class Flow:
+class Flow(Prediction):
     """eps - x_0, the velocity of the straight path (Lipman et al. 2023; Liu et al. 2023), on whatever process."""
 
-    def target(self, x0: Array, eps: Array, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
+    def target(self, x0: Array, eps: Array, level: Level) -> Array:
         """eps - x_0."""
         return eps - x0
 
-    def denoised(self, out: Array, x: Array, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
+    def denoised(self, out: Array, x: Array, level: Level) -> Array:
         """(x - s u) / (a + s)."""
-        return (x - s * out) / (a + s)
+        return (x - level.sigma * out) / (level.alpha + level.sigma)
 
-    def gain(self, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
+    def gain(self, level: Level) -> Array:
         """((a + s) / s)^2."""
-        return ((a + s) / s) ** 2
-
-    def scale(self, a: Array, s: Array) -> Rate:
-        """1."""
-        return 1.0
+        return ((level.alpha + level.sigma) / level.sigma) ** 2
 
 
 @dataclass(frozen=True)
-class Velocity:
+class Velocity(Prediction):
     """dx_t / dt = a' x_0 + s' eps along the process's own path (Albergo & Vanden-Eijnden 2023; SiT, Ma et al. 2024, eq. 2)."""
 
-    def target(self, x0: Array, eps: Array, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
+    def target(self, x0: Array, eps: Array, level: Level) -> Array:
         """a' x_0 + s' eps."""
-        return da * x0 + ds * eps
+        return level.velocity(x0, eps)
 
-    def denoised(self, out: Array, x: Array, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
+    def denoised(self, out: Array, x: Array, level: Level) -> Array:
         """(s' x - s u) / (a s' - s a')."""
-        return (ds * x - s * out) / (a * ds - s * da)
+        turn = level.alpha * level.sigma_rate - level.sigma * level.alpha_rate
+        return (level.sigma_rate * x - level.sigma * out) / turn
 
-    def gain(self, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
+    def gain(self, level: Level) -> Array:
         """((a s' - s a') / s)^2."""
-        return ((a * ds - s * da) / s) ** 2
-
-    def scale(self, a: Array, s: Array) -> Rate:
-        """1."""
-        return 1.0
+        return ((level.alpha * level.sigma_rate - level.sigma * level.alpha_rate) / level.sigma) ** 2
 
 
 @dataclass(frozen=True)
-class Score:
+class Score(Prediction):
     """The score grad log p(x_t | x_0) = -eps / s, times s^power: 1 is NCSN's and score SDE's scaled output, 0 the score itself."""
 
+    needs: ClassVar[tuple[str, ...]] = ("signal",)
+    gives: ClassVar[tuple[str, ...]] = ()
     power: float = 0.0
 
-    def target(self, x0: Array, eps: Array, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
+    def target(self, x0: Array, eps: Array, level: Level) -> Array:
         """-eps s^(power - 1)."""
-        return -eps * s ** (self.power - 1)
+        return -eps * level.sigma ** (self.power - 1)
 
-    def denoised(self, out: Array, x: Array, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
+    def denoised(self, out: Array, x: Array, level: Level) -> Array:
         """(x + s^2 score) / a: Tweedie's formula."""
-        return (x + s ** (2 - self.power) * out) / a
+        return (x + level.sigma ** (2 - self.power) * out) / level.alpha
 
-    def gain(self, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
+    def gain(self, level: Level) -> Array:
         """(a s^(power - 2))^2."""
-        return (a * s ** (self.power - 2)) ** 2
-
-    def scale(self, a: Array, s: Array) -> Rate:
-        """1."""
-        return 1.0
+        return (level.alpha * level.sigma ** (self.power - 2)) ** 2
 
 
 @dataclass(frozen=True)
-class Edm:
+class Edm(Prediction):
     """EDM's preconditioned image (Karras et al. 2022, eq. 7, table 1): D = c_skip y + c_out F(c_in y), y = x / a, r = s / a.
 
     c_skip = d^2 / (r^2 + d^2), c_out = r d / sqrt(r^2 + d^2), c_in = 1 / sqrt(r^2 + d^2), d = sigma_data; written with
@@ -167,22 +156,22 @@ class Edm:
 
     sigma_data: float = 0.5
 
-    def _size(self, a: Array, s: Array) -> Array:
-        return (s**2 + (a * self.sigma_data) ** 2) ** 0.5
+    def _size(self, level: Level) -> Array:
+        return (level.sigma**2 + (level.alpha * self.sigma_data) ** 2) ** 0.5
 
-    def target(self, x0: Array, eps: Array, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
+    def target(self, x0: Array, eps: Array, level: Level) -> Array:
         """(x_0 - c_skip y) / c_out = (s x_0 - a d^2 eps) / (d sqrt(s^2 + a^2 d^2))."""
-        return (s * x0 - a * self.sigma_data**2 * eps) / (self.sigma_data * self._size(a, s))
+        return (level.sigma * x0 - level.alpha * self.sigma_data**2 * eps) / (self.sigma_data * self._size(level))
 
-    def denoised(self, out: Array, x: Array, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
+    def denoised(self, out: Array, x: Array, level: Level) -> Array:
         """c_skip y + c_out F."""
-        size = self._size(a, s)
-        return a * self.sigma_data**2 / size**2 * x + s * self.sigma_data / size * out
+        size = self._size(level)
+        return level.alpha * self.sigma_data**2 / size**2 * x + level.sigma * self.sigma_data / size * out
 
-    def gain(self, a: Array, s: Array, da: Rate = 0.0, ds: Rate = 0.0) -> Array:
+    def gain(self, level: Level) -> Array:
         """1 / c_out^2."""
-        return (self._size(a, s) / (s * self.sigma_data)) ** 2
+        return (self._size(level) / (level.sigma * self.sigma_data)) ** 2
 
-    def scale(self, a: Array, s: Array) -> Rate:
+    def scale(self, level: Level) -> Array | float:
         """c_in / a."""
-        return 1.0 / self._size(a, s)
+        return 1.0 / self._size(level)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from types import ModuleType
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ Array = jax.Array | np.ndarray  # numpy in -> numpy float64 out: solvers tabulat
 
 
 class Process(Protocol):
-    """A Gaussian path from data (t=0) to noise (t=1)."""
+    """A Gaussian path from data (t=0) to noise (t=1); what it `gives` is in jaxgen.diffusion.needs."""
 
     first: float  # the smallest time worth visiting before 0: a chain's first step, a path's cut-off
 
@@ -51,9 +51,40 @@ def lib(t: Array) -> ModuleType:
     return np if isinstance(t, np.ndarray) else jnp
 
 
-def spread(v: jax.Array, x: jax.Array) -> jax.Array:
+def spread(v: Array, x: Array) -> Array:
     """[B] -> [B, 1, 1, ...] to multiply x [B, ...]."""
     return v.reshape(v.shape + (1,) * (x.ndim - v.ndim))
+
+
+class Level(NamedTuple):
+    """The scales of x_t = alpha x_0 + sigma eps and their rates of change with t, all of a shape that multiplies x."""
+
+    alpha: Array
+    sigma: Array
+    alpha_rate: Array
+    sigma_rate: Array
+
+    def noised(self, x0: Array, eps: Array) -> Array:
+        """x_t."""
+        return self.alpha * x0 + self.sigma * eps
+
+    def noise(self, x: Array, x0: Array) -> Array:
+        """The eps for which x is x_t."""
+        return (x - self.alpha * x0) / self.sigma
+
+    def velocity(self, x0: Array, eps: Array) -> Array:
+        """dx_t / dt."""
+        return self.alpha_rate * x0 + self.sigma_rate * eps
+
+    @property
+    def snr(self) -> Array:
+        """Signal-to-noise ratio alpha^2 / sigma^2."""
+        return (self.alpha / self.sigma) ** 2
+
+
+def level_at(process: Process, t: Array, x: Array) -> Level:
+    """The process at times t [B], to multiply x [B, ...]; with t in place of x, [B] each."""
+    return Level(*(spread(v, x) for v in (process.alpha(t), process.sigma(t), *process.rates(t))))
 
 
 def ratio(process: Process, t: Array) -> Array:
@@ -67,8 +98,8 @@ def drift(process: Process, t: Array) -> tuple[Array, Array]:
 
     f = alpha' / alpha and g^2 = (sigma^2)' - 2 f sigma^2.
     """
-    a, s, (da, ds) = process.alpha(t), process.sigma(t), process.rates(t)
-    return da / a, lib(t).sqrt(2 * s * (ds - s * da / a))
+    alpha, sigma, alpha_rate, sigma_rate = level_at(process, t, t)
+    return alpha_rate / alpha, lib(t).sqrt(2 * sigma * (sigma_rate - sigma * alpha_rate / alpha))
 
 
 def count(steps: int, most: int, name: str) -> None:
@@ -138,7 +169,7 @@ class VP:
 
     Step i = 1..T of the paper is t = i / T; between the steps log alpha^2 is interpolated linearly. The chain is that
     of Sohl-Dickstein et al. 2015 (eq. 3, Gaussian kernel), who learned means and variances by the bound itself:
-    DDPM with predict=x0, variance=learned, objective=bound.
+    DDPM with predict=x0, objective=bound.
     """
 
     schedule: str = "linear"  # a key of BETAS
@@ -170,6 +201,11 @@ class VP:
     def first(self) -> float:
         """The chain's first step."""
         return 1 / self.steps
+
+    @property
+    def gives(self) -> tuple[str, ...]:
+        """Steps, and unless it is taken away some signal at the last."""
+        return ("chain",) if self.zero_snr else ("chain", "signal")
 
     @cached_property
     def betas(self) -> np.ndarray:
@@ -206,8 +242,8 @@ class VP:
         slopes = np.diff(self.log_bar) * self.steps
         step = xp.clip(xp.ceil(t * self.steps) - 1, 0, self.steps - 1).astype(int)
         slope = xp.asarray(slopes, t.dtype)[step]
-        a, s = self.alpha(t), self.sigma(t)
-        return 0.5 * a * slope, -0.5 * a**2 * slope / s
+        alpha = self.alpha(t)
+        return 0.5 * alpha * slope, -0.5 * alpha**2 * slope / self.sigma(t)
 
     def when(self, ratio: Array) -> Array:
         """alpha^2 = 1 / (1 + ratio^2), looked up in the chain."""

@@ -1,7 +1,7 @@
 """How training times are drawn: a raw draw, uniform or normal, and what time of the process it stands for."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,48 +12,53 @@ from jaxgen.diffusion.process import Process, as_chain, ratio
 from jaxgen.errors import UserError
 
 Array = jax.Array
+Memory = dict[str, Array]  # the losses seen, for times that adapt to them; else empty
 
 
-class Times(Protocol):
-    """A distribution over training times."""
+class Times:
+    """A distribution over training times: a frozen dataclass of options with these functions."""
 
-    adaptive: ClassVar[bool]  # has a memory of losses: see `Importance`
+    gives: ClassVar[tuple[str, ...]] = ("memoryless",)  # see jaxgen.diffusion.needs
 
     def __call__(self, rng: Array, num: int) -> Array:
         """float32 [num] raw draws."""
+        raise TypeError(f"{type(self).__name__} must define its raw draws")
 
     def at(self, process: Process, raw: Array) -> Array:
-        """Raw draws -> times in (0, 1]."""
+        """Raw draws -> times in (0, 1]: those that the process itself gives uniform draws."""
+        return process.time(raw)
+
+    def start(self, process: Process) -> Memory:
+        """What is remembered between steps, at first."""
+        return {}
+
+    def draw(self, process: Process, memory: Memory, rng: Array, num: int) -> tuple[Array, Array | float]:
+        """(times [num], factors [num] by which the losses there count so that their mean stays)."""
+        return self.at(process, self(rng, num)), 1.0
+
+    def learn(self, memory: Memory, t: Array, losses: Array) -> Memory:
+        """The memory after losses [num] at times t [num]."""
+        return memory
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(Times):
     """Independent draws (Ho et al. 2020, algorithm 1); log-uniform sigmas for VE."""
 
-    adaptive: ClassVar[bool] = False
+    gives: ClassVar[tuple[str, ...]] = ("memoryless", "uniform")
 
     def __call__(self, rng: Array, num: int) -> Array:
         """U[0, 1)."""
         return jax.random.uniform(rng, (num,))
 
-    def at(self, process: Process, raw: Array) -> Array:
-        """The process's own uniform."""
-        return process.time(raw)
-
 
 @dataclass(frozen=True)
-class Stratified:
+class Stratified(Times):
     """One draw shared by the batch, spread evenly: less variance (Kingma et al. 2021, VDM, appendix I.1)."""
-
-    adaptive: ClassVar[bool] = False
 
     def __call__(self, rng: Array, num: int) -> Array:
         """(u + i / num) mod 1."""
         return jnp.mod(jax.random.uniform(rng, ()) + jnp.arange(num) / num, 1.0)
-
-    def at(self, process: Process, raw: Array) -> Array:
-        """The process's own uniform."""
-        return process.time(raw)
 
 
 def positive(name: str, value: float) -> None:
@@ -63,10 +68,9 @@ def positive(name: str, value: float) -> None:
 
 
 @dataclass(frozen=True)
-class LogNormal:
+class LogNormal(Times):
     """log(sigma / alpha) ~ N(mean, std^2) (Karras et al. 2022, table 1)."""
 
-    adaptive: ClassVar[bool] = False
     mean: float = -1.2
     std: float = 1.2
     bounded: bool = False  # cut off at the levels of the process's first time and its last
@@ -88,10 +92,9 @@ class LogNormal:
 
 
 @dataclass(frozen=True)
-class LogitNormal:
+class LogitNormal(Times):
     """logit(t) ~ N(mean, std^2): the middle of the path most (Esser et al. 2024, SD3, eq. 19)."""
 
-    adaptive: ClassVar[bool] = False
     mean: float = 0.0
     std: float = 1.0
 
@@ -112,10 +115,9 @@ class LogitNormal:
 
 
 @dataclass(frozen=True)
-class Mode:
+class Mode(Times):
     """Heavy-tailed draws around the middle (Esser et al. 2024, eq. 20): 1 - u - scale (cos^2(pi u / 2) - 1 + u)."""
 
-    adaptive: ClassVar[bool] = False
     scale: float = 1.29
 
     def __call__(self, rng: Array, num: int) -> Array:
@@ -131,17 +133,15 @@ class Mode:
         return 1 - raw - self.scale * (jnp.cos(0.5 * jnp.pi * raw) ** 2 - 1 + raw)
 
 
-Memory = dict[str, Array]
-
-
 @dataclass(frozen=True)
-class Importance:
+class Importance(Times):
     """Steps of a chain in proportion to sqrt(E L_t^2), from the last losses of each (Nichol & Dhariwal 2021, eq. 18).
 
     Until every step has `history` losses the draws are uniform. The loss is divided by T p_t, so its mean stays.
     """
 
-    adaptive: ClassVar[bool] = True
+    needs: ClassVar[tuple[str, ...]] = ("chain",)
+    gives: ClassVar[tuple[str, ...]] = ()
     history: int = 10
     uniform: float = 0.001  # share of uniform draws
 
@@ -152,7 +152,7 @@ class Importance:
             )
 
     def start(self, process: Process) -> Memory:
-        """Losses [T, history] and how many there are [T]."""
+        """losses [T, history] and counts, how many there are, [T]."""
         steps = as_chain(process, "method.times.name=importance").steps
         return {"losses": jnp.zeros((steps, self.history)), "counts": jnp.zeros(steps, jnp.int32)}
 
@@ -163,7 +163,7 @@ class Importance:
         known = (1 - self.uniform) * share + self.uniform / len(share)
         return jnp.where((memory["counts"] == self.history).all(), known, 1.0 / len(share))
 
-    def draw(self, memory: Memory, rng: Array, num: int) -> tuple[Array, Array]:
+    def draw(self, process: Process, memory: Memory, rng: Array, num: int) -> tuple[Array, Array | float]:
         """(times [num], factors 1 / (T p_t) [num])."""
         p = self.probabilities(memory)
         index = jax.random.choice(rng, len(p), (num,), p=p)
@@ -177,11 +177,8 @@ class Importance:
             i, loss = one
             count = memory["counts"][i]
             row = memory["losses"][i]
-            row = (
-                jnp.where(count == self.history, jnp.roll(row, -1), row)
-                .at[jnp.minimum(count, self.history - 1)]
-                .set(loss)
-            )
+            row = jnp.where(count == self.history, jnp.roll(row, -1), row)
+            row = row.at[jnp.minimum(count, self.history - 1)].set(loss)
             counts = memory["counts"].at[i].set(jnp.minimum(count + 1, self.history))
             return {"losses": memory["losses"].at[i].set(row), "counts": counts}, None
 

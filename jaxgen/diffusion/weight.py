@@ -11,32 +11,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.diffusion.process import Level
+
 Array = jax.Array
 
 
 class Weight(Protocol):
-    """Weight of the squared prediction error at alpha a, sigma s; `gain` as in `Prediction.gain`."""
+    """Weight of the squared error of a prediction."""
 
-    def __call__(self, a: Array, s: Array, gain: Array) -> Array:
-        """[B] -> [B]."""
+    def __call__(self, level: Level, gain: Array) -> Array:
+        """Level and gain (see `Prediction.gain`) of [B] each -> [B]."""
 
 
 @dataclass(frozen=True)
 class Simple:
     """1: L_simple (Ho et al. 2020, eq. 14)."""
 
-    def __call__(self, a: Array, s: Array, gain: Array) -> Array:
+    def __call__(self, level: Level, gain: Array) -> Array:
         """Ones."""
-        return jnp.ones_like(a)
+        return jnp.ones_like(level.alpha)
 
 
 @dataclass(frozen=True)
 class Snr:
     """SNR on x_0: the eps loss, whatever is predicted (Salimans & Ho 2022, eq. 9)."""
 
-    def __call__(self, a: Array, s: Array, gain: Array) -> Array:
-        """a^2 / s^2 / gain."""
-        return (a / s) ** 2 / gain
+    def __call__(self, level: Level, gain: Array) -> Array:
+        """SNR / gain."""
+        return level.snr / gain
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,9 @@ class TruncatedSnr:
 
     least: float = 1.0
 
-    def __call__(self, a: Array, s: Array, gain: Array) -> Array:
-        """max(a^2 / s^2, least) / gain."""
-        return jnp.maximum((a / s) ** 2, self.least) / gain
+    def __call__(self, level: Level, gain: Array) -> Array:
+        """max(SNR, least) / gain."""
+        return jnp.maximum(level.snr, self.least) / gain
 
 
 @dataclass(frozen=True)
@@ -56,20 +58,20 @@ class MinSnr:
 
     gamma: float = 5.0
 
-    def __call__(self, a: Array, s: Array, gain: Array) -> Array:
-        """min(a^2 / s^2, gamma) / gain."""
-        return jnp.minimum((a / s) ** 2, self.gamma) / gain
+    def __call__(self, level: Level, gain: Array) -> Array:
+        """min(SNR, gamma) / gain."""
+        return jnp.minimum(level.snr, self.gamma) / gain
 
 
 @dataclass(frozen=True)
 class EdmLambda:
-    """(r^2 + d^2) / (r d)^2 on x_0 with r = s / a, d = sigma_data (Karras et al. 2022, table 1): SNR + 1 / d^2."""
+    """(r^2 + d^2) / (r d)^2 on x_0 with r = sigma / alpha, d = sigma_data (Karras et al. 2022, table 1): SNR + 1 / d^2."""
 
     sigma_data: float = 0.5
 
-    def __call__(self, a: Array, s: Array, gain: Array) -> Array:
+    def __call__(self, level: Level, gain: Array) -> Array:
         """(SNR + d^-2) / gain; 1 for predict=edm."""
-        return ((a / s) ** 2 + self.sigma_data**-2) / gain
+        return (level.snr + self.sigma_data**-2) / gain
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,9 @@ class Sigmoid:
 
     bias: float = 2.0
 
-    def __call__(self, a: Array, s: Array, gain: Array) -> Array:
+    def __call__(self, level: Level, gain: Array) -> Array:
         """SNR e^b / (e^b + SNR) / gain."""
-        snr = (a / s) ** 2
-        return snr * jnp.exp(self.bias) / (jnp.exp(self.bias) + snr) / gain
+        return level.snr * jnp.exp(self.bias) / (jnp.exp(self.bias) + level.snr) / gain
 
 
 @dataclass(frozen=True)
@@ -91,25 +92,24 @@ class P2:
     k: float = 1.0
     gamma: float = 1.0
 
-    def __call__(self, a: Array, s: Array, gain: Array) -> Array:
+    def __call__(self, level: Level, gain: Array) -> Array:
         """SNR (k + SNR)^-gamma / gain."""
-        snr = (a / s) ** 2
-        return snr * (self.k + snr) ** -self.gamma / gain
+        return level.snr * (self.k + level.snr) ** -self.gamma / gain
 
 
 @dataclass(frozen=True)
 class InverseVariance:
-    """s^-2 on the network's own error (Esser et al. 2024, SD3's sigma_sqrt)."""
+    """1 / sigma^2 on the network's own error (Esser et al. 2024, SD3's sigma_sqrt)."""
 
-    def __call__(self, a: Array, s: Array, gain: Array) -> Array:
-        """s^-2."""
-        return s**-2.0
+    def __call__(self, level: Level, gain: Array) -> Array:
+        """sigma^-2."""
+        return level.sigma**-2.0
 
 
 @dataclass(frozen=True)
 class CosMap:
-    """2 / (pi (a^2 + s^2)) on the network's own error: the straight path seen as a cosine schedule (Esser et al. 2024, eq. 21)."""
+    """2 / (pi (alpha^2 + sigma^2)) on the network's own error: a straight path as a cosine schedule (Esser et al. 2024, eq. 21)."""
 
-    def __call__(self, a: Array, s: Array, gain: Array) -> Array:
-        """2 / (pi (1 - 2 s + 2 s^2)) where a = 1 - s."""
-        return 2.0 / (np.pi * (a**2 + s**2))
+    def __call__(self, level: Level, gain: Array) -> Array:
+        """2 / (pi (1 - 2 sigma + 2 sigma^2)) where alpha = 1 - sigma."""
+        return 2.0 / (np.pi * (level.alpha**2 + level.sigma**2))

@@ -7,29 +7,33 @@ The guide (Dhariwal & Nichol 2021, arXiv:2105.05233, section 4) learns p(k | x_t
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core.method import Batch, LossMethod, Metrics
-from jaxgen.core.state import Array, PyTree, Variables, Weights
-from jaxgen.diffusion.process import VP, Process, spread
+from jaxgen.core.method import Loss, LossMethod
+from jaxgen.core.spec import Spec
+from jaxgen.core.state import Array, Variables, Weights
+from jaxgen.core.task import Batch
+from jaxgen.diffusion.needs import refuse_unmet
+from jaxgen.diffusion.process import VP, Process, level_at, spread
 from jaxgen.diffusion.times import Times, Uniform
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
 
 
-def cross_entropy(logits: Array, label: Array, smoothing: float) -> tuple[Array, Metrics]:
-    """(the loss [B], `accuracy` and `nll` (nats, of the true label) [B])."""
+def cross_entropy(logits: Array, label: Array, smoothing: float, vars: Variables) -> Loss:
+    """The loss [B] with `accuracy` and `nll` (nats, of the true label) [B]."""
     log_p, truth = jax.nn.log_softmax(logits), jax.nn.one_hot(label, logits.shape[-1])
     target = (1.0 - smoothing) * truth + smoothing / logits.shape[-1]
     right = (logits.argmax(-1) == label).astype(jnp.float32)
-    return -(target * log_p).sum(-1), {"accuracy": right, "nll": -(truth * log_p).sum(-1)}
+    return Loss(-(target * log_p).sum(-1), {"accuracy": right, "nll": -(truth * log_p).sum(-1)}, vars)
 
 
-def labelled(classes: int) -> None:
+def validate_labels(spec: Spec) -> None:
     """Refuse data without labels."""
-    if classes < 2:
+    if spec.classes < 2:
         raise UserError("a classifier needs labels; set config.data.labels=True (and a data set that has them)")
 
 
@@ -37,68 +41,65 @@ def labelled(classes: int) -> None:
 class Classifier(LossMethod):
     """The net is called as net(x [B, H, W, C], train) -> (features [B, D], logits [B, classes])."""
 
-    classes: int  # filled from the data
+    takes = ("label",)  # to learn from
     smoothing: float = 0.1  # s
 
     def __post_init__(self) -> None:
-        labelled(self.classes)
+        validate_labels(self.spec)
 
-    def example(self, batch: Batch) -> tuple[tuple, dict]:
+    def example(self, batch: Batch) -> tuple:
         """Net arguments for a batch."""
-        return (to_float(batch["image"]),), {}
+        return (self.target(batch),)
 
-    def loss(
-        self, params: PyTree, w: Weights, batch: Batch, rng: Array, train: bool
-    ) -> tuple[Array, tuple[Metrics, Variables]]:
+    def loss(self, w: Weights, batch: Batch, rng: Array, train: bool) -> Loss:
         """Cross-entropy with the smoothed labels, [B]; accuracy and nll beside it."""
-        vars = {k: v for k, v in w.nets["net"].items() if k != "params"}
-        (_, logits), vars = self.net.apply(params, vars, to_float(batch["image"]), train=train, rngs={"dropout": rng})
-        loss, metrics = cross_entropy(logits, batch["label"], self.smoothing)
-        return loss, (metrics, vars)
+        (_, logits), vars = self.net.apply(w.nets["net"], self.target(batch), train=train, rngs={"dropout": rng})
+        return cross_entropy(logits, batch[self.spec.label], self.smoothing, vars)
 
     def classify(self, w: Weights, x: Array) -> tuple[Array, Array]:
         """(features [B, D], logits [B, classes])."""
-        return self.net.module.apply(w.nets["net"], to_float(x))
+        return self.net.apply(w.nets["net"], to_float(x))[0]
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoisyClassifier(LossMethod):
     """The net is called as net(x [B, H, W, C], clock [B], train) -> (features [B, D], logits [B, classes])."""
 
-    classes: int
+    takes = ("label",)  # to learn from
+    needs: ClassVar[tuple[str, ...]] = ("memoryless",)
     smoothing: float = 0.0  # its gradient is what counts, so the labels are taken as they are
     process: Process = field(default_factory=VP)
     times: Times = field(default_factory=Uniform)
 
     def __post_init__(self) -> None:
-        labelled(self.classes)
+        validate_labels(self.spec)
+        refuse_unmet(self)
 
-    def example(self, batch: Batch) -> tuple[tuple, dict]:
+    @property
+    def classes(self) -> int:
+        """Labels that it tells apart."""
+        return self.spec.classes
+
+    def example(self, batch: Batch) -> tuple:
         """Net arguments for a batch."""
-        x = to_float(batch["image"])
-        return (x, jnp.zeros(x.shape[:1])), {}
+        x = self.target(batch)
+        return x, jnp.zeros(len(x))
 
     def shown(self, x: Array, t: Array) -> tuple[Array, Array]:
         """(x_t brought to the size of the data, the clock): the net's input for any process."""
         size = jnp.sqrt(self.process.alpha(t) ** 2 + self.process.sigma(t) ** 2)
         return x / spread(size, x), self.process.clock(t)
 
-    def loss(
-        self, params: PyTree, w: Weights, batch: Batch, rng: Array, train: bool
-    ) -> tuple[Array, tuple[Metrics, Variables]]:
+    def loss(self, w: Weights, batch: Batch, rng: Array, train: bool) -> Loss:
         """Cross-entropy at random times, [B]; accuracy and nll beside it."""
-        x0 = to_float(batch["image"])
-        times_rng, noise_rng, net_rng = jax.random.split(rng, 3)
-        vars = {k: v for k, v in w.nets["net"].items() if k != "params"}
-        t = self.times.at(self.process, self.times(times_rng, x0.shape[0]))
-        x = spread(self.process.alpha(t), x0) * x0 + spread(self.process.sigma(t), x0) * jax.random.normal(
-            noise_rng, x0.shape
-        )
-        (_, logits), vars = self.net.apply(params, vars, *self.shown(x, t), train=train, rngs={"dropout": net_rng})
-        loss, metrics = cross_entropy(logits, batch["label"], self.smoothing)
-        return loss, (metrics, vars)
+        x0, (times_rng, noise_rng, net_rng) = self.target(batch), jax.random.split(rng, 3)
+        t = self.times.at(self.process, self.times(times_rng, len(x0)))
+        x = level_at(self.process, t, x0).noised(x0, jax.random.normal(noise_rng, x0.shape))
+        shown = self.shown(x, t)
+        (_, logits), vars = self.net.apply(w.nets["net"], *shown, train=train, rngs={"dropout": net_rng})
+        return cross_entropy(logits, batch[self.spec.label], self.smoothing, vars)
 
     def label_log_prob(self, w: Weights, x: Array, t: Array, label: Array) -> Array:
         """log p(label | x_t) [B]."""
-        _, logits = self.net.module.apply(w.nets["net"], *self.shown(x, t))
+        (_, logits), _ = self.net.apply(w.nets["net"], *self.shown(x, t))
         return jnp.take_along_axis(jax.nn.log_softmax(logits), label[:, None], 1)[:, 0]

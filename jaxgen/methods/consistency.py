@@ -17,23 +17,27 @@ the net itself, not an average of it, after `stop`.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.core.method import Batch, LossMethod, Metrics
-from jaxgen.core.state import Array, PyTree, TrainState, Variables, Weights
+from jaxgen.core.conditions import Cond
+from jaxgen.core.method import Loss, LossMethod, Metrics
+from jaxgen.core.spec import RunLength
+from jaxgen.core.state import Array, TrainState, Variables, Weights
+from jaxgen.core.task import Batch
 from jaxgen.diffusion.grid import Karras
-from jaxgen.diffusion.guide import CondDenoiser
+from jaxgen.diffusion.guide import CondModel
+from jaxgen.diffusion.needs import refuse_unmet
 from jaxgen.diffusion.paths import Sigma
 from jaxgen.diffusion.process import spread
-from jaxgen.diffusion.solvers.chain import Solver
 from jaxgen.diffusion.solvers.fewstep import Lcm
+from jaxgen.diffusion.solvers.table import Solver
 from jaxgen.diffusion.times import LogNormal, Times
 from jaxgen.errors import UserError
-from jaxgen.images import to_float
+from jaxgen.methods.diffusion import bounded
 
 
 class Curriculum(Protocol):
@@ -45,7 +49,7 @@ class Curriculum(Protocol):
         """int32 []: N, the number of levels at this step."""
 
 
-def check_curriculum(low: int, high: int) -> None:
+def validate_curriculum(low: int, high: int) -> None:
     """At least two intervals, never fewer than at the start."""
     if not 1 < low <= high:
         raise UserError(f"method.curriculum.low={low}, high={high}: need 1 < low <= high")
@@ -57,10 +61,10 @@ class Doubling:
 
     low: int = 10
     high: int = 1280
-    steps: int = 1  # of the run; given by it
+    steps: RunLength = 1
 
     def __post_init__(self) -> None:
-        check_curriculum(self.low, self.high)
+        validate_curriculum(self.low, self.high)
 
     def levels(self, step: Array) -> Array:
         """min(low 2^floor(k / K'), high) + 1 with K' = floor(K / (log2 floor(high / low) + 1))."""
@@ -76,10 +80,10 @@ class SquareRoot:
 
     low: int = 2
     high: int = 150
-    steps: int = 1  # of the run; given by it
+    steps: RunLength = 1
 
     def __post_init__(self) -> None:
-        check_curriculum(self.low, self.high)
+        validate_curriculum(self.low, self.high)
 
     def levels(self, step: Array) -> Array:
         """ceil(sqrt(k / K ((high + 1)^2 - low^2) + low^2) - 1) + 1."""
@@ -95,7 +99,7 @@ class Fixed:
     low: int = 18
 
     def __post_init__(self) -> None:
-        check_curriculum(self.low, self.low)
+        validate_curriculum(self.low, self.low)
 
     def levels(self, step: Array) -> Array:
         """low."""
@@ -126,11 +130,11 @@ class Consistency(LossMethod):
     """Improved consistency training by default.
 
     The original: curriculum=square_root, times=uniform, distance=l2, gap_weight=False, decay=0.9.
-    The net is called as net(c_in x [B, H, W, C], clock [B], label [B] or None, train) -> [B, H, W, C].
+    The net is called as net(c_in x [B, ..., C], clock [B], cond, train) -> [B, ..., C].
     """
 
-    shape: tuple[int, int, int]  # [H, W, C] of the data
-    classes: int = 0  # labels; 0 is an unconditional model
+    needs: ClassVar[tuple[str, ...]] = ("sigma", "memoryless")
+
     process: Sigma = field(default_factory=Sigma)
     times: Times = field(default_factory=lambda: LogNormal(mean=-1.1, std=2.0, bounded=True))
     curriculum: Curriculum = field(default_factory=Doubling)
@@ -141,35 +145,28 @@ class Consistency(LossMethod):
     decay: float = 0.0  # of the average after `stop`, at the first N (later decay^(low / N)); 0: the net itself
 
     def __post_init__(self) -> None:
-        if not isinstance(self.process, Sigma) or self.process.power != 1:
-            raise UserError("method.process of a consistency model is EDM's; set method.process.name=edm, power=1")
+        refuse_unmet(self)
         if self.distance not in DISTANCES:
             raise UserError(f"method.distance={self.distance!r} is unknown; there are: {', '.join(DISTANCES)}")
         if not 0.0 <= self.decay < 1.0:
             raise UserError(f"method.decay={self.decay} must lie in [0, 1)")
-        if self.times.adaptive:
-            raise UserError("method.times=importance needs a chain; set method.times.name=log_normal or uniform")
         _ = self.nfe  # a solver refuses what it cannot do before anything is trained
 
-    def labels(self, batch: Batch) -> Array | None:
-        """The batch's labels when the model is conditional."""
-        return batch["label"] if self.classes else None
-
-    def example(self, batch: Batch) -> tuple[tuple, dict]:
+    def example(self, batch: Batch) -> tuple:
         """Net arguments for a batch."""
-        x = to_float(batch["image"])
-        return (x, jnp.zeros(x.shape[:1]), self.labels(batch)), {}
+        x = self.target(batch)
+        return x, jnp.zeros(len(x)), self.conditions(batch)
 
     def init(self, rng: Array, batch: Batch) -> TrainState:
         """A fresh state; the average, where one is kept, starts at the params."""
-        return self.with_target(super().init(rng, batch))
+        return self.with_average(super().init(rng, batch))
 
-    def with_target(self, state: TrainState) -> TrainState:
-        """The average of the net that the loss compares with, begun anew."""
+    def with_average(self, state: TrainState) -> TrainState:
+        """The average of the net that the loss compares with, begun anew: the paper's target network."""
         params = state.nets["net"].params
         return state.replace(extra={"target": jax.tree.map(jnp.copy, params)}) if self.decay else state
 
-    def below(self, x0: Array, z: Array, high: Array, low: Array, label: Array | None, w: Weights) -> Array:
+    def below(self, x0: Array, z: Array, high: Array, low: Array, cond: Cond, w: Weights) -> Array:
         """x_n at sigma `low` [B] for x_0 + high z at `high` [B]: the same image with the same noise (eq. 10)."""
         return x0 + spread(low, x0) * z
 
@@ -189,23 +186,20 @@ class Consistency(LossMethod):
 
     def origin(self, net: Callable[[Array, Array], Array], x: Array, sigma: Array) -> Array:
         """f(x, sigma) [B, ...] of a net(c_in x, clock) at sigma [B]."""
-        d, s = self.sigma_data, spread(sigma, x)
-        gap = s - self.process.sigma_min
-        size = jnp.sqrt(s**2 + d**2)
+        wide, data = spread(sigma, x), self.sigma_data
+        gap = wide - self.process.sigma_min
+        size = jnp.sqrt(wide**2 + data**2)
         out = net(x / size, self.process.clock(self.process.when(sigma)))
-        return d**2 / (gap**2 + d**2) * x + d * gap / size * out
+        return data**2 / (gap**2 + data**2) * x + data * gap / size * out
 
-    def loss(
-        self, params: PyTree, w: Weights, batch: Batch, rng: Array, train: bool
-    ) -> tuple[Array, tuple[Metrics, Variables]]:
+    def loss(self, w: Weights, batch: Batch, rng: Array, train: bool) -> Loss:
         """[B]: weighted distance of the neighbours' origins."""
-        x0, label = to_float(batch["image"]), self.labels(batch)
+        x0, cond, variables = self.target(batch), self.conditions(batch), w.nets["net"]
         times_rng, noise_rng, net_rng = jax.random.split(rng, 3)
-        vars = {k: v for k, v in w.nets["net"].items() if k != "params"}
 
-        def net(params: PyTree) -> Callable[[Array, Array], Array]:
+        def net(variables: Variables) -> Callable[[Array, Array], Array]:
             def call(x: Array, clock: Array) -> Array:  # both of a pair drop the same units (Song & Dhariwal, 3.1)
-                return self.net.apply(params, vars, x, clock, label, train=train, rngs={"dropout": net_rng})[0]
+                return self.net.apply(variables, x, clock, cond, train=train, rngs={"dropout": net_rng})[0]
 
             return call
 
@@ -213,12 +207,12 @@ class Consistency(LossMethod):
         index = self.draw(times_rng, x0.shape[0], levels)
         low, high = self.rung(index, levels), self.rung(index + 1, levels)
         z = jax.random.normal(noise_rng, x0.shape)
-        student = self.origin(net(params), x0 + spread(high, x0) * z, high)
-        target = w.extra["target"] if self.decay else params
-        teacher = self.origin(net(jax.lax.stop_gradient(target)), self.below(x0, z, high, low, label, w), low)
+        student = self.origin(net(variables), x0 + spread(high, x0) * z, high)
+        behind = {**variables, "params": w.extra["target"]} if self.decay else variables
+        teacher = self.origin(net(jax.lax.stop_gradient(behind)), self.below(x0, z, high, low, cond, w), low)
         distance = DISTANCES[self.distance](student - jax.lax.stop_gradient(teacher))
         loss = distance / (high - low) if self.gap_weight else distance
-        return loss, ({"distance": distance, "levels": levels.astype(jnp.float32)}, vars)
+        return Loss(loss, {"distance": distance, "levels": levels.astype(jnp.float32)})
 
     def train_step(self, state: TrainState, batch: Batch, rng: Array) -> tuple[TrainState, Metrics]:
         """A step of the net, then of the average after `stop`."""
@@ -226,30 +220,27 @@ class Consistency(LossMethod):
         if not self.decay:
             return after, metrics
         decay = self.decay ** (self.curriculum.low / self.curriculum.levels(state.step))  # mu(k), appendix C
-        target = jax.tree.map(
-            lambda old, new: decay * old + (1 - decay) * new, state.extra["target"], after.nets["net"].params
-        )
-        return after.replace(extra={**after.extra, "target": target}), metrics
+        pair = state.extra["target"], after.nets["net"].params
+        average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, *pair)
+        return after.replace(extra={**after.extra, "target": average}), metrics
 
-    def model(self, variables: Variables) -> CondDenoiser:
-        """f(x [B, ...], t [B], label [B] or None) of these variables."""
+    def function(self, variables: Variables) -> CondModel:
+        """f(x [B, ...], t [B], cond) of these variables."""
 
-        def model(x: Array, t: Array, label: Array | None) -> Array:
+        def f(x: Array, t: Array, cond: Cond) -> Array:
             sigma = jnp.maximum(self.process.sigma(t), self.process.sigma_min)
-            return self.origin(
-                lambda x, clock: self.net.module.apply(variables, x, clock, label, train=False), x, sigma
-            )
+            return self.origin(lambda x, clock: self.net.apply(variables, x, clock, cond)[0], x, sigma)
 
-        return model
+        return f
 
     @property
     def nfe(self) -> int:
         """Network evaluations per image of `sample`."""
         return self.solver.nfe(self.process)
 
-    def sample(self, w: Weights, rng: Array, num: int, cond: Batch) -> Array:
-        """[num, H, W, C] in [-1, 1] (algorithm 1: f, then noise to a lower level and f again); labels in cond["label"]."""
+    def sample(self, w: Weights, rng: Array, num: int, cond: Cond) -> Array:
+        """float32 [num, *spec.shape], pictures in [-1, 1] (algorithm 1: f, then noise to a lower level and f again)."""
         start, noise = jax.random.split(rng)
-        model, label = self.model(w.nets["net"]), self.labels(cond)
-        x = jax.random.normal(start, (num, *self.shape)) * np.float32(self.process.sigma_max)
-        return jnp.clip(self.solver(lambda x, t: model(x, t, label), self.process, x, noise), -1.0, 1.0)
+        f = self.function(w.nets["net"])
+        x = jax.random.normal(start, (num, *self.spec.shape)) * np.float32(self.process.sigma_max)
+        return bounded(self.spec, self.solver(lambda x, t: f(x, t, cond), self.process, x, noise))

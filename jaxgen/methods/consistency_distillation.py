@@ -8,52 +8,50 @@ probability flow dx/dsigma = (x - D(x, sigma)) / sigma, by Heun's method, from t
 
 from dataclasses import dataclass, field
 
-from jaxgen.core.method import Borrowed, Method, start_from
+from jaxgen.core.conditions import Cond
+from jaxgen.core.lender import Frozen, Lender, Loan, Role
+from jaxgen.core.method import start_from
 from jaxgen.core.state import Array, TrainState, Weights
 from jaxgen.diffusion.process import spread
-from jaxgen.diffusion.solvers.table import image
+from jaxgen.diffusion.solvers.table import x0_of
 from jaxgen.diffusion.times import Times, Uniform
 from jaxgen.methods.consistency import Consistency, Curriculum, Fixed
-from jaxgen.methods.diffusion import Diffusion, must_be
+from jaxgen.methods.diffusion import Diffusion
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConsistencyDistillation(Consistency):
     """The paper's levels (18, drawn evenly) without LPIPS. A teacher that is guided teaches what its guide makes of it."""
 
-    teacher: Borrowed
+    teacher: Lender  # a diffusion run of any process
     times: Times = field(default_factory=Uniform)
     curriculum: Curriculum = field(default_factory=Fixed)
     gap_weight: bool = False
     copy: bool = True  # start from the teacher's weights; both have the same net then
 
-    def borrows(self) -> dict[str, Borrowed]:
+    def loans(self) -> dict[str, Loan]:
         """The teacher, at every step."""
-        return {"teacher": self.teacher}
+        return {"teacher": Loan(self.teacher, Role(Diffusion, "diffusion model", conditions=True))}
 
-    def accept(self, name: str, lender: Method) -> None:
-        """Any diffusion model, of any process."""
-        must_be(Diffusion, "diffusion model", name, lender)
-
-    def inherits(self) -> dict[str, Borrowed]:
+    def inherits(self) -> dict[str, Loan]:
         """The teacher, once more: its weights are the first ones."""
-        return self.borrows() if self.copy else {}
+        return self.loans() if self.copy else {}
 
-    def inherit(self, state: TrainState, lent: dict[str, Weights]) -> TrainState:
+    def inherit(self, state: TrainState, lent: dict[str, Frozen]) -> TrainState:
         """The net starts as the teacher's, and so does the average of it."""
         if not self.copy:
             return state
-        net = start_from(state.nets["net"], lent["teacher"].nets["net"], "teacher")
-        return self.with_target(state.replace(nets={"net": net}))
+        net = start_from(state.nets["net"], lent["teacher"].weights.nets["net"], "teacher")
+        return self.with_average(state.replace(nets={"net": net}))
 
-    def below(self, x0: Array, z: Array, high: Array, low: Array, label: Array | None, w: Weights) -> Array:
+    def below(self, x0: Array, z: Array, high: Array, low: Array, cond: Cond, w: Weights) -> Array:
         """One Heun step from x_0 + high z at sigma `high` [B] to `low` [B]."""
-        model = self.teacher.method
-        denoise = model.denoiser(w.frozen["teacher"], label)
+        teacher = w.frozen["teacher"]
+        denoise, process = teacher.model.denoiser(teacher.weights, cond), teacher.model.process
 
         def slope(x: Array, sigma: Array) -> Array:
-            t = model.process.when(sigma)  # in the teacher's own terms: sigma is its sigma / alpha
-            return (x - image(denoise(spread(model.process.alpha(t), x) * x, t))) / spread(sigma, x)
+            t = process.when(sigma)  # in the teacher's own terms: sigma is its sigma / alpha
+            return (x - x0_of(denoise(spread(process.alpha(t), x) * x, t))) / spread(sigma, x)
 
         step = spread(low - high, x0)
         x = x0 + spread(high, x0) * z

@@ -8,52 +8,46 @@ it is the next teacher, and the number of steps is halved.
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.core.method import Batch, Borrowed, Metrics, start_from
-from jaxgen.core.state import Array, TrainState, Weights
-from jaxgen.diffusion.predict import Eps
-from jaxgen.diffusion.solvers.chain import Ddim, Solver
-from jaxgen.diffusion.solvers.table import Denoiser
-from jaxgen.diffusion.times import Uniform
+from jaxgen.core.conditions import Cond
+from jaxgen.core.lender import Frozen, Lender, Loan
+from jaxgen.core.method import Metrics, start_from
+from jaxgen.core.state import Array, PyTree, TrainState, Weights
+from jaxgen.core.task import Batch
+from jaxgen.diffusion.predict import Prediction, V
+from jaxgen.diffusion.process import level_at
+from jaxgen.diffusion.solvers.chain import Ddim
+from jaxgen.diffusion.solvers.table import Denoiser, Solver
 from jaxgen.errors import UserError
-from jaxgen.images import to_float
-from jaxgen.methods.diffusion import Diffusion
+from jaxgen.methods.diffusion import TEACHER, Diffusion
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProgressiveDistillation(Diffusion):
     """Sampled with DDIM in `last` steps. The teacher's run is read once: its weights, and later the student's, are in `extra`.
 
-    Teacher and student are asked for the same labels, the null label too, without guidance: the student can be guided.
+    Teacher and student are told the same conditions, null too, without guidance: the student can be guided. Few steps begin
+    at t=1, where a prediction must give an image (Salimans & Ho 2022, section 4); it draws its own times.
     """
 
-    teacher: Borrowed
+    needs: ClassVar[tuple[str, ...]] = ("start", "fixed", "uniform")
+    teacher: Lender
+    predict: Prediction = field(default_factory=V)
     solver: Solver = field(default_factory=lambda: Ddim(steps=4))
     last: int = 4  # steps of the student in the last round; twice as many in the one before
     rounds: int = 4  # halvings: the first teacher takes last * 2^rounds steps
     round_steps: int = 1000  # training steps of each; the last round goes on to the end of the run
-
-    augment_labels = 0  # the teacher is not told
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("last", "rounds", "round_steps"):
             if getattr(self, name) < 1:
                 raise UserError(f"method.{name}={getattr(self, name)} must be at least 1")
-        if isinstance(self.predict, Eps):
-            raise UserError(
-                "method.predict=eps says nothing about the image at t=1, where few steps must begin (Salimans & Ho 2022, "
-                "section 4); train the teacher with method.predict=v and set it here too"
-            )
-        if self.variance == "learned" or not isinstance(self.times, Uniform):
-            raise UserError(
-                "progressive distillation draws its own times and has no variance to learn; set method.variance=fixed, "
-                "method.objective=simple and method.times=uniform"
-            )
 
     @property
     def grid(self) -> np.ndarray:
@@ -65,13 +59,13 @@ class ProgressiveDistillation(Diffusion):
         state = super().init(rng, batch)
         return state.replace(extra={"teacher": state.view().nets["net"], "round": jnp.zeros((), jnp.int32)})
 
-    def inherits(self) -> dict[str, Borrowed]:
+    def inherits(self) -> dict[str, Loan]:
         """The first teacher."""
-        return {"teacher": self.teacher}
+        return {"teacher": Loan(self.teacher, TEACHER)}
 
-    def inherit(self, state: TrainState, lent: dict[str, Weights]) -> TrainState:
+    def inherit(self, state: TrainState, lent: dict[str, Frozen]) -> TrainState:
         """theta <- eta, and eta kept."""
-        net = start_from(state.nets["net"], lent["teacher"].nets["net"], "teacher")
+        net = start_from(state.nets["net"], lent["teacher"].weights.nets["net"], "teacher")
         return state.replace(nets={"net": net}, extra={**state.extra, "teacher": copy_of(net.variables(False))})
 
     def promote(self, state: TrainState) -> TrainState:
@@ -88,34 +82,33 @@ class ProgressiveDistillation(Diffusion):
         state, metrics = super().train_step(state, batch, rng)
         return state, {**metrics, "steps": self.last * 2.0 ** (self.rounds - 1 - state.extra["round"])}
 
-    def when(self, w: Weights, rng: Array, num: int) -> Array:
-        """t = i / N, i ~ Cat[1, ..., N], on the grid of this round."""
+    def when(self, w: Weights, rng: Array, num: int) -> tuple[Array, Array | float]:
+        """t = i / N, i ~ Cat[1, ..., N], on the grid of this round; no factors."""
         stride = 2 ** (w.extra["round"] + 1)
         i = 1 + jnp.floor(jax.random.uniform(rng, (num,)) * ((len(self.grid) - 1) // stride)).astype(jnp.int32)
-        return jnp.asarray(self.grid, jnp.float32)[i * stride]
+        return jnp.asarray(self.grid, jnp.float32)[i * stride], 1.0
 
-    def couple(self, w: Weights, batch: Batch, t: Array, label: Array | None, rng: Array) -> tuple[Array, Array]:
+    def couple(self, w: Weights, batch: Batch, t: Array, cond: Cond, rng: Array) -> tuple[Array, Array]:
         """(x~, the noise that z_t then holds)."""
-        x0 = to_float(batch["image"])
-        grid = jnp.asarray(self.grid, jnp.float32)
+        x0, grid = self.target(batch), jnp.asarray(self.grid, jnp.float32)
         at, half = jnp.searchsorted(grid, t), 2 ** w.extra["round"]
-        a, s, *_ = self.level(t, x0)
-        z = a * x0 + s * jax.random.normal(rng, x0.shape)
-        model = self.model(w.extra["teacher"])
-        told = self.halved(lambda x, t: model(x, t, label), z, t, grid[at - half], grid[at - 2 * half])
-        told = jax.lax.stop_gradient(told)
-        return told, (z - a * told) / s
+        level = level_at(self.process, t, x0)
+        z = level.noised(x0, jax.random.normal(rng, x0.shape))
+        model = self.unguided(w.extra["teacher"])
+        aim = self.halved(lambda x, t: model(x, t, cond), z, t, grid[at - half], grid[at - 2 * half])
+        aim = jax.lax.stop_gradient(aim)
+        return aim, level.noise(z, aim)
 
     def halved(self, denoise: Denoiser, z: Array, t: Array, middle: Array, end: Array) -> Array:
         """x~: where one DDIM step from z at t must aim to end where two steps end."""
-        (a, s), (a1, s1), (a2, s2) = (self.level(v, z)[:2] for v in (t, middle, end))
+        start, half, whole = (level_at(self.process, v, z) for v in (t, middle, end))
         first = denoise(z, t)
-        z1 = a1 * first + s1 / s * (z - a * first)
-        second = denoise(z1, middle)
-        z2 = a2 * second + s2 / s1 * (z1 - a1 * second)
-        return (z2 - s2 / s * z) / (a2 - s2 / s * a)
+        between = half.noised(first, start.noise(z, first))
+        second = denoise(between, middle)
+        after, ratio = whole.noised(second, half.noise(between, second)), whole.sigma / start.sigma
+        return (after - ratio * z) / (whole.alpha - ratio * start.alpha)
 
 
-def copy_of(tree):
+def copy_of(tree: PyTree) -> PyTree:
     """Buffers of its own: a step gives its inputs away."""
     return jax.tree.map(jnp.copy, tree)

@@ -8,64 +8,59 @@ pixel), is 0 where a single step of Euler's method is exact. Time runs from data
 """
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core.method import Batch, Borrowed, PerExample, start_from
+from jaxgen.core.conditions import Cond
+from jaxgen.core.lender import Frozen, Lender, Loan
+from jaxgen.core.method import PerExample, start_from
 from jaxgen.core.state import Array, TrainState, Weights
+from jaxgen.core.task import Batch
 from jaxgen.diffusion.paths import Linear
+from jaxgen.diffusion.predict import Flow, Prediction
 from jaxgen.diffusion.process import Process
-from jaxgen.diffusion.solvers.chain import Solver
 from jaxgen.diffusion.solvers.ode import Euler
-from jaxgen.diffusion.solvers.table import Denoiser, image
-from jaxgen.errors import UserError
-from jaxgen.methods.diffusion import Diffusion
+from jaxgen.diffusion.solvers.table import Denoiser, Solver, x0_of
+from jaxgen.methods.diffusion import TEACHER, Diffusion
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reflow(Diffusion):
-    """The student begins as the teacher; pairs are made in the step, by the teacher as it samples (its guide, its labels)."""
+    """The student begins as the teacher; pairs are made in the step, by the teacher as it samples (its guide, its conditions)."""
 
-    teacher: Borrowed
+    needs: ClassVar[tuple[str, ...]] = ("straight",)
+    teacher: Lender
     process: Process = field(default_factory=Linear)
+    predict: Prediction = field(default_factory=Flow)
     pairs: Solver = field(default_factory=lambda: Euler(steps=20, space="time"))  # of the teacher
     probes: int = 16  # steps in which straightness is measured
 
-    augment_labels = 0  # the teacher is not told
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.process, Linear):
-            raise UserError(
-                f"reflow straightens straight paths, and method.process is {type(self.process).__name__}; "
-                "set method.process.name=linear, in the teacher's run too"
-            )
-
-    def borrows(self) -> dict[str, Borrowed]:
+    def loans(self) -> dict[str, Loan]:
         """The teacher, and the guide's second model."""
-        return {"teacher": self.teacher, **super().borrows()}
+        return {**self.inherits(), **super().loans()}
 
-    def inherits(self) -> dict[str, Borrowed]:
+    def inherits(self) -> dict[str, Loan]:
         """The teacher."""
-        return {"teacher": self.teacher}
+        return {"teacher": Loan(self.teacher, TEACHER)}
 
-    def inherit(self, state: TrainState, lent: dict[str, Weights]) -> TrainState:
+    def inherit(self, state: TrainState, lent: dict[str, Frozen]) -> TrainState:
         """The student is a copy."""
-        net = start_from(state.nets["net"], lent["teacher"].nets["net"], "teacher")
+        net = start_from(state.nets["net"], lent["teacher"].weights.nets["net"], "teacher")
         return state.replace(nets={**state.nets, "net": net})
 
-    def couple(self, w: Weights, batch: Batch, t: Array, label: Array | None, rng: Array) -> tuple[Array, Array]:
+    def couple(self, w: Weights, batch: Batch, t: Array, cond: Cond, rng: Array) -> tuple[Array, Array]:
         """(the teacher's image of a noise, that noise)."""
         noise, rest = jax.random.split(rng)
-        eps = jax.random.normal(noise, batch["image"].shape)
-        denoise = self.teacher.method.denoiser(w.frozen["teacher"], self.labels(batch))
+        eps, teacher = jax.random.normal(noise, self.target(batch).shape), w.frozen["teacher"]
+        denoise = teacher.model.denoiser(teacher.weights, self.conditions(batch))
         return jax.lax.stop_gradient(self.pairs(denoise, self.process, eps, rest)), eps
 
     def eval_step(self, w: Weights, batch: Batch, rng: Array) -> PerExample:
         """The loss on the teacher's pairs, and the straightness of the student's paths from fresh noise."""
-        eps = jax.random.normal(jax.random.fold_in(rng, 1), batch["image"].shape)
-        found = straightness(self.denoiser(w, self.labels(batch)), eps, self.probes)
+        eps = jax.random.normal(jax.random.fold_in(rng, 1), self.target(batch).shape)
+        found = straightness(self.denoiser(w, self.conditions(batch)), eps, self.probes)
         return {**super().eval_step(w, batch, rng), "straightness": found}
 
 
@@ -73,7 +68,7 @@ def straightness(denoise: Denoiser, eps: Array, steps: int) -> Array:
     """[B] mean squared distance of the velocities along a path (1 - t) x_0 + t eps to the path's own mean velocity."""
 
     def step(x: Array, t: Array) -> tuple[Array, Array]:
-        velocity = (x - image(denoise(x, jnp.full(x.shape[:1], t)))) / t
+        velocity = (x - x0_of(denoise(x, jnp.full(x.shape[:1], t)))) / t
         return x - velocity / steps, velocity
 
     x0, velocities = jax.lax.scan(step, eps, jnp.arange(steps, 0, -1) / steps)

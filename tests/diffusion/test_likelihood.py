@@ -7,7 +7,6 @@ import pytest
 
 from jaxgen.diffusion.bound import (
     ChainBound,
-    bits_per_dim,
     chain,
     grey_level_log_prob,
     normal_kl,
@@ -20,6 +19,7 @@ from jaxgen.diffusion.paths import VE, Linear, Sigma, Trigonometric, VpSde
 from jaxgen.diffusion.process import VP
 from jaxgen.diffusion.solvers.table import Estimate
 from jaxgen.errors import UserError
+from jaxgen.metrics.bits_per_dim import bits_per_dim
 
 MEAN, STD = 0.3, 0.2
 
@@ -97,7 +97,7 @@ def test_the_bound_is_tight_for_an_exact_model(process):
         kind: variational_bound(with_variance(process), process, x, jax.random.key(0), kind, clip=False)
         for kind in ("learned", "small", "large")
     }
-    bits = {kind: float(bits_per_dim(bound.total, x).mean()) for kind, bound in got.items()}
+    bits = {kind: float(bits_per_dim(-bound.total, 8).mean()) for kind, bound in got.items()}
     assert bits["learned"] == pytest.approx(np.log2(STD * np.sqrt(2 * np.pi * np.e) * 127.5), abs=0.06)
     assert bits["small"] > bits["learned"] + 0.02 and bits["large"] > bits["learned"] + 0.02
     assert got["small"].terms.shape == (256, process.steps) and (got["small"].terms[:, 1:].mean(0) > -1e-3).all()
@@ -129,8 +129,8 @@ def test_kl_and_grey_levels():
     [
         (lambda: ChainBound()(None, Linear(), jnp.zeros((1, 2)), jax.random.key(0)), "process.name=vp"),
         (lambda: ChainBound("huge"), "nll.variance='huge'"),
-        (lambda: FlowLikelihood(steps=0), "likelihood.steps=0"),
-        (lambda: FlowLikelihood(low=2.0, high=1.0), "likelihood.low=2.0, high=1.0"),
+        (lambda: FlowLikelihood(steps=0), "nll.steps=0"),
+        (lambda: FlowLikelihood(low=2.0, high=1.0), "nll.low=2.0, high=1.0"),
     ],
 )
 def test_mistakes_name_the_field(make, words):

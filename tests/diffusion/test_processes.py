@@ -9,7 +9,7 @@ import pytest
 
 from jaxgen.diffusion.paths import VE, Linear, Sigma, SubVp, Trigonometric, VpSde
 from jaxgen.diffusion.predict import X0, Edm, Eps, Flow, Score, V, Velocity
-from jaxgen.diffusion.process import VP, drift, ratio
+from jaxgen.diffusion.process import VP, drift, level_at, ratio
 from jaxgen.diffusion.times import Importance, LogitNormal, LogNormal, Mode
 from jaxgen.diffusion.weight import P2, CosMap, EdmLambda, InverseVariance, MinSnr, Sigmoid, Simple, Snr, TruncatedSnr
 from jaxgen.errors import UserError
@@ -90,21 +90,15 @@ def test_the_sde_is_the_limit_of_the_chain():
     np.testing.assert_allclose(VP(steps=100_000).alpha(t), VpSde().alpha(t), atol=2e-4)
 
 
-def levels(process, shape):
-    values = (process.alpha(TIMES), process.sigma(TIMES), *process.rates(TIMES))
-    return [jnp.asarray(v, jnp.float32).reshape(shape) for v in values]
-
-
 @pytest.mark.parametrize("process", [p for p in PROCESSES if not getattr(p, "zero_snr", False)], ids=str)
 @pytest.mark.parametrize(("one", "other"), itertools.product(PREDICTIONS, PREDICTIONS), ids=lambda p: type(p).__name__)
 def test_any_prediction_turns_into_any_other_and_back(one, other, process):
     x0, eps = np.random.default_rng(0).standard_normal((2, len(TIMES), 5))
-    level = [np.reshape(v, (-1, 1)) for v in (process.alpha(TIMES), process.sigma(TIMES), *process.rates(TIMES))]
-    a, s = level[:2]
-    x = a * x0 + s * eps
-    back = one.denoised(one.target(x0, eps, *level), x, *level)
+    level = level_at(process, TIMES, x0)
+    x = level.noised(x0, eps)
+    back = one.denoised(one.target(x0, eps, level), x, level)
     np.testing.assert_allclose(back, x0, atol=1e-8)
-    again = other.denoised(other.target(back, (x - a * back) / s, *level), x, *level)
+    again = other.denoised(other.target(back, level.noise(x, back), level), x, level)
     np.testing.assert_allclose(again, x0, atol=1e-8)
 
 
@@ -112,22 +106,20 @@ def test_any_prediction_turns_into_any_other_and_back(one, other, process):
 @pytest.mark.parametrize("predict", PREDICTIONS, ids=str)
 def test_gain_is_the_ratio_of_squared_errors(predict, process):
     x0, eps, wrong = np.random.default_rng(0).standard_normal((3, len(TIMES), 7))
-    level = [np.reshape(v, (-1, 1)) for v in (process.alpha(TIMES), process.sigma(TIMES), *process.rates(TIMES))]
-    x = level[0] * x0 + level[1] * eps
-    said = predict.target(x0, eps, *level) + wrong
-    error = ((predict.denoised(said, x, *level) - x0) ** 2).sum(1)
-    np.testing.assert_allclose((wrong**2).sum(1), (predict.gain(*level) * np.ones((4, 1)))[:, 0] * error, rtol=1e-6)
+    level = level_at(process, TIMES, x0)
+    out = predict.target(x0, eps, level) + wrong
+    error = ((predict.denoised(out, level.noised(x0, eps), level) - x0) ** 2).sum(1)
+    np.testing.assert_allclose((wrong**2).sum(1), predict.gain(level)[:, 0] * error, rtol=1e-6)
 
 
 def test_edm_keeps_inputs_and_targets_at_unit_variance():
     """The reason for c_in and c_out (Karras et al. 2022, appendix B.6), for data of std sigma_data, on any process."""
     rng = np.random.default_rng(0)
     for process in (Sigma(), VpSde(), Linear()):
-        a, s = (np.reshape(v, (-1, 1)) for v in (process.alpha(TIMES), process.sigma(TIMES)))
         x0, eps = 0.5 * rng.standard_normal((4, 20000)), rng.standard_normal((4, 20000))
-        predict = Edm(0.5)
-        np.testing.assert_allclose((predict.scale(a, s) * (a * x0 + s * eps)).std(1), 1, rtol=0.03)
-        np.testing.assert_allclose(predict.target(x0, eps, a, s).std(1), 1, rtol=0.03)
+        level, predict = level_at(process, TIMES, x0), Edm(0.5)
+        np.testing.assert_allclose((predict.scale(level) * level.noised(x0, eps)).std(1), 1, rtol=0.03)
+        np.testing.assert_allclose(predict.target(x0, eps, level).std(1), 1, rtol=0.03)
 
 
 @pytest.mark.parametrize(
@@ -138,20 +130,19 @@ def test_edm_keeps_inputs_and_targets_at_unit_variance():
     ids=lambda v: type(v).__name__,
 )  # fmt: skip
 def test_a_weight_means_the_same_loss_whatever_is_predicted(weight, on_image):
-    process = VP("cosine")
-    level = levels(process, (-1,))
+    level = level_at(VP("cosine"), TIMES, TIMES)
     for predict in PREDICTIONS:
-        gain = predict.gain(*level)
-        got = weight(level[0], level[1], gain) * gain
-        np.testing.assert_allclose(got, on_image((process.alpha(TIMES) / process.sigma(TIMES)) ** 2), rtol=1e-3)
+        gain = predict.gain(level)
+        np.testing.assert_allclose(weight(level, gain) * gain, on_image(level.snr), rtol=1e-5)
 
 
 def test_edm_lambda_is_one_on_edms_own_output():
-    a, s = levels(Sigma(), (-1,))[:2]
-    np.testing.assert_allclose(EdmLambda(0.5)(a, s, Edm(0.5).gain(a, s)), 1.0, rtol=1e-5)
-    np.testing.assert_array_equal(Simple()(a, s, a), jnp.ones(4))
-    np.testing.assert_allclose(InverseVariance()(a, s, a), s**-2.0)
-    assert CosMap()(jnp.array([0.5]), jnp.array([0.5]), a)[0] == pytest.approx(4 / np.pi)
+    level = level_at(Sigma(), TIMES, TIMES)
+    np.testing.assert_allclose(EdmLambda(0.5)(level, Edm(0.5).gain(level)), 1.0, rtol=1e-5)
+    np.testing.assert_array_equal(Simple()(level, 1.0), jnp.ones(4))
+    np.testing.assert_allclose(InverseVariance()(level, 1.0), level.sigma**-2.0)
+    half = np.array([0.5])
+    assert CosMap()(level_at(Linear(), half, half), 1.0)[0] == pytest.approx(4 / np.pi)
 
 
 def test_times_are_distributed_as_they_say():
@@ -178,7 +169,7 @@ def test_importance_sampling_draws_by_loss_and_keeps_the_mean():
     memory = times.learn(half, t[1:5], jnp.asarray(losses)[jnp.array([1, 2, 3, 0])])
     memory = times.learn(memory, t[:4], jnp.asarray(losses))  # the oldest leave
     np.testing.assert_allclose(times.probabilities(memory), losses / losses.sum(), rtol=1e-5)
-    drawn, share = times.draw(memory, jax.random.key(0), 4000)
+    drawn, share = times.draw(process, memory, jax.random.key(0), 4000)
     index = np.round(np.asarray(drawn) * 4).astype(int) - 1
     np.testing.assert_allclose(np.bincount(index) / 4000, losses / losses.sum(), atol=0.03)
     np.testing.assert_allclose(np.mean(np.asarray(share) * losses[index]), losses.mean(), rtol=1e-4)

@@ -1,6 +1,7 @@
 """Laws of solvers: order of convergence on densities whose score is known, the same distribution from all, counted evaluations."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import erf
 
@@ -9,9 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.diffusion import corrector, exponential, fewstep, grid, ode, solve
+from jaxgen.diffusion import grid
 from jaxgen.diffusion.paths import VE, Linear, Sigma, SubVp, Trigonometric, VpSde
 from jaxgen.diffusion.process import VP, ratio
+from jaxgen.diffusion.solvers import chain, corrector, exponential, fewstep, ode
 from jaxgen.errors import UserError
 
 MEANS, STDS, WEIGHTS = np.array([-0.6, 0.5]), np.array([0.15, 0.25]), np.array([0.4, 0.6])
@@ -62,84 +64,161 @@ def follow(rows, denoise, x, rng=None):
     return slots[0]
 
 
+def eased(share):
+    """0 .. 1 in steps that are small at both ends, where multistep methods gather and singlestep ones lose their order."""
+    return share**2 * (3 - 2 * share)
+
+
+def even(share):
+    return share
+
+
 @dataclass(frozen=True)
 class Levels:
-    """Even steps of log(sigma / alpha) that stop before the data."""
+    """Steps of log(sigma / alpha) that stop before the data."""
 
+    ease: Callable = even
     high: float = 8.0
     low: float = 0.2
 
     def __call__(self, process, steps):
-        return process.when(np.exp(np.linspace(np.log(self.high), np.log(self.low), steps + 1)))
+        share = self.ease(np.linspace(0, 1, steps + 1))
+        return process.when(np.exp(np.log(self.high) + share * np.log(self.low / self.high)))
 
 
 @dataclass(frozen=True)
-class EvenTimes:
-    """Even times between two levels."""
+class Clock:
+    """Steps of time between two levels."""
 
+    ease: Callable = even
     high: float = 8.0
     low: float = 0.2
 
     def __call__(self, process, steps):
         first, last = process.when(np.array([self.high, self.low]))
-        return np.linspace(first, last, steps + 1)
+        return first + self.ease(np.linspace(0, 1, steps + 1)) * (last - first)
 
 
+EASED = Levels(eased)
 ORDERS = [  # (solver of n steps, order)
-    (lambda n: solve.Ddim(n, clip=False, grid=Levels()), 1),
+    (lambda n: chain.Ddim(n, clip=False, grid=Levels()), 1),
     (lambda n: ode.Euler(n, grid=Levels()), 1),
-    (lambda n: ode.Euler(n, "time", grid=EvenTimes()), 1),
+    (lambda n: ode.Euler(n, "time", grid=Clock()), 1),
     (lambda n: ode.EulerAncestral(n, 0.0, grid=Levels()), 1),
     (lambda n: exponential.DpmPlus(n, 1, grid=Levels()), 1),
     (lambda n: ode.Heun(n, grid=Levels()), 2),
-    (lambda n: ode.Heun(n, "time", grid=EvenTimes()), 2),
+    (lambda n: ode.Heun(n, "time", grid=Clock()), 2),
     (lambda n: ode.Churn(n, 0.0, grid=Levels()), 2),
     (lambda n: ode.Dpm2(n, grid=Levels()), 2),
+    (lambda n: ode.Pndm(n, grid=EASED), 2),  # its weights are those of even steps
     (lambda n: ode.Lms(n, 2, grid=Levels()), 2),
-    (lambda n: ode.Lms(n, 3, space="time", grid=EvenTimes()), 2),  # its first step is Euler's
-    (lambda n: ode.Deis(n, 2, False, grid=Levels()), 2),
-    (lambda n: ode.Deis(n, 3, False, grid=Levels()), 2),
+    (lambda n: ode.Lms(n, 3, grid=EASED), 3),
+    (lambda n: ode.Lms(n, 3, space="time", grid=Clock(eased)), 3),
+    (lambda n: ode.Lms(n, 4, grid=EASED), 4),
+    (lambda n: ode.Deis(n, 2, grid=Levels()), 2),
+    (lambda n: ode.Deis(n, 3, grid=EASED), 3),
+    (lambda n: ode.Deis(n, 4, grid=EASED), 4),
     (lambda n: exponential.Dpm(n, 2, grid=Levels()), 2),
     (lambda n: exponential.Dpm(n, 2, "heun", grid=Levels()), 2),
+    (lambda n: exponential.Dpm(n, 3, curvature=1.0, grid=EASED), 3),
     (lambda n: exponential.DpmPlus(n, 2, grid=Levels()), 2),
     (lambda n: exponential.DpmPlus(n, 2, bend="heun", grid=Levels()), 2),
-    (lambda n: exponential.DpmPlus(n, 3, grid=Levels()), 2),
+    (lambda n: exponential.DpmPlus(n, 3, curvature=1.0, grid=EASED), 3),
     (lambda n: exponential.DpmSingle(n, 2, grid=Levels()), 2),
-    (lambda n: exponential.DpmSingle(3 * (n // 3) + 1, 3, "heun", grid=Levels()), 2),  # the last step is of order 1
-    (
-        lambda n: exponential.DpmSingle(3 * (n // 3) + 2, 3, "heun", grid=Levels()),
-        3,
-    ),  # the last two make one of order 2
+    (lambda n: exponential.DpmSingle(3 * (n // 3) + 1, 3, grid=EASED), 3),
+    (lambda n: exponential.DpmSingle(3 * (n // 3) + 1, 3, "heun", grid=EASED), 3),
+    (lambda n: exponential.DpmSingle(3 * (n // 3) + 2, 3, "heun", grid=EASED), 3),
     (lambda n: exponential.Dpm2sAncestral(n, 0.0, grid=Levels()), 2),
     (lambda n: exponential.DpmSde(n, 0.0, grid=Levels()), 2),
-    (lambda n: exponential.UniPC(n, 2, grid=Levels()), 2),
-    (lambda n: exponential.UniPC(n, 3, "bh1", grid=Levels()), 2),
+    (lambda n: exponential.UniPC(n, 2, grid=EASED), 3),  # the corrector is of one order more
+    (lambda n: exponential.UniPC(n, 2, "bh1", grid=EASED), 3),
+    (lambda n: exponential.UniPC(n, 3, grid=EASED), 4),
+    (lambda n: exponential.UniPC(n, 3, "bh1", grid=EASED), 4),
 ]
 SMOOTH = [VpSde(), Sigma(), Trigonometric(), Linear()]
+GAUSSIAN = (np.array([0.3]), np.array([0.2]), np.array([1.0]))
+
+
+def error(solver, process, data):
+    """Largest distance to the exact flow, of points at the first level."""
+    path = solver.grid(process, solver.steps)
+    start, end = ratio(process, path[[0, -1]])
+    y = np.linspace(-12, 12, 25)
+    a = process.alpha(path[[0, -1]])
+    got = follow(solver.table(process), mixture(process, *data), a[0] * y) / a[1]
+    return np.abs(got - flowed(y, start, end, *data)).max()
 
 
 @pytest.mark.parametrize("process", SMOOTH, ids=lambda p: type(p).__name__)
 @pytest.mark.parametrize(("make", "order"), ORDERS, ids=lambda v: type(v(3)).__name__ if callable(v) else str(v))
 def test_order_of_convergence(make, order, process):
     """Twice the steps, 2^order less error, against the exact flow of a mixture and of a Gaussian."""
-    for data in ((MEANS, STDS, WEIGHTS), (np.array([0.3]), np.array([0.2]), np.array([1.0]))):
+    for data in ((MEANS, STDS, WEIGHTS), GAUSSIAN):
+        coarse, fine = (error(make(n), process, data) for n in (96, 192))
+        assert fine < 0.05 / 10 ** (order - 1)
+        assert coarse / fine > 0.8 * 2**order or fine < 3e-8  # quantiles are no finer
 
-        def error(steps, data=data):
-            solver = make(steps)
-            path = solver.grid(process, solver.steps)
-            start, end = ratio(process, path[[0, -1]])
-            y = np.linspace(-12, 12, 25)
-            a = process.alpha(path[[0, -1]])
-            got = follow(solver.table(process), mixture(process, *data), a[0] * y) / a[1]
-            return np.abs(got - flowed(y, start, end, *data)).max()
 
-        coarse, fine = error(96), error(192)
-        assert fine < 0.05
-        assert coarse / fine > 0.8 * 2**order or fine < 1e-7
+@pytest.mark.parametrize("kind", [exponential.Dpm, exponential.DpmPlus])
+def test_third_order_as_published_is_second_order(kind):
+    """DPM-Solver's own program, diffusers and k-diffusion halve the second derivative; the golden cases want it so."""
+    coarse, fine = (error(kind(n, 3, grid=EASED), VpSde(), (MEANS, STDS, WEIGHTS)) for n in (96, 192))
+    assert 3.0 < coarse / fine < 5.0
+
+
+MULTISTEP = [  # (solver of n steps, its order, steps below which the published programs lower it at the end)
+    (lambda n, g: ode.Lms(n, 4, grid=g), 4, 0),
+    (lambda n, g: ode.Lms(n, 4, taper=True, grid=g), 4, 15),
+    (lambda n, g: ode.Deis(n, 2, grid=g), 2, 15),
+    (lambda n, g: ode.Deis(n, 3, grid=g), 3, 15),
+    (lambda n, g: exponential.Dpm(n, 2, grid=g), 2, 15),
+    (lambda n, g: exponential.Dpm(n, 3, grid=g), 3, 15),
+    (lambda n, g: exponential.DpmPlus(n, 2, grid=g), 2, 15),
+    (lambda n, g: exponential.DpmPlus(n, 3, grid=g), 3, 15),
+    (lambda n, g: exponential.DpmPlus(n, 3, 1.0, grid=g), 3, 15),
+    (lambda n, g: exponential.UniPC(n, 2, grid=g), 2, np.inf),
+    (lambda n, g: exponential.UniPC(n, 3, grid=g), 3, np.inf),
+]
+
+
+@pytest.mark.parametrize("steps", [12, 17])
+@pytest.mark.parametrize(
+    ("make", "most", "below"), MULTISTEP, ids=lambda v: type(v(9, 0)).__name__ if callable(v) else v
+)
+def test_the_order_falls_at_the_end_where_the_published_programs_lower_it(make, most, below, steps):
+    """Read from the tables: an update of order k takes the newest of k outputs and k - 1 of those before."""
+    process, path = VpSde(), Levels()
+    solver = make(steps, path)
+    mix = solver.table(process).mix
+    update, first = mix[:, 0], 1  # what the next input is made of; the slot of the newest past output
+    if isinstance(solver, exponential.UniPC):  # its update starts at a corrected point, which has outputs of its own
+        sigma = process.sigma(path(process, steps))
+        update, first = update - (sigma[1:] / sigma[:-1])[:, None] * mix[:, 1], 2
+    used = (np.abs(update[:, first:-3]) > 1e-9).sum(1)
+    left = [steps - i if steps < below else most for i in range(steps)]
+    np.testing.assert_array_equal(1 + used, [min(most, i + 1, left[i]) for i in range(steps)])
+
+
+@pytest.mark.parametrize("steps", [12, 17])
+def test_deis_integrates_the_polynomial_in_log_sigma(steps):
+    """Zhang & Chen 2023, eq. 15, by quadrature, at every step of a run that is shortened and of one that is not."""
+    process, path = Sigma(), Levels()
+    sigma = process.sigma(path(process, steps))
+    nodes, weights = np.polynomial.legendre.leggauss(20)
+    denoise, x, past = mixture(process), np.linspace(-4, 4, 9), []
+    for i in range(steps):
+        past.insert(0, (x - denoise(x, process.when(sigma[i : i + 1])[0])) / sigma[i])
+        order = min(3, i + 1, steps - i if steps < 15 else 3)
+        at = (sigma[i] + sigma[i + 1]) / 2 + (sigma[i + 1] - sigma[i]) / 2 * nodes
+        curves = np.polyfit(np.log(sigma[i - order + 1 : i + 1][::-1]), np.stack(past[:order]), order - 1)
+        values = sum(c[:, None] * np.log(at) ** (order - 1 - k) for k, c in enumerate(curves))
+        x = x + values @ weights * (sigma[i + 1] - sigma[i]) / 2
+    got = follow(ode.Deis(steps, 3, grid=path).table(process), denoise, np.linspace(-4, 4, 9))
+    np.testing.assert_allclose(got, x, atol=1e-9)
 
 
 EVERY = [
-    solve.Ancestral(400, "small", False), solve.Ddim(200, 0.5, False), ode.Euler(200), ode.EulerAncestral(400),
+    chain.Ancestral(400, "small", False), chain.Ddim(200, 0.5, False), ode.Euler(200), ode.EulerAncestral(400),
     ode.Heun(60), ode.Churn(100), ode.Dpm2(60), ode.Dpm2(200, 1.0), ode.Lms(80), ode.Deis(60), ode.Pndm(100),
     exponential.Dpm(60), exponential.DpmPlus(60), exponential.DpmPlus(60, 3), exponential.DpmPlus(200, 2, 1.0),
     exponential.DpmPlus(200, 3, 1.0), exponential.DpmSingle(60), exponential.DpmSingle(60, 3),
@@ -165,8 +244,8 @@ def test_every_solver_ends_in_the_data(solver, process):
 FROM_NOISE = [
     ode.Euler(60, "time"), ode.Heun(30, "time"), exponential.DpmPlus(40, 2), exponential.DpmPlus(40, 3),
     exponential.DpmSingle(40), exponential.DpmSingle(40, 3), exponential.UniPC(80), exponential.UniPC(80, 3, "bh1"),
-    solve.Ddim(60, 0.0, False), solve.Ddim(200, 1.0, False), exponential.DpmPlus(200, 2, 1.0),
-    ode.EulerMaruyama(400, "sigma"), solve.Ancestral(200, "small", False),
+    chain.Ddim(60, 0.0, False), chain.Ddim(200, 1.0, False), exponential.DpmPlus(200, 2, 1.0),
+    ode.EulerMaruyama(400, "sigma"), chain.Ancestral(200, "small", False),
 ]  # fmt: skip
 
 
@@ -211,18 +290,24 @@ def test_the_scan_follows_the_table_and_counts_its_evaluations(solver):
     np.testing.assert_allclose(path[-1], got, atol=1e-6)
 
 
-def test_euler_in_sigma_is_ddim_and_ancestral_euler_is_ddim_with_eta():
+def test_euler_in_sigma_is_ddim_and_ancestral_euler_goes_down_and_up():
+    """k-diffusion's step in y = x / alpha: y + (down - tau) (y - D) / tau + up z, with tau = sigma / alpha."""
+    path = grid.Karras()
     for process in (VP(), VpSde(), Sigma(), VE(), SubVp()):
-        path = grid.Karras()
-        for one, other in ((ode.Euler(9, grid=path), solve.Ddim(9, 0.0, False, path)),
-                           (ode.EulerAncestral(9, 0.7, grid=path), solve.Ddim(9, 0.7, False, path))):  # fmt: skip
-            np.testing.assert_allclose(one.table(process).mix, other.table(process).mix, atol=1e-8, rtol=1e-6)
+        one, other = ode.Euler(9, grid=path), chain.Ddim(9, 0.0, False, path)
+        np.testing.assert_allclose(one.table(process).mix, other.table(process).mix, atol=1e-8, rtol=1e-6)
+        times = path(process, 9)
+        tau, alpha = ratio(process, times), process.alpha(times)
+        for i, (keep, data, raw, noise) in enumerate(ode.EulerAncestral(9, 0.7, grid=path).table(process).mix[:, 0]):
+            down, up = ode.down_up(tau[i], tau[i + 1], 0.7)
+            want = alpha[i + 1] * np.array([down / tau[i] / alpha[i], 1 - down / tau[i], 0.0, up])
+            np.testing.assert_allclose([keep, data, raw, noise], want, atol=1e-8, rtol=1e-6)
 
 
 def test_euler_is_the_same_in_every_frame_of_a_straight_path():
     process = Linear()
     path = grid.Flow(3.0, 1e-3)
-    one, other = ode.Euler(7, "time", grid=path), solve.Ddim(7, 0.0, False, path)
+    one, other = ode.Euler(7, "time", grid=path), chain.Ddim(7, 0.0, False, path)
     np.testing.assert_allclose(one.table(process).mix, other.table(process).mix, atol=1e-9)
 
 
@@ -230,8 +315,8 @@ def test_inversion_and_sampling_are_each_others_inverse():
     process = VP("cosine")
     x = np.linspace(-0.5, 0.9, 15)
     denoise = mixture(process)
-    up = follow(solve.DdimInversion(500).table(process), denoise, x)
-    back = follow(solve.Ddim(500, clip=False).table(process), denoise, up)
+    up = follow(chain.DdimInversion(500).table(process), denoise, x)
+    back = follow(chain.Ddim(500, clip=False).table(process), denoise, up)
     np.testing.assert_allclose(back, x, atol=0.03)
     assert np.abs(up).max() < 5
 
@@ -240,7 +325,10 @@ def test_bh1_stays_finite_on_the_step_to_the_data():
     """diffusers' UniPC multiplies h = infinity by an empty sum there and returns NaN."""
     rows = exponential.UniPC(12, 2, "bh1", grid=grid.Linspace(spare=True)).table(VP())
     assert np.isfinite(rows.mix).all()
-    assert np.isnan(-np.inf * 0.0)  # what upstream computes: B(h) times no correction
+    x = np.linspace(-3, 3, 13)
+    last = mixture(VP())(x, rows.t[-1])
+    values = [x, *[np.full_like(x, 7.0)] * (rows.mix.shape[1] - 1), last, last, x]
+    np.testing.assert_allclose(sum(c * v for c, v in zip(rows.mix[-1, 0], values, strict=True)), last, atol=1e-12)
 
 
 def test_predictor_corrector_ends_in_the_data():
@@ -270,7 +358,7 @@ def test_tcd_without_noise_is_ddim():
     process, path = VP(), grid.Trailing()
     np.testing.assert_allclose(
         fewstep.Tcd(5, 0.0, grid=path).table(process).mix,
-        solve.Ddim(5, 0.0, False, path).table(process).mix,
+        chain.Ddim(5, 0.0, False, path).table(process).mix,
         atol=1e-12,
     )
 
@@ -297,7 +385,7 @@ def test_dynamic_shift_is_the_published_line():
         (lambda: ode.Heun(0).table(VP()), "solver.steps=0"),
         (lambda: ode.Heun(-3).table(Sigma()), "solver.steps=-3"),
         (lambda: ode.Euler(0).table(Linear()), "solver.steps=0"),
-        (lambda: solve.Ddim(1001).table(VP()), "solver.steps=1001.*process.steps=1000"),
+        (lambda: chain.Ddim(1001).table(VP()), "solver.steps=1001.*process.steps=1000"),
         (lambda: ode.Euler(5, grid=grid.Trailing()).table(Sigma()), "needs a chain.*process.name=vp"),
         (lambda: ode.Heun(5).table(Linear()), "solver.space='sigma'.*solver.space='time'"),
         (lambda: ode.Heun(5, "warp").table(VP()), "solver.space='warp'"),

@@ -6,11 +6,18 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import linen as nn
 
-from jaxgen.diffusion import ode, predict, times, weight
+from jaxgen.core.net import Net
+from jaxgen.core.spec import pictures
+from jaxgen.core.state import Weights
+from jaxgen.diffusion import predict, times, weight
 from jaxgen.diffusion.paths import VE, Sigma, VpSde
-from jaxgen.diffusion.process import VP
+from jaxgen.diffusion.process import VP, level_at
+from jaxgen.diffusion.solvers import ode
+from jaxgen.methods.diffusion import Diffusion
 
 
 def load(folder):
@@ -55,12 +62,12 @@ def test_preconditioning(folder, name):
         # VP's clock is a log of 1 + sigma^2 in float32 over there
         near = 999 * 1.2e-7 / (0.1 * 0.1) if name == "VPPrecond" else 1e-6
         np.testing.assert_allclose(process.clock(t), arrays[f"{name}_model_noise_labels"], rtol=1e-5, atol=near)
-    x = jnp.asarray(arrays["x"]) * spread(process.alpha(t), arrays["x"])
-    a, s = spread(process.alpha(t), x), spread(process.sigma(t), x)
+    level = level_at(process, t, arrays["x"])
+    x = jnp.asarray(arrays["x"]) * level.alpha
     tolerance = {k: case["tolerance"][k] for k in ("rtol", "atol")}
-    np.testing.assert_allclose(x * predicted.scale(a, s), arrays[f"{name}_model_x"], **tolerance)
+    np.testing.assert_allclose(x * predicted.scale(level), arrays[f"{name}_model_x"], **tolerance)
     out = jnp.asarray(arrays["F"])
-    np.testing.assert_allclose(predicted.denoised(out, x, a, s), arrays[f"{name}_D"], **tolerance)
+    np.testing.assert_allclose(predicted.denoised(out, x, level), arrays[f"{name}_D"], **tolerance)
 
 
 @dataclass(frozen=True)
@@ -159,25 +166,68 @@ def test_ablated_sampler(folder):
         np.testing.assert_allclose(got, arrays[name], **tolerance, err_msg=name)
 
 
-LOSSES = {  # (process, times, weight on the network's error)
-    "VPLoss": (VpSde(0.1, 20.0), times.Uniform(), weight.Snr()),
-    "VELoss": (VE(0.02, 100.0, first=1e-9), times.Uniform(), weight.Snr()),
-    "EDMLoss": (Sigma(), times.LogNormal(-1.2, 1.2), weight.EdmLambda(0.5)),
+class Gaussian(nn.Module):
+    """The case's denoiser as a net: D itself from x, or EDM's F from c_in x, at the level that each clock shows."""
+
+    mean: float
+    std: float
+    process: VpSde | VE | Sigma
+
+    def __call__(self, x, clock, cond, train=False):
+        if isinstance(self.process, VpSde):
+            t = clock / self.process.scale
+        else:
+            t = self.process.when(2 * jnp.exp(clock) if isinstance(self.process, VE) else jnp.exp(4 * clock))
+        if not isinstance(self.process, Sigma):
+            return gaussian(self.process, self.mean, self.std)(x, t)
+        sigma = spread(self.process.sigma(t), x)
+        size = jnp.sqrt(sigma**2 + 0.25)
+        y = x * size
+        return (gaussian(self.process, self.mean, self.std)(y, t) - 0.25 / size**2 * y) * size / (0.5 * sigma)
+
+
+def recorded(kind, raw):
+    """Those times, with the case's draws for their raw ones."""
+
+    class Recorded(type(kind)):
+        def __call__(self, rng, num):
+            return raw
+
+    return Recorded(**vars(kind))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replayed(Diffusion):
+    """Diffusion on the case's noise."""
+
+    noise: jax.Array
+
+    def couple(self, w, batch, t, cond, rng):
+        return self.target(batch), self.noise
+
+
+LOSSES = {  # (process, prediction, times, weight)
+    "VPLoss": (VpSde(0.1, 20.0), predict.X0(), times.Uniform(), weight.Snr()),
+    "VELoss": (VE(0.02, 100.0, first=1e-9), predict.X0(), times.Uniform(), weight.Snr()),
+    "EDMLoss": (Sigma(), predict.Edm(0.5), times.LogNormal(-1.2, 1.2), weight.EdmLambda(0.5)),
 }
 
 
 @pytest.mark.golden("edm_losses")
 @pytest.mark.parametrize("name", LOSSES)
-def test_loss(folder, name):
-    """Weighted error of the denoised image, from the draw that picks sigma and the unit noise."""
+def test_the_methods_own_loss(folder, name):
+    """`Diffusion.loss` itself, from the draw that picks sigma and the unit noise; every pixel is an example of its own."""
     case, arrays = load(folder)
-    process, drawn, weighted = LOSSES[name]
-    images = jnp.asarray(arrays["images"])
-    raw = jnp.asarray(arrays[f"{name}_draw0"]).reshape(-1)
-    t = drawn.at(process, 1 - raw if name == "VPLoss" else raw)  # their VP time runs down from 1 as the draw grows
-    a, s = process.alpha(t), process.sigma(t)
-    x = spread(a, images) * images + spread(s, images) * jnp.asarray(arrays[f"{name}_noise"])
-    error = (gaussian(process, float(arrays["mu"]), float(arrays["sd"]))(x, t) - images) ** 2
-    got = spread(weighted(a, s, jnp.ones_like(a)), images) * error  # gain 1: the error is the image's
+    process, predicted, drawn, weighted = LOSSES[name]
+    images, noise = (jnp.asarray(arrays[k]).reshape(-1, 1, 1, 1) for k in ("images", f"{name}_noise"))
+    raw = jnp.repeat(jnp.asarray(arrays[f"{name}_draw0"]).reshape(-1), arrays["images"][0].size)
+    raw = 1 - raw if name == "VPLoss" else raw  # their VP time runs down from 1 as the draw grows
+    net = Net(Gaussian(float(arrays["mu"]), float(arrays["sd"]), process), optax.identity())
+    method = Replayed(
+        net=net, spec=pictures(images.shape[1:]), process=process, predict=predicted, times=recorded(drawn, raw),
+        weight=weighted, solver=ode.Heun(5), noise=noise,
+    )  # fmt: skip
+    w = Weights(jnp.int32(0), {"net": {}}, {}, {})
+    found = jax.jit(lambda batch: method.loss(w, batch, jax.random.key(0), True))({"image": images})
     tolerance = {k: case["tolerance"][k] for k in ("rtol", "atol")}
-    np.testing.assert_allclose(got, arrays[f"{name}_loss"], **tolerance)
+    np.testing.assert_allclose(found.each, arrays[f"{name}_loss"].reshape(-1), **tolerance)

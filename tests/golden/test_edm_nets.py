@@ -24,13 +24,13 @@ def test_edm_net(folder):
     params = variables.pop("params")
     labels = arrays["class_labels"]
     np.testing.assert_array_equal(labels.max(1), 1)  # one-hot
-    label = jnp.asarray(labels.argmax(1))
+    cond = {"label": jnp.asarray(labels.argmax(1))}
     sigma, data = arrays["sigma"].reshape(-1, 1, 1, 1), case["config"]["sigma_data"]
 
     def loss(params):
         """Karras et al. 2022, equations 7 and 8, table 1."""
         norm = np.sqrt(sigma**2 + data**2)
-        out = module.apply({"params": params, **variables}, arrays["x"] / norm, np.log(arrays["sigma"]) / 4, label)
+        out = module.apply({"params": params, **variables}, arrays["x"] / norm, np.log(arrays["sigma"]) / 4, cond)
         denoised = data**2 / norm**2 * arrays["x"] + sigma * data / norm * out
         return jnp.mean((norm / (sigma * data)) ** 2 * (denoised - arrays["target"]) ** 2), denoised
 

@@ -7,9 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.diffusion import exponential, grid, ode
+from jaxgen.diffusion import grid
 from jaxgen.diffusion.paths import Sigma, VpSde
 from jaxgen.diffusion.process import ratio
+from jaxgen.diffusion.solvers import exponential, ode
 
 SOLVERS = {
     "euler": lambda n, g: ode.Euler(n, grid=g),

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.core.lender import Frozen
 from jaxgen.metrics.lpips import layer_maps, lpips, lpips_map, scale_images
-from jaxgen.pretrained.features import TRUNKS, Lpips, heads, shipped_heads, trunk
+from jaxgen.pretrained.features import TRUNKS, Distance, heads, shipped_heads, trunk
 
 
 @pytest.mark.golden("lpips_*")
@@ -31,8 +32,10 @@ def test_lpips(folder, recipe_weights):
     np.testing.assert_allclose(distance, arrays["y"], **case["tolerance"])
     np.testing.assert_allclose(layers, arrays["per_layer"], **case["tolerance"])
     np.testing.assert_allclose(where[:, ::step, ::step], arrays["spatial_subsampled"], **case["tolerance"])
-    packed = Lpips(variables, own, module)
-    np.testing.assert_allclose(packed(a, b), arrays["y_inputs_0_1_normalize"], **case["tolerance"])
+    lent = Frozen({"trunk": variables, "heads": own}, Distance(case["net"]))
+    np.testing.assert_allclose(
+        jax.jit(Frozen.__call__)(lent, a, b), arrays["y_inputs_0_1_normalize"], **case["tolerance"]
+    )
 
 
 @pytest.mark.golden("lpips_*")

@@ -56,7 +56,9 @@ def test_kid(case, arrays):
     x, y = arrays["features1"], arrays["features2"]
     num = values["kid_n"]
     assert mmd2(x[:num], y[:num]) == pytest.approx(values["kid_poly3_unbiased_full_first_n"], rel=rel)
-    for name in (n for n in values if n.startswith("kid_cleanfid")):
+    names = [n for n in values if n.startswith("kid_cleanfid")]
+    assert names
+    for name in names:
         subsets, most, seed = map(int, re.search(r"subsets(\d+)_of_max(\d+)_seed(\d+)", name).groups())
         got = kid(y, x, subsets=subsets, size=min(len(x), len(y), most), seed=seed)  # clean-fid draws its second first
         assert got.mean == pytest.approx(values[name], rel=rel), name

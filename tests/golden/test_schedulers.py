@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.diffusion import exponential, fewstep, grid, ode, predict, solve
+from jaxgen.diffusion import grid, predict
 from jaxgen.diffusion.paths import Linear, Sigma, shifted
-from jaxgen.diffusion.process import VP, ratio
+from jaxgen.diffusion.process import VP, Level, ratio
+from jaxgen.diffusion.solvers import chain, exponential, fewstep, ode
 from jaxgen.diffusion.solvers.table import Estimate, clipped, run, thresholded, unlimited
 
 BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine", "sigmoid": "sigmoid"}
@@ -94,9 +95,9 @@ def solver_of(case, steps, path):
     clip, order = bool(c.get("clip_sample")), c.get("solver_order")
     if name.startswith("DDPM"):
         variance = {"fixed_small": "small", "fixed_large": "large", "learned_range": "learned"}[c["variance_type"]]
-        return solve.Ancestral(steps, variance, clip, path)
+        return chain.Ancestral(steps, variance, clip, path)
     if name.startswith("DDIM"):
-        return solve.Ddim(steps, case["step_kwargs"].get("eta", 0.0), clip, path, rederive=False)
+        return chain.Ddim(steps, case["step_kwargs"].get("eta", 0.0), clip, path, rederive=False)
     if name.startswith(("DPMSolverMultistep", "EDMDPM")):
         bend = c["solver_type"]
         if c["algorithm_type"] == "dpmsolver":
@@ -130,10 +131,10 @@ def replay(solver, process, arrays, predicted, limit, scale):
     """The trajectory of x from what the model said at each row and the noise that was drawn."""
     rows = solver.table(process)
     outputs = jnp.asarray(arrays["model_outputs"])
-    a, s = process.alpha(rows.t), process.sigma(rows.t)
+    level = Level(process.alpha(rows.t), process.sigma(rows.t), *np.full((2, len(rows)), np.nan))  # no case needs rates
     assert len(rows) == len(outputs) == solver.nfe(process)
     learned = outputs.shape[2] == 2 * arrays["xs"].shape[2]
-    outputs, said = jnp.split(outputs, 2, axis=2) if learned else (outputs, None)
+    outputs, second = jnp.split(outputs, 2, axis=2) if learned else (outputs, None)
     noise = np.zeros((len(rows), *arrays["xs"].shape[1:]), np.float32)
     drawn = np.flatnonzero(rows.mix[:, 0, -1]) if len(arrays.get("noise", ())) < len(rows) else range(len(rows))
     for row, z in zip(drawn, arrays.get("noise", ()), strict=False):
@@ -141,9 +142,8 @@ def replay(solver, process, arrays, predicted, limit, scale):
 
     def denoise(x, row):
         i = row[0].astype(int)
-        level = [jnp.asarray(v, x.dtype)[i] for v in (a, s)]
-        x0 = predicted.denoised(outputs[i], x, *level)
-        return Estimate(x0, (said[i] + 1) / 2) if learned else x0
+        x0 = predicted.denoised(outputs[i], x, Level(*(jnp.asarray(v, x.dtype)[i] for v in level)))
+        return Estimate(x0, (second[i] + 1) / 2) if learned else x0
 
     numbered = dataclasses.replace(rows, t=np.arange(len(rows), dtype=np.float64))
     x = jnp.asarray(arrays["xs"][0] * scale(rows.t[:1])[0])
@@ -190,7 +190,7 @@ def test_trajectory(folder):
 class Pairs:
     """DDIM over given pairs of times."""
 
-    ddim: solve.Ddim
+    ddim: chain.Ddim
     t: np.ndarray
     s: np.ndarray
 

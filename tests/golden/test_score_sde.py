@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxgen.diffusion.paths import VE, SubVp, VpSde
-from jaxgen.diffusion.process import VP, drift
+from jaxgen.diffusion.process import VP, drift, level_at
 
 N = 1000  # their default number of scales
 
@@ -61,7 +61,6 @@ def test_sde(folder, name):
         close(f"{kind}_f", step - half * spread(noise) ** 2 * score)
         close(f"{kind}_G", noise * (kind == "rev0"))
     # the flow's drift is also what our solvers integrate, with D = (x + sigma^2 score) / alpha
-    a, s, (da, ds) = process.alpha(t), process.sigma(t), process.rates(t)
-    image = (x + spread(s) ** 2 * score) / spread(a)
-    slope = spread(ds / s) * x + spread(da - a * ds / s) * image
-    close("rev1_drift", slope)
+    level = level_at(process, t, x)
+    image = (x + level.sigma**2 * score) / level.alpha
+    close("rev1_drift", level.velocity(image, level.noise(x, image)))

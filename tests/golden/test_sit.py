@@ -7,7 +7,7 @@ import pytest
 
 from jaxgen.diffusion.paths import Linear, Trigonometric, VpSde
 from jaxgen.diffusion.predict import Score, Velocity
-from jaxgen.diffusion.process import drift
+from jaxgen.diffusion.process import drift, level_at
 from jaxgen.diffusion.solvers.ode import DIFFUSIONS
 
 PATHS = {"linear": Linear(), "gvp": Trigonometric(), "vp": VpSde(0.1, 20.0)}
@@ -30,18 +30,17 @@ def test_interpolant(folder, name):
         want = arrays[f"{name}_{key}"]
         np.testing.assert_allclose(np.broadcast_to(got, want.shape), want, **tolerance, err_msg=key)
 
-    a, s, (da, ds) = process.alpha(t), process.sigma(t), process.rates(t)
-    level = [spread(u) for u in (a, s, da, ds)]
-    x = level[0] * data + level[1] * noise
+    level = level_at(process, t, data)
+    x = level.noised(data, noise)
     close("xt", x)
     velocity, score = Velocity(), Score()
-    close("ut", -velocity.target(data, noise, *level))
-    image = velocity.denoised(-v, x, *level)
-    eps = (x - level[0] * image) / level[1]
+    close("ut", -velocity.target(data, noise, level))
+    image = velocity.denoised(-v, x, level)
+    eps = level.noise(x, image)
     close("noise_from_v", eps)
-    close("score_from_v", score.target(image, eps, *level))
-    image = score.denoised(v, x, *level)
-    close("v_from_score", -velocity.target(image, (x - level[0] * image) / level[1], *level))
+    close("score_from_v", score.target(image, eps, level))
+    image = score.denoised(v, x, level)
+    close("v_from_score", -velocity.target(image, level.noise(x, image), level))
     f, g = drift(process, t)
     close("drift", spread(f) * x)
     close("sigma", spread(g**2 / 2))

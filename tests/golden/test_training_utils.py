@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from jaxgen.core.net import Decay
-from jaxgen.diffusion.process import VP
+from jaxgen.diffusion.paths import Linear
+from jaxgen.diffusion.process import VP, level_at
 from jaxgen.diffusion.times import LogitNormal, Mode
 from jaxgen.diffusion.weight import CosMap, InverseVariance, Snr
 
@@ -27,16 +28,17 @@ def test_training_utils(folder):
         "snr_cosine": VP("cosine"),
     }.items():
         t = (arrays["t"] + 1) / process.steps
-        got = Snr()(process.alpha(t), process.sigma(t), 1.0)
+        got = Snr()(level_at(process, t, t), 1.0)
         # a product of 1,000 float32 over there, and 1 minus it is no finer than 6e-8
         rough = 6e-5 + 1.2e-7 / process.sigma(t) ** 2
         assert (np.abs(got / arrays[key] - 1) < tolerance["rtol"] + rough).all(), key
     normal, uniform = jnp.asarray(arrays["unit_normal"]), jnp.asarray(arrays["unit_uniform"])
     close(LogitNormal(params["logit_mean"], params["logit_std"]).share(normal), "u_logit_normal")
     close(Mode(params["mode_scale"]).share(uniform), "u_mode")
-    s = jnp.asarray(arrays["sigmas"])
-    close(InverseVariance()(1 - s, s, s), "w_sigma_sqrt")
-    close(CosMap()(1 - s, s, s), "w_cosmap")
+    sigma = jnp.asarray(arrays["sigmas"])  # the straight path's time too
+    level = level_at(Linear(), sigma, sigma)
+    close(InverseVariance()(level, 1.0), "w_sigma_sqrt")
+    close(CosMap()(level, 1.0), "w_cosmap")
     # their step s makes our update s - 1; they start one update later
     steps = arrays["ema_steps"]
     late = steps >= 2

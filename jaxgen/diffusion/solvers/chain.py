@@ -6,12 +6,21 @@ import numpy as np
 
 from jaxgen.diffusion.grid import Even, Grid
 from jaxgen.diffusion.process import Process, ratio
-from jaxgen.diffusion.solvers.table import Solver, Table, Tabulated, symbols
+from jaxgen.diffusion.solvers.table import Table, Tabulated, symbols
 from jaxgen.errors import UserError
 
-__all__ = ["Ancestral", "Ddim", "DdimInversion", "Solver", "posterior"]
-
 VARIANCES = ("large", "small", "learned")
+
+
+def validate_variance(variance: str, owner: str) -> None:
+    """A variance that there is."""
+    if variance not in VARIANCES:
+        raise UserError(f"{owner}.variance={variance!r} is unknown; there are: {', '.join(VARIANCES)}")
+
+
+def variance_needs(variance: str) -> tuple[str, ...]:
+    """What a variance needs of the run, see jaxgen.diffusion.needs."""
+    return ("variance",) if variance == "learned" else ()
 
 
 def posterior(process: Process, t: np.ndarray, s: np.ndarray) -> dict[str, np.ndarray]:
@@ -19,10 +28,11 @@ def posterior(process: Process, t: np.ndarray, s: np.ndarray) -> dict[str, np.nd
 
     `small` is the posterior's own variance, `large` that of q(x_t | x_s); eq. 6-7's beta-tilde and beta for neighbours.
     """
-    a_t, a_s, v_t, v_s = process.alpha(t), process.alpha(s), process.sigma(t) ** 2, process.sigma(s) ** 2
-    ratio = a_t / a_s
-    gap = v_t - ratio**2 * v_s  # variance of q(x_t | x_s)
-    return {"keep": ratio * v_s / v_t, "data": a_s * gap / v_t, "small": gap * v_s / v_t, "large": gap}
+    shrink = process.alpha(t) / process.alpha(s)
+    var_t, var_s = process.sigma(t) ** 2, process.sigma(s) ** 2
+    gap = var_t - shrink**2 * var_s  # variance of q(x_t | x_s)
+    data = process.alpha(s) * gap / var_t
+    return {"keep": shrink * var_s / var_t, "data": data, "small": gap * var_s / var_t, "large": gap}
 
 
 def log_band(q: dict[str, np.ndarray]) -> np.ndarray:
@@ -53,8 +63,12 @@ class Ancestral(Tabulated):
     grid: Grid = field(default_factory=Even)
 
     def __post_init__(self) -> None:
-        if self.variance not in VARIANCES:
-            raise UserError(f"solver.variance={self.variance!r} is unknown; there are: {', '.join(VARIANCES)}")
+        validate_variance(self.variance, "solver")
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """A model whose variance can be read."""
+        return variance_needs(self.variance)
 
     def table(self, process: Process) -> Table:
         """The last step adds no noise."""
@@ -86,7 +100,7 @@ class Ddim(Tabulated):
         return self.between(process, grid[:-1], grid[1:])
 
     def between(self, process: Process, t: np.ndarray, s: np.ndarray) -> Table:
-        """x_s = a_s x_0 + sqrt(s_s^2 - noise^2) eps + noise z, with eps = (x_t - a_t x_0) / s_t."""
+        """x_s = alpha_s x_0 + sqrt(sigma_s^2 - noise^2) eps + noise z, with eps = (x_t - alpha_t x_0) / sigma_t."""
         noise = self.eta * np.sqrt(posterior(process, t, s)["small"])
         direction = np.sqrt(np.maximum(process.sigma(s) ** 2 - noise**2, 0.0)) / process.sigma(t)
         back = direction * process.alpha(t)
@@ -107,9 +121,9 @@ class DdimInversion(Tabulated):
     grid: Grid = field(default_factory=Even)
 
     def table(self, process: Process) -> Table:
-        """x at t=0 -> x at t=1: x_s = a_s / a_t x + (s_s - a_s s_t / a_t) eps, eps = (x - a_s D(x, s)) / s_s."""
+        """x at t=0 -> x at t=1: x_s / alpha_s = x / alpha_t + (r_s - r_t) eps, r = sigma / alpha, eps = (x - alpha_s D)/sigma_s."""
         grid = self.grid(process, self.steps)[::-1]
         t, s = grid[:-1], grid[1:]
-        a_s, s_s = process.alpha(s), process.sigma(s)
-        rate = (s_s - a_s * ratio(process, t)) / s_s
-        return one_step(s, a_s / process.alpha(t) + rate, -rate * a_s, np.zeros_like(t), np.zeros_like(t))
+        alpha, sigma = process.alpha(s), process.sigma(s)
+        rate = (sigma - alpha * ratio(process, t)) / sigma
+        return one_step(s, alpha / process.alpha(t) + rate, -rate * alpha, np.zeros_like(t), np.zeros_like(t))

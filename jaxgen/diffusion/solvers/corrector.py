@@ -9,7 +9,7 @@ import numpy as np
 from jaxgen.diffusion.grid import Even, Grid
 from jaxgen.diffusion.process import Process
 from jaxgen.diffusion.solvers.chain import Ddim
-from jaxgen.diffusion.solvers.table import Denoiser, image
+from jaxgen.diffusion.solvers.table import Denoiser, clipped, x0_of
 from jaxgen.errors import UserError
 
 Array = jax.Array
@@ -41,19 +41,19 @@ class PredictorCorrector:
     def __call__(self, denoise: Denoiser, process: Process, x: Array, rng: Array) -> Array:
         """x at t=1 -> x at t=0."""
         grid = self.grid(process, self.steps)
-        a, s = process.alpha(grid), process.sigma(grid)
-        kept = np.append((a[1:-1] / a[:-2]) ** 2 if (a[:-1] > 0).all() else np.ones(self.steps - 1), 1.0)
+        alpha, sigma = process.alpha(grid), process.sigma(grid)
+        kept = (alpha[1:-1] / alpha[:-2]) ** 2 if (alpha[:-1] > 0).all() else np.ones(self.steps - 1)
         mix = Ddim(self.steps, self.eta, self.clip, self.grid).table(process).mix[:, 0]
 
         def guess(x: Array, t: Array) -> Array:
-            x0 = image(denoise(x, jnp.full(x.shape[:1], t)))
-            return jnp.clip(x0, -1.0, 1.0) if self.clip else x0
+            x0 = x0_of(denoise(x, jnp.full(x.shape[:1], t)))
+            return clipped(x0) if self.clip else x0
 
         def size(v: Array) -> Array:
             return jnp.mean(jnp.linalg.norm(v.reshape(len(v), -1), axis=1))
 
         def correct(x: Array, row: dict[str, Array], key: Array) -> Array:
-            score = (row["a"] * guess(x, row["s"]) - x) / row["sigma"] ** 2
+            score = (row["alpha"] * guess(x, row["end"]) - x) / row["sigma"] ** 2
             z = jax.random.normal(key, x.shape, x.dtype)
             step = 2 * row["kept"] * (self.snr * size(z) / size(score)) ** 2
             return x + step * score + jnp.sqrt(2 * step) * z
@@ -61,14 +61,14 @@ class PredictorCorrector:
         def step(x: Array, inputs: tuple[dict[str, Array], Array]) -> tuple[Array, None]:
             row, key = inputs
             first, *rest = jax.random.split(key, 1 + self.corrections)
-            c = row["mix"]
-            x = c[0] * x + c[1] * guess(x, row["t"]) + c[3] * jax.random.normal(first, x.shape, x.dtype)
+            mix = row["mix"]
+            x = mix[0] * x + mix[1] * guess(x, row["t"]) + mix[3] * jax.random.normal(first, x.shape, x.dtype)
             for k in rest:
                 x = correct(x, row, k)
             return x, None
 
-        table = {"t": grid[:-1], "s": grid[1:], "a": a[1:], "sigma": s[1:], "kept": kept, "mix": mix}
-        rows = {k: jnp.asarray(v, x.dtype) for k, v in table.items()}
+        rows = {"t": grid[:-1], "end": grid[1:], "alpha": alpha[1:], "sigma": sigma[1:], "kept": [*kept, 1], "mix": mix}
+        rows = {k: jnp.asarray(v, x.dtype) for k, v in rows.items()}
         keys = jax.random.split(rng, self.steps)
         before = jax.tree.map(lambda v: v[:-1], rows)
         x, _ = jax.lax.scan(step, x, (before, keys[:-1]))

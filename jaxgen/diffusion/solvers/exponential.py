@@ -14,7 +14,7 @@ import numpy as np
 from jaxgen.diffusion.grid import Even, Grid
 from jaxgen.diffusion.process import Process
 from jaxgen.diffusion.solvers.ode import down_up, frame
-from jaxgen.diffusion.solvers.table import Table, Tabulated, symbols, table
+from jaxgen.diffusion.solvers.table import SHORT, Table, Tabulated, multistep_orders, symbols, table, validate_order
 from jaxgen.errors import UserError
 
 BENDS = ("midpoint", "heun")
@@ -35,9 +35,9 @@ class Levels(NamedTuple):
 
 def levels(process: Process, t: np.ndarray) -> Levels:
     """float64 each."""
-    a, s = process.alpha(t), process.sigma(t)
+    alpha, sigma = process.alpha(t), process.sigma(t)
     with np.errstate(divide="ignore"):
-        return Levels(t, a, s, np.log(a) - np.log(s))
+        return Levels(t, alpha, sigma, np.log(alpha) - np.log(sigma))
 
 
 def phi(h: float, order: int) -> float:
@@ -48,16 +48,14 @@ def phi(h: float, order: int) -> float:
     return float(value)
 
 
-def check_orders(order: int, most: int, bend: str) -> None:
-    """Orders and second-order forms there are."""
-    if not 1 <= order <= most:
-        raise UserError(f"solver.order={order} must lie in 1 .. {most}")
+def validate_bend(bend: str) -> None:
+    """The second-order forms that there are."""
     if bend not in BENDS:
         raise UserError(f"solver.bend={bend!r} is unknown; there are: {', '.join(BENDS)}")
 
 
-def differences(history: list[np.ndarray], h: float, behind: list[float]) -> list[np.ndarray]:
-    """[m, h m', h^2 m'' ] of what was said last, from uneven steps behind (Lu et al. 2022b, algorithm 2 and appendix B).
+def differences(history: list[np.ndarray], h: float, behind: list[float], curvature: float) -> list[np.ndarray]:
+    """[m, h m', curvature h^2 m''] of the last outputs, from uneven steps behind (Lu et al. 2022b, algorithm 2, appendix B).
 
     `behind` are the steps between the entries of `history`, newest first; an endless one (from pure noise) counts for 0.
     """
@@ -69,22 +67,21 @@ def differences(history: list[np.ndarray], h: float, behind: list[float]) -> lis
     older, both = h / behind[1] * (history[1] - history[2]), behind[0] + behind[1]
     bent = newer - older
     share = 0.0 if np.isinf(both) else behind[0] / both
-    return [history[0], newer + share * bent, h / both * bent]
+    return [history[0], newer + share * bent, 2 * curvature * h / both * bent]
 
 
 def expand(terms: list[np.ndarray], h: float, bend: str) -> np.ndarray:
     """phi_1 m + phi_2 h m' + phi_3 h^2 m''; the second-order midpoint form has phi_1 / 2 for phi_2 (their eq. 17)."""
-    weights = [phi(h, k + 1) for k in range(len(terms))]
+    integrals = [phi(h, k + 1) for k in range(len(terms))]
     if len(terms) == 2 and bend == "midpoint":
-        weights[1] = weights[0] / 2
-    return sum(w * term for w, term in zip(weights, terms, strict=True))
+        integrals[1] = integrals[0] / 2
+    return sum(integral * term for integral, term in zip(integrals, terms, strict=True))
 
 
-def multistep_orders(f: Levels, most: int, taper: bool) -> list[int]:
-    """The order grows from 1, may fall towards the end, and is 1 on the step to the data themselves."""
-    total = len(f.t) - 1
-    left = [total - i if taper and total < 15 else most for i in range(total)]
-    return [1 if f.sigma[i + 1] == 0 else min(most, i + 1, left[i]) for i in range(total)]
+def orders(f: Levels, most: int, taper: bool, below: float = SHORT) -> list[int]:
+    """`multistep_orders`, but 1 on the step to the data themselves, where lambda has no end."""
+    found = multistep_orders(len(f.t) - 1, most, taper, below)
+    return [1 if end == 0 else order for order, end in zip(found, f.sigma[1:], strict=True)]
 
 
 @dataclass(frozen=True)
@@ -96,27 +93,32 @@ class DpmPlus(Tabulated):
     eta: float = 0.0  # 0: the flow; 1: the reverse SDE
     noise: float = 1.0  # factor on the noise
     bend: str = "midpoint"  # form of the second-order term: midpoint | heun
+    curvature: float = (
+        0.5  # share of m'' in order 3: half in every published program, which is exact to order 2; 1: to 3
+    )
     taper: bool = True  # with fewer than 15 steps the order falls towards the end
     clip: bool = False
     grid: Grid = field(default_factory=Even)
 
     def __post_init__(self) -> None:
-        check_orders(self.order, 3, self.bend)
+        validate_order(self.order, 3)
+        validate_bend(self.bend)
 
     def table(self, process: Process) -> Table:
-        """x <- s'/s e^(-eta h) x - a' expand(D; -(1 + eta) h) + s' sqrt(1 - e^(-2 eta h)) z. Slots: input, past images."""
+        """x <- sigma'/sigma e^(-eta h) x - alpha' expand(D; -(1 + eta) h) + sigma' sqrt(1 - e^(-2 eta h)) z. Slots: x, images."""
         f = levels(process, self.grid(process, self.steps))
         (x, *old), d, _, z = symbols(self.order)
         rows = []
-        for i, order in enumerate(multistep_orders(f, self.order, self.taper)):
-            said, h = [d, *old], f.step(i, i + 1)
+        for i, order in enumerate(orders(f, self.order, self.taper)):
+            images, h = [d, *old], f.step(i, i + 1)
             behind = [f.step(i - k - 1, i - k) for k in range(order - 1)]
-            change = expand(differences(said[:order], h, behind), -(1 + self.eta) * h, self.bend)
+            terms = differences(images[:order], h, behind, self.curvature)
+            change = expand(terms, -(1 + self.eta) * h, self.bend)
             new = f.sigma[i + 1] / f.sigma[i] * x - f.alpha[i + 1] * change
             if self.eta and f.sigma[i + 1] > 0:
                 fresh = self.noise * f.sigma[i + 1] * np.sqrt(-np.expm1(-2 * self.eta * h))
                 new = new + f.sigma[i + 1] / f.sigma[i] * np.expm1(-self.eta * h) * x + fresh * z
-            rows.append([new, *said[: self.order - 1]])
+            rows.append([new, *images[: self.order - 1]])
         return table(f.t[:-1], rows)
 
 
@@ -127,15 +129,17 @@ class Dpm(Tabulated):
     steps: int = 20
     order: int = 2
     bend: str = "midpoint"
+    curvature: float = 0.5  # as in DpmPlus
     taper: bool = True
     clip: bool = False
     grid: Grid = field(default_factory=Even)
 
     def __post_init__(self) -> None:
-        check_orders(self.order, 3, self.bend)
+        validate_order(self.order, 3)
+        validate_bend(self.bend)
 
     def table(self, process: Process) -> Table:
-        """x <- a'/a x - s' expand(eps; h). Slots: input, past eps; the step to the data takes the image."""
+        """x <- alpha'/alpha x - sigma' expand(eps; h). Slots: input, past eps; the step to the data takes the image."""
         f = levels(process, self.grid(process, self.steps))
         (x, *old), d, *_ = symbols(self.order)
         if f.alpha[0] == 0:
@@ -144,14 +148,14 @@ class Dpm(Tabulated):
                 "set solver.name=dpm_plus"
             )
         rows = []
-        for i, order in enumerate(multistep_orders(f, self.order, self.taper)):
-            said, h = [(x - f.alpha[i] * d) / f.sigma[i], *old], f.step(i, i + 1)
+        for i, order in enumerate(orders(f, self.order, self.taper)):
+            noises, h = [(x - f.alpha[i] * d) / f.sigma[i], *old], f.step(i, i + 1)
             behind = [f.step(i - k - 1, i - k) for k in range(order - 1)]
             new = f.alpha[i + 1] * d
             if f.sigma[i + 1] > 0:
-                change = expand(differences(said[:order], h, behind), h, self.bend)
+                change = expand(differences(noises[:order], h, behind, self.curvature), h, self.bend)
                 new = f.alpha[i + 1] / f.alpha[i] * x - f.sigma[i + 1] * change
-            rows.append([new, *said[: self.order - 1]])
+            rows.append([new, *noises[: self.order - 1]])
         return table(f.t[:-1], rows)
 
 
@@ -181,7 +185,8 @@ class DpmSingle(Tabulated):
     grid: Grid = field(default_factory=Even)
 
     def __post_init__(self) -> None:
-        check_orders(self.order, 3, self.bend)
+        validate_order(self.order, 3)
+        validate_bend(self.bend)
 
     def table(self, process: Process) -> Table:
         """Slots: input, base of the block, the block's images, newest first."""
@@ -195,13 +200,13 @@ class DpmSingle(Tabulated):
             point = base
             if order == 1:
                 point, start = x, i
-            said, h = [d, *old][:order][::-1], f.step(start, i + 1)  # oldest first
-            terms = [said[0]]
+            images, h = [d, *old][:order][::-1], f.step(start, i + 1)  # oldest first
+            terms = [images[0]]
             if order == 2:
-                terms.append(h / f.step(start, start + 1) * (said[1] - said[0]))
+                terms.append(h / f.step(start, start + 1) * (images[1] - images[0]))
             if order == 3:
                 r1, r2 = f.step(start, start + 1) / h, f.step(start, start + 2) / h
-                near, far = (said[1] - said[0]) / r1, (said[2] - said[0]) / r2
+                near, far = (images[1] - images[0]) / r1, (images[2] - images[0]) / r2
                 if self.bend == "midpoint":
                     terms.append(far)
                 else:
@@ -231,13 +236,13 @@ class Dpm2sAncestral(Tabulated):
             down, up = down_up(f.tau[i], f.tau[i + 1], self.eta)
             times.append(f.t[i])
             if down == 0:
-                rows.append([f.c[i + 1] * (d + self.noise * up * z), base])
+                rows.append([f.scale[i + 1] * (d + self.noise * up * z), base])
                 continue
             m = frame(process, process.when(np.sqrt(f.tau[i : i + 1] * down)), "sigma")
             half = m.tau[0] / f.tau[i]  # e^(-h / 2)
-            rows.append([m.c[0] * (half * x / f.c[i] + (1 - half) * d), x / f.c[i]])
+            rows.append([m.scale[0] * (half * x / f.scale[i] + (1 - half) * d), x / f.scale[i]])
             times.append(m.t[0])
-            rows.append([f.c[i + 1] * (half**2 * base + (1 - half**2) * d + self.noise * up * z), base])
+            rows.append([f.scale[i + 1] * (half**2 * base + (1 - half**2) * d + self.noise * up * z), base])
         return table(times, rows)
 
 
@@ -260,18 +265,19 @@ class DpmSde(Tabulated):
         for i in range(self.steps):
             times.append(f.t[i])
             if f.tau[i + 1] == 0:
-                rows.append([f.c[i + 1] * d, base, first])
+                rows.append([f.scale[i + 1] * d, base, first])
                 continue
             level = f.tau[i] ** (1 - self.middle) * f.tau[i + 1 : i + 2] ** self.middle
             m = frame(process, process.when(level), "sigma")
             down, up = down_up(f.tau[i], m.tau[0], self.eta)
             keep = down / f.tau[i]
-            rows.append([m.c[0] * (keep * x / f.c[i] + (1 - keep) * d + self.noise * up * z), x / f.c[i], d])
+            point = x / f.scale[i]
+            rows.append([m.scale[0] * (keep * point + (1 - keep) * d + self.noise * up * z), point, d])
             times.append(m.t[0])
             down, up = down_up(f.tau[i], f.tau[i + 1], self.eta)
             keep, share = down / f.tau[i], 1 / (2 * self.middle)
-            image = (1 - share) * first + share * d
-            rows.append([f.c[i + 1] * (keep * base + (1 - keep) * image + self.noise * up * z), base, first])
+            mean = (1 - share) * first + share * d
+            rows.append([f.scale[i + 1] * (keep * base + (1 - keep) * mean + self.noise * up * z), base, first])
         return table(times, rows)
 
 
@@ -285,17 +291,16 @@ class UniPC(Tabulated):
     steps: int = 20
     order: int = 2
     kind: str = "bh2"  # bh1 | bh2
-    taper: bool = True  # the order falls towards the end
+    taper: bool = True  # the order falls towards the end, however many steps there are
     clip: bool = False
     grid: Grid = field(default_factory=Even)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.order <= 3:
-            raise UserError(f"solver.order={self.order} must lie in 1 .. 3")
+        validate_order(self.order, 3)
         if self.kind not in ("bh1", "bh2"):
             raise UserError(f"solver.kind={self.kind!r} is unknown; there are: bh1, bh2")
 
-    def weights(self, ratios: list[float], h: float) -> np.ndarray:
+    def coefficients(self, ratios: list[float], h: float) -> np.ndarray:
         """Of the divided differences at these ratios of h: sum_m rho_m r_m^(n-1) = phi_(n+1)(h) n! / B(h) (their eq. 9)."""
         size = len(ratios)
         scale = np.expm1(h) if self.kind == "bh2" else h
@@ -304,36 +309,33 @@ class UniPC(Tabulated):
         matrix = np.array([[r**n for r in ratios] for n in range(size)])
         return np.linalg.solve(matrix, [phi(h, n + 2) * factorial(n + 1) / scale for n in range(size)])
 
-    def step(self, f: Levels, i: int, order: int, point, said: list[np.ndarray], fresh: list[np.ndarray]) -> np.ndarray:
-        """From `point` at grid time i to i + 1; `said` are images at i, i - 1, ...; `fresh` holds the one at i + 1 or nothing."""
+    def step(
+        self, f: Levels, i: int, order: int, point: np.ndarray, images: list[np.ndarray], fresh: list[np.ndarray]
+    ) -> np.ndarray:
+        """From `point` at grid time i to i + 1; images at i, i - 1, ...; `fresh` holds the one at i + 1 or nothing."""
         h = f.step(i, i + 1)
-        new = f.sigma[i + 1] / f.sigma[i] * point - f.alpha[i + 1] * np.expm1(-h) * said[0]
+        new = f.sigma[i + 1] / f.sigma[i] * point - f.alpha[i + 1] * np.expm1(-h) * images[0]
         ratios = [f.step(i, i - k) / h for k in range(1, order)]
-        curved = [
-            (0.0 if np.isinf(r) else 1 / r) * (image - said[0]) for r, image in zip(ratios, said[1:order], strict=True)
-        ]
-        ends = [image - said[0] for image in fresh]
+        slopes = [0.0 if np.isinf(r) else 1 / r for r in ratios]
+        curved = [slope * (image - images[0]) for slope, image in zip(slopes, images[1:order], strict=True)]
+        ends = [image - images[0] for image in fresh]
         if not curved + ends or (np.isinf(h) and self.kind == "bh1"):
             return new
         if any(np.isinf(r) for r in ratios):  # an image of pure noise tells nothing about the slope
             ratios, curved = [], []
-        weights = self.weights([*ratios, *[1.0] * len(ends)], -h) if curved or ends else []
+        terms = curved + ends
+        shares = self.coefficients([*ratios, *[1.0] * len(ends)], -h) if terms else []
         scale = np.expm1(-h) if self.kind == "bh2" else -h
-        return new - f.alpha[i + 1] * scale * sum(
-            (w * c for w, c in zip(weights, curved + ends, strict=True)), 0.0 * new
-        )
+        return new - f.alpha[i + 1] * scale * sum((c * v for c, v in zip(shares, terms, strict=True)), 0.0 * new)
 
     def table(self, process: Process) -> Table:
         """Slots: input, the last corrected point, past images."""
         f = levels(process, self.grid(process, self.steps))
         (x, base, *old), d, *_ = symbols(2 + self.order)
         rows, before = [], 0
-        for i in range(self.steps):
-            order = min(self.order, i + 1, self.steps - i if self.taper else self.order)
-            if f.sigma[i + 1] == 0:
-                order = 1
+        for i, order in enumerate(orders(f, self.order, self.taper, below=np.inf)):
             point = self.step(f, i - 1, before, base, old, [d]) if i else x
-            said = [d, *old]
-            rows.append([self.step(f, i, order, point, said, []), point, *said[: self.order]])
+            images = [d, *old]
+            rows.append([self.step(f, i, order, point, images, []), point, *images[: self.order]])
             before = order
         return table(f.t[:-1], rows)

@@ -15,7 +15,7 @@ from jaxgen.errors import UserError
 class Lcm(Tabulated):
     """Multistep consistency sampling (Song et al. 2023, algorithm 1) with latent consistency's boundary (Luo et al. 2023, eq. 9).
 
-    f = c_skip x + c_out D with c_skip = sd^2 / (u^2 + sd^2), c_out = u / sqrt(u^2 + sd^2), u = scale * clock;
+    f = c_skip x + c_out D with c_skip = d^2 / (u^2 + d^2), c_out = u / sqrt(u^2 + d^2), u = scale * clock, d = sigma_data;
     then noise to the next time. With scale = 0 the denoiser is taken as a consistency function itself.
     """
 
@@ -26,7 +26,7 @@ class Lcm(Tabulated):
     grid: Grid = field(default_factory=Trailing)
 
     def table(self, process: Process) -> Table:
-        """x <- a_s f + s_s z."""
+        """x_s <- alpha_s f + sigma_s z."""
         grid = self.grid(process, self.steps)
         t, s = grid[:-1], grid[1:]
         u = self.scale * process.clock(t)
@@ -52,7 +52,7 @@ class Tcd(Tabulated):
             raise UserError(f"solver.eta={self.eta} must lie in [0, 1]")
 
     def table(self, process: Process) -> Table:
-        """x <- a_s / a_m (a_m D + s_m eps) + sqrt(1 - a_s^2 / a_m^2) z: needs a variance-preserving process."""
+        """x_s <- r (alpha_m D + sigma_m eps) + sqrt(1 - r^2) z, r = alpha_s / alpha_m, m = (1 - eta) s: variance-preserving."""
         grid = self.grid(process, self.steps)
         t, s = grid[:-1], grid[1:]
         steps = as_chain(process, "solver.name=tcd").steps

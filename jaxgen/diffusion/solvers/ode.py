@@ -1,8 +1,8 @@
 """Solvers of the probability-flow ODE by its derivative: Euler, Heun with churn, midpoint, Adams, PLMS.
 
-In a frame with clock tau and z = x / c the flow is dz/dtau = A z + B D(x, t):
-    sigma: tau = sigma / alpha, c = alpha, A = -B = 1 / tau        (Karras et al. 2022, eq. 4 with s = 1; k-diffusion)
-    time:  tau = t, c = 1, A = sigma' / sigma, B = alpha' - alpha sigma' / sigma       (flow matching's velocity)
+In a frame with clock tau and z = x / scale the flow is dz/dtau = A z + B D(x, t):
+    sigma: tau = sigma / alpha, scale = alpha, A = -B = 1 / tau        (Karras et al. 2022, eq. 4 with s = 1; k-diffusion)
+    time:  tau = t, scale = 1, A = sigma' / sigma, B = alpha' - alpha sigma' / sigma       (flow matching's velocity)
 """
 
 from collections.abc import Callable
@@ -12,8 +12,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxgen.diffusion.grid import Even, Grid
-from jaxgen.diffusion.process import Process, drift, ratio
-from jaxgen.diffusion.solvers.table import Table, Tabulated, symbols, table
+from jaxgen.diffusion.process import Process, drift, level_at, ratio
+from jaxgen.diffusion.solvers.chain import Ddim
+from jaxgen.diffusion.solvers.table import Table, Tabulated, multistep_orders, symbols, table, validate_order
 from jaxgen.errors import UserError
 
 
@@ -22,30 +23,30 @@ class Frame(NamedTuple):
 
     t: np.ndarray
     tau: np.ndarray
-    c: np.ndarray
-    a: np.ndarray
-    b: np.ndarray
+    scale: np.ndarray
+    of_z: np.ndarray  # A
+    of_d: np.ndarray  # B
 
     def slope(self, i: int, x: np.ndarray, d: np.ndarray) -> np.ndarray:
         """dz/dtau at time i from the network's input x and the denoised image d."""
-        return self.a[i] / self.c[i] * x + self.b[i] * d
+        return self.of_z[i] / self.scale[i] * x + self.of_d[i] * d
 
 
 def in_sigma(process: Process, t: np.ndarray) -> Frame:
     """tau = sigma / alpha."""
-    tau, c = ratio(process, t), process.alpha(t)
+    tau, alpha = ratio(process, t), process.alpha(t)
     if not np.isfinite(tau).all():
         raise UserError(
             f"solver.space='sigma' needs some signal at every time, and {type(process).__name__} starts from noise alone; "
             "set solver.space='time'"
         )
-    return Frame(t, tau, c, 1 / tau, -1 / tau)
+    return Frame(t, tau, alpha, 1 / tau, -1 / tau)
 
 
 def in_time(process: Process, t: np.ndarray) -> Frame:
     """tau = t."""
-    a, s, (da, ds) = process.alpha(t), process.sigma(t), process.rates(t)
-    return Frame(t, t, np.ones_like(t), ds / s, da - a * ds / s)
+    alpha, sigma, alpha_rate, sigma_rate = level_at(process, t, t)
+    return Frame(t, t, np.ones_like(t), sigma_rate / sigma, alpha_rate - alpha * sigma_rate / sigma)
 
 
 SPACES: dict[str, Callable[[Process, np.ndarray], Frame]] = {"sigma": in_sigma, "time": in_time}
@@ -81,28 +82,16 @@ class Euler(Tabulated):
         """z <- z + (tau' - tau) slope."""
         f = frame(process, self.grid(process, self.steps), self.space)
         (x,), d, *_ = symbols(1)
-        step = np.diff(f.tau)
-        return table(f.t[:-1], [[f.c[i + 1] * (x / f.c[i] + step[i] * f.slope(i, x, d))] for i in range(len(step))])
+        points = [x / f.scale[i] + step * f.slope(i, x, d) for i, step in enumerate(np.diff(f.tau))]
+        return table(f.t[:-1], [[scale * point] for scale, point in zip(f.scale[1:], points, strict=True)])
 
 
 @dataclass(frozen=True)
-class EulerAncestral(Tabulated):
-    """Euler down past the next level, noise back up to it (k-diffusion's euler_ancestral); equals DDIM with this eta."""
+class EulerAncestral(Ddim):
+    """k-diffusion's euler_ancestral, Euler past the next level and noise back up to it: DDIM with this eta."""
 
-    steps: int = 50
     eta: float = 1.0
     clip: bool = False
-    grid: Grid = field(default_factory=Even)
-
-    def table(self, process: Process) -> Table:
-        """z <- z + (down - tau) slope + up noise."""
-        f = frame(process, self.grid(process, self.steps), "sigma")
-        (x,), d, _, z = symbols(1)
-        rows = []
-        for i in range(self.steps):
-            down, up = down_up(f.tau[i], f.tau[i + 1], self.eta)
-            rows.append([f.c[i + 1] * (x / f.c[i] + (down - f.tau[i]) * f.slope(i, x, d) + up * z)])
-        return table(f.t[:-1], rows)
 
 
 def sbdm(process: Process, t: np.ndarray) -> np.ndarray:
@@ -140,7 +129,7 @@ class EulerMaruyama(Tabulated):
     def table(self, process: Process) -> Table:
         """x <- x + (s - t) (velocity - w score) + sqrt(2 w (t - s)) z."""
         f = frame(process, self.grid(process, self.steps), "time")
-        a, s = process.alpha(f.t), process.sigma(f.t)
+        alpha, sigma = process.alpha(f.t), process.sigma(f.t)
         with np.errstate(divide="ignore", invalid="ignore"):
             w = self.norm * DIFFUSIONS[self.diffusion](process, f.t)
         if not np.isfinite(w[:-1]).all():
@@ -150,9 +139,9 @@ class EulerMaruyama(Tabulated):
         (x,), d, _, z = symbols(1)
         rows = []
         for i in range(self.steps):
-            step, score = f.t[i + 1] - f.t[i], (a[i] * d - x) / s[i] ** 2
+            step, score = f.t[i + 1] - f.t[i], (alpha[i] * d - x) / sigma[i] ** 2
             new = x + step * (f.slope(i, x, d) - w[i] * score) + np.sqrt(-2 * w[i] * step) * z
-            rows.append([new if s[i + 1] > 0 else d])
+            rows.append([new if sigma[i + 1] > 0 else d])
         return table(f.t[:-1], rows)
 
 
@@ -173,11 +162,11 @@ class Heun(Tabulated):
         for i in range(self.steps):
             step, here = f.tau[i + 1] - f.tau[i], f.slope(i, x, d)
             times.append(f.t[i])
-            rows.append([f.c[i + 1] * (x / f.c[i] + step * here), x / f.c[i], here])
+            rows.append([f.scale[i + 1] * (x / f.scale[i] + step * here), x / f.scale[i], here])
             if process.sigma(f.t[i + 1 : i + 2])[0] > 0:
                 both = slope + f.slope(i + 1, x, d)
                 times.append(f.t[i + 1])
-                rows.append([f.c[i + 1] * (base + step / 2 * both), base, slope])
+                rows.append([f.scale[i + 1] * (base + step / 2 * both), base, slope])
         return table(times, rows)
 
 
@@ -210,17 +199,17 @@ class Churn(Tabulated):
         for i in range(self.steps):
             last = i + 1 == self.steps
             step, here = levels.tau[i + 1] - f.tau[i], f.slope(i, x, d)
-            scale, extra = (levels.c[-1], 0.0 * z) if last else (f.c[i + 1], added[i + 1] * z)
+            scale, extra = (levels.scale[-1], 0.0 * z) if last else (f.scale[i + 1], added[i + 1] * z)
             times.append(f.t[i])
-            euler = x / f.c[i] + step * here
+            euler = x / f.scale[i] + step * here
             if levels.tau[i + 1] == 0:
                 rows.append([euler, base, slope])
                 continue
-            rows.append([levels.c[i + 1] * euler, x / f.c[i], here])
+            rows.append([levels.scale[i + 1] * euler, x / f.scale[i], here])
             times.append(levels.t[i + 1])
             both = slope + levels.slope(i + 1, x, d)
             rows.append([scale * (base + step / 2 * both + extra), base, slope])
-        return table(times, rows, start=(float(f.c[0] / levels.c[0]), float(f.c[0] * added[0])))
+        return table(times, rows, start=(float(f.scale[0] / levels.scale[0]), float(f.scale[0] * added[0])))
 
 
 @dataclass(frozen=True)
@@ -242,12 +231,12 @@ class Dpm2(Tabulated):
             here = f.slope(i, x, d)
             times.append(f.t[i])
             if down == 0:
-                rows.append([f.c[i + 1] * (x / f.c[i] - f.tau[i] * here + up * z), base])
+                rows.append([f.scale[i + 1] * (x / f.scale[i] - f.tau[i] * here + up * z), base])
                 continue
             m = frame(process, process.when(np.sqrt(f.tau[i : i + 1] * down)), "sigma")
-            rows.append([m.c[0] * (x / f.c[i] + (m.tau[0] - f.tau[i]) * here), x / f.c[i]])
+            rows.append([m.scale[0] * (x / f.scale[i] + (m.tau[0] - f.tau[i]) * here), x / f.scale[i]])
             times.append(m.t[0])
-            rows.append([f.c[i + 1] * (base + (down - f.tau[i]) * m.slope(0, x, d) + up * z), base])
+            rows.append([f.scale[i + 1] * (base + (down - f.tau[i]) * m.slope(0, x, d) + up * z), base])
         return table(times, rows)
 
 
@@ -276,24 +265,20 @@ def log_powers(tau: float, highest: int) -> np.ndarray:
 Areas = Callable[[float, int], np.ndarray]
 
 
-def adams(f: Frame, order: int, taper: bool, nodes: Callable[[np.ndarray], np.ndarray], areas: Areas) -> Table:
-    """z <- z + int of the polynomial in nodes(tau) through the last `order` slopes. Slots: input, past slopes, newest first."""
-    (x, *old), d, *_ = symbols(order)
-    rows, total = [], len(f.t) - 1
-    for i in range(total):
-        here = min(order, i + 1, total - i if taper else order)
-        past = f.tau[i - here + 1 : i + 1][::-1]
-        area = areas(f.tau[i + 1], here - 1) - areas(f.tau[i], here - 1)
+def adams(f: Frame, most: int, taper: bool, nodes: Callable[[np.ndarray], np.ndarray], areas: Areas) -> Table:
+    """z <- z + int of the polynomial in nodes(tau) through the last slopes, at most `most`. Slots: input, slopes, newest first."""
+    (x, *old), d, *_ = symbols(most)
+    rows = []
+    for i, order in enumerate(multistep_orders(len(f.t) - 1, most, taper)):
+        past = f.tau[i - order + 1 : i + 1][::-1]
+        area = areas(f.tau[i + 1], order - 1) - areas(f.tau[i], order - 1)
         slopes = [f.slope(i, x, d), *old]
-        new = x / f.c[i] + sum(lagrange(nodes(past), j) @ area * slopes[j] for j in range(here))
-        rows.append([f.c[i + 1] * new, *slopes[: order - 1]])
+        new = x / f.scale[i] + sum(lagrange(nodes(past), j) @ area * slopes[j] for j in range(order))
+        rows.append([f.scale[i + 1] * new, *slopes[: most - 1]])
     return table(f.t[:-1], rows)
 
 
-def check_order(order: int) -> None:
-    """Adams methods beyond the fourth order are unstable."""
-    if not 1 <= order <= 4:
-        raise UserError(f"solver.order={order} must lie in 1 .. 4")
+MOST = 4  # Adams methods of higher order are unstable
 
 
 @dataclass(frozen=True)
@@ -305,13 +290,13 @@ class Lms(Tabulated):
 
     steps: int = 50
     order: int = 4
-    taper: bool = False  # lower the order towards the end
+    taper: bool = False  # with fewer than 15 steps the order falls towards the end
     space: str = "sigma"
     clip: bool = False
     grid: Grid = field(default_factory=Even)
 
     def __post_init__(self) -> None:
-        check_order(self.order)
+        validate_order(self.order, MOST)
 
     def table(self, process: Process) -> Table:
         """Nodes tau."""
@@ -325,12 +310,12 @@ class Deis(Tabulated):
 
     steps: int = 20
     order: int = 3
-    taper: bool = True
+    taper: bool = True  # with fewer than 15 steps the order falls towards the end
     clip: bool = False
     grid: Grid = field(default_factory=Even)
 
     def __post_init__(self) -> None:
-        check_order(self.order)
+        validate_order(self.order, MOST)
 
     def table(self, process: Process) -> Table:
         """Nodes log tau."""
@@ -361,15 +346,15 @@ class Pndm(Tabulated):
         (x, base, *old), d, *_ = symbols(5)
 
         def move(point: np.ndarray, eps: np.ndarray, i: int) -> np.ndarray:
-            return f.c[i + 1] * (point + (f.tau[i + 1] - f.tau[i]) * eps)
+            return f.scale[i + 1] * (point + (f.tau[i + 1] - f.tau[i]) * eps)
 
         first = f.slope(0, x, d)
         times = [f.t[0], f.t[1]]
-        rows = [[move(x / f.c[0], first, 0), x / f.c[0], first, *old[:2]]]
+        rows = [[move(x / f.scale[0], first, 0), x / f.scale[0], first, *old[:2]]]
         rows.append([move(base, (f.slope(1, x, d) + old[0]) / 2, 0), base, *old])
         for i in range(1, self.steps):
             eps = [f.slope(i, x, d), *old]
             w = EVEN_ADAMS[min(i, 3)]
-            rows.append([move(x / f.c[i], sum(w[j] * eps[j] for j in range(len(w))), i), base, *eps[:3]])
+            rows.append([move(x / f.scale[i], sum(w[j] * eps[j] for j in range(len(w))), i), base, *eps[:3]])
             times.append(f.t[i])
         return table(times, rows)

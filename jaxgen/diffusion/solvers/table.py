@@ -16,20 +16,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.diffusion.process import Process, spread
+from jaxgen.errors import UserError
 
 Array = jax.Array
 
 
 class Estimate(NamedTuple):
-    """What a denoiser with learned variance says: x_0, and where between its bounds the log-variance lies."""
+    """The output of a denoiser with learned variance: x_0, and where between its bounds the log-variance lies."""
 
     x0: Array  # [B, ...]
     fraction: Array  # [B, ...] in [0, 1]: 0 the posterior's own variance, 1 that of the forward step
 
 
-def image(said: "Array | Estimate") -> Array:
-    """x_0 [B, ...] of what a denoiser says."""
-    return said.x0 if isinstance(said, Estimate) else said
+def x0_of(out: Array | Estimate) -> Array:
+    """x_0 [B, ...] of a denoiser's output."""
+    return out.x0 if isinstance(out, Estimate) else out
 
 
 Denoiser = Callable[[Array, Array], Array | Estimate]  # (x_t [B, ...], t [B]) -> x_0
@@ -57,7 +58,7 @@ class Symbols(NamedTuple):
 
     slots: list[np.ndarray]
     d: np.ndarray  # the denoised image, clipped if the solver clips
-    raw: np.ndarray  # the denoised image as the network says it
+    raw: np.ndarray  # the denoised image as it comes from the network
     z: np.ndarray  # unit noise
 
 
@@ -122,13 +123,13 @@ def run(
 
     def step(images: tuple[Array, ...], inputs: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array | None]:
         c, t, low_high, draw = inputs
-        said = denoise(images[0], jnp.full(x.shape[:1], t))
-        raw = image(said)
+        out = denoise(images[0], jnp.full(x.shape[:1], t))
+        raw = x0_of(out)
         values = [*images, limit(raw), raw, None]
         if rows.mix[:, :, -1].any():
             z = noise(draw)
             if len(rows.band):
-                log_var = said.fraction * low_high[1] + (1 - said.fraction) * low_high[0]
+                log_var = out.fraction * low_high[1] + (1 - out.fraction) * low_high[0]
                 z = jnp.exp(0.5 * log_var) * z
             values[-1] = z
         new = tuple(combine(rows.mix[:, k], c[k], values) for k in range(slots))
@@ -181,3 +182,21 @@ class Tabulated:
     def trajectory(self, denoise: Denoiser, process: Process, x: Array, rng: Array) -> Array:
         """[nfe + 1, B, ...]: what the network was shown, row by row, and the result."""
         return run(self.table(process), denoise, x, rng, self.limit, keep=True)
+
+
+SHORT = 15  # steps: the published programs lower the order at the end of shorter runs only
+
+
+def multistep_orders(steps: int, most: int, taper: bool, below: float = SHORT) -> list[int]:
+    """The order of every step of a multistep method: it grows with the history, and falls at the end of a run of few steps.
+
+    diffusers' `lower_order_final`: DPM-Solver(++) and DEIS below 15 steps, UniPC always (below = inf).
+    """
+    left = [steps - i if taper and steps < below else most for i in range(steps)]
+    return [min(most, i + 1, left[i]) for i in range(steps)]
+
+
+def validate_order(order: int, most: int) -> None:
+    """The orders that a method has."""
+    if not 1 <= order <= most:
+        raise UserError(f"solver.order={order} must lie in 1 .. {most}")
