@@ -103,33 +103,33 @@ def sets(args: argparse.Namespace) -> list[dict[str, Any]]:
     import jax
 
     from jaxgen.core import parallel
-    from jaxgen.evaluation import features as measure
+    from jaxgen.evaluation import features
 
     measures = [name for name in args.measures.split(",") if name]
-    needs = measure.needs_of(measures)
+    needs = features.needs_of(measures)
     made = open_set(args.made, args)
     num = min(args.num or len(made), len(made))
-    viewer = measure.Viewer(
-        measure.open_judge(args.protocol, args.native, args.weights), parallel.make_mesh({"data": -1}), args.batch
+    viewer = features.Viewer(
+        features.open_judge(args.protocol, args.native, args.weights), parallel.make_mesh({"data": -1}), args.batch
     )
     if args.save:
-        summary = measure.summarise(viewer, watch("A", num)(measure.source_batches(made, num, viewer.size)), needs)
-        measure.write_statistics(args.save, summary.statistics)
+        summary = features.summarise(viewer, watch("A", num)(features.source_batches(made, num, viewer.size)), needs)
+        features.write_statistics(args.save, summary.statistics)
         print(f"{args.save}: mean and covariance of {num} images, protocol {args.protocol}", file=sys.stderr)
         return []
     if is_statistics(args.real):
-        real = measure.from_file(args.real)
+        real = features.from_file(args.real)
     else:
         source = open_set(args.real, args)
-        real = measure.reference(viewer, source, len(source), needs, watch("B", len(source)))
-    summary = measure.summarise(viewer, watch("A", num)(measure.source_batches(made, num, viewer.size)), needs)
+        real = features.reference(viewer, source, len(source), needs, watch("B", len(source)))
+    summary = features.summarise(viewer, watch("A", num)(features.source_batches(made, num, viewer.size)), needs)
     protocol = viewer.judge.protocol
     about = {
         "N": summary.count, "protocol": asdict(protocol), "weights": viewer.judge.weights,
         "reference": {"of": Path(args.real).name, "N": real.count, "hash": real.hash},
         "precision": "float32 (highest)", "jax": jax.__version__,
     }  # fmt: skip
-    figures = measure.compare(measures, summary, real, protocol)
+    figures = features.compare(measures, summary, real, protocol)
     return [{"metric": name, "value": value, **about} for name, value in figures.items()]
 
 
@@ -137,29 +137,28 @@ def pairs(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Records of measures between images of equal place."""
     import jax
 
+    from jaxgen.evaluation.features import borrow, source_batches
     from jaxgen.images import to_float
     from jaxgen.metrics import pixel, ssim
-    from jaxgen.pretrained.features import load_lpips
+    from jaxgen.pretrained.features import Lpips
 
     known = {"psnr": pixel.psnr, "mse": pixel.mse, "l1": pixel.l1, "ssim": ssim.ssim, "ms_ssim": ssim.ms_ssim}
     made, real = open_set(args.made, args), open_set(args.real, args)
-    if made.info.shape != real.info.shape or (len(made) != len(real) and not args.num):
+    if made.spec.shape != real.spec.shape or (len(made) != len(real) and not args.num):
         raise UserError(
-            f"--paired compares image by image, and A holds {len(made)} of {made.info.shape}, B {len(real)} of "
-            f"{real.info.shape}; give sets of one size and number (--size, --num)"
+            f"--paired compares image by image, and A holds {len(made)} of {made.spec.shape}, B {len(real)} of "
+            f"{real.spec.shape}; give sets of one size and number (--size, --num)"
         )
     functions: dict[str, Callable] = {}
     for name in filter(None, args.paired.split(",")):
         kind, _, net = name.partition(":")
         if kind == "lpips":
-            distance = load_lpips(net or "alex", args.weights)
+            distance = borrow(Lpips(net or "alex", args.weights))
             functions[name] = lambda a, b, distance=distance: distance(*(colour(to_float(x)) for x in (a, b)))
         elif kind in known:
             functions[name] = lambda a, b, f=known[kind]: f(*(seen(x, args) for x in (a, b)))
         else:
             raise UserError(f"--paired={name} is unknown; there are: {', '.join([*known, 'lpips:alex'])}")
-    from jaxgen.evaluation.features import source_batches
-
     num = min(args.num or len(made), len(made), len(real))
     found: dict[str, list[np.ndarray]] = {name: [] for name in functions}
     both = zip(source_batches(made, num, args.batch), source_batches(real, num, args.batch), strict=True)

@@ -1,23 +1,21 @@
 """Run evaluators on a run directory, for one average or a sweep over several, or for the training loop."""
 
 import sys
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxgen.config import files as configs
 from jaxgen.config import registry
 from jaxgen.core import parallel
-from jaxgen.core.state import TrainState, Weights
+from jaxgen.core.state import Weights
 from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
-from jaxgen.evaluation.per_image import Evaluator, Report, best, check
+from jaxgen.evaluation.per_image import Evaluator, Report, best, examine
 from jaxgen.images import save_grid
-from jaxgen.runs.checkpoint import Averages, Checkpoints
-from jaxgen.runs.directory import RunDir, environment
-from jaxgen.runs.experiment import Experiment, open_source
-from jaxgen.runs.posthoc import Choice, choose
+from jaxgen.runs.directory import environment
+from jaxgen.runs.experiment import Experiment
+from jaxgen.runs.posthoc import Choice
+from jaxgen.runs.trained import Trained
 from jaxgen.runs.writers import plot_sweep
 
 
@@ -26,7 +24,7 @@ def evaluators(exp: Experiment) -> dict[str, Evaluator]:
     built = {}
     for name, spec in exp.config.eval.to_dict().items():
         built[name] = registry.build("evaluator", {"name": name, **spec}, where=f"config.eval.{name}")
-        check(name, built[name], exp)
+        examine(name, built[name], exp)
     return built
 
 
@@ -38,53 +36,36 @@ def reports(
         yield name, test(exp, raw, ema, source)
 
 
-@dataclass(frozen=True)
-class Trained:
-    """A checkpoint of a run, and what is to be measured of it."""
+def measured(
+    trained: Trained, tests: dict[str, Evaluator], source: Source, choice: Choice
+) -> Iterator[tuple[str, Report]]:
+    """(name, report) of each evaluator with those weights as the averaged ones; figures go to results.jsonl."""
+    exp, state = trained.exp, trained.state
+    for name, report in reports(exp, tests, state.view(), choice.weights(), source):
+        for key, value in report.scalars.items() if parallel.is_lead() else ():
+            ema = choice.name if report.about.get("averaged", True) else "raw"
+            record = {"metric": key, "value": value, "evaluator": name, **report.about, "ema": ema}
+            trained.run.result({**record, **origin(exp, trained.at)})
+        yield name, report
 
-    run: RunDir
-    exp: Experiment
-    tests: dict[str, Evaluator]
-    source: Source
-    at: int
-    state: TrainState
 
-    @staticmethod
-    def open(workdir: str | Path, step: int, changes: dict[str, str]) -> "Trained":
-        """The newest checkpoint (or `step`'s). `changes` to the config hold for this evaluation."""
-        run = RunDir(workdir)
-        config = run.config()
-        if changes:
-            config = configs.override(config, changes)
-            run.check(config)
-        source = open_source(config, "eval")
-        exp = Experiment.open(config, source.info)
-        tests = evaluators(exp)
-        if not tests:
-            raise UserError(f"{run.path}/config.json names no evaluator; add one: --config.eval.loss.num=0")
-        at, state = Checkpoints(run.path, read_only=True).trained(exp.abstract, step)
-        return Trained(run, exp, tests, source, at, exp.lend(state))
+def draw(trained: Trained, name: str, report: Report, suffix: str = "") -> None:
+    """The report's grids as files."""
+    for label, images in report.images.items() if parallel.is_lead() else ():
+        path = trained.run.path / "samples" / f"{trained.at:07d}_{label}{suffix}.png"
+        save_grid(path, images, report.columns)
+        print(f"{name:<16}{path}", file=sys.stderr)
 
-    def choose(self, names: Iterable[str]) -> list[Choice]:
-        """Weights by name, all of them checked."""
-        averages = Averages(self.run.path, read_only=True)
-        return [choose(self.state, name, averages) for name in names]
 
-    def reports(self, choice: Choice) -> Iterator[tuple[str, Report]]:
-        """(name, report) of each evaluator with those weights as the averaged ones; figures go to results.jsonl."""
-        for name, report in reports(self.exp, self.tests, self.state.view(), choice.weights(), self.source):
-            for key, value in report.scalars.items() if parallel.is_lead() else ():
-                ema = choice.name if report.about.get("averaged", True) else "raw"
-                record = {"metric": key, "value": value, "evaluator": name, **report.about, "ema": ema}
-                self.run.result({**record, **origin(self.exp, self.at)})
-            yield name, report
-
-    def draw(self, name: str, report: Report, suffix: str = "") -> None:
-        """The report's grids as files."""
-        for label, images in report.images.items() if parallel.is_lead() else ():
-            path = self.run.path / "samples" / f"{self.at:07d}_{label}{suffix}.png"
-            save_grid(path, images, report.columns)
-            print(f"{name:<16}{path}", file=sys.stderr)
+def open_tests(
+    workdir: str | Path, step: int, changes: dict[str, str] | None
+) -> tuple[Trained, dict[str, Evaluator], Source]:
+    """A checkpoint of a run, its evaluators and the held-out data."""
+    trained = Trained.open(workdir, step, changes)
+    tests = evaluators(trained.exp)
+    if not tests:
+        raise UserError(f"{trained.run.path}/config.json names no evaluator; add one: --config.eval.loss.num=0")
+    return trained, tests, trained.exp.open_source("eval")
 
 
 def evaluate(
@@ -95,16 +76,16 @@ def evaluate(
     `changes` to the run's config hold for this evaluation: other evaluators, another solver or guide. `weights`: ema,
     raw, the label of an average, or stdX for a power average of any width, reconstructed from the run's snapshots.
     """
-    trained = Trained.open(workdir, step, changes or {})
+    trained, tests, source = open_tests(workdir, step, changes)
     (choice,) = trained.choose([weights])
-    if choice.told and parallel.is_lead():
-        print(f"{choice.name} {choice.told}", file=sys.stderr)
+    if choice.how and parallel.is_lead():
+        print(f"{choice.name} {choice.how}", file=sys.stderr)
     figures: dict[str, float] = {}
-    for name, report in trained.reports(choice):
+    for name, report in measured(trained, tests, source, choice):
         figures |= report.scalars
         for key, value in report.scalars.items() if parallel.is_lead() else ():
             print(f"{name:<16}{key:<32}{value:.6g}")
-        trained.draw(name, report, "" if weights == "ema" else f"_{choice.name}")
+        draw(trained, name, report, "" if weights == "ema" else f"_{choice.name}")
     return figures
 
 
@@ -115,7 +96,7 @@ def sweep(
 
     Prints a table, appends to results.jsonl and draws samples/<step>_ema_sweep.png. Grids have the name in theirs.
     """
-    trained = Trained.open(workdir, step, changes or {})
+    trained, tests, source = open_tests(workdir, step, changes)
     names = list(dict.fromkeys(f"std{std}" for std in stds)) or list(trained.state.labels)
     if len(names) < 2:
         raise UserError(
@@ -125,14 +106,14 @@ def sweep(
     found: dict[str, dict[str, float]] = {}
     for i, choice in enumerate(trained.choose(names)):
         figures: dict[str, float] = {}
-        for name, report in trained.reports(choice):
+        for name, report in measured(trained, tests, source, choice):
             figures |= report.scalars
-            trained.draw(name, report, f"_{choice.name}")
+            draw(trained, name, report, f"_{choice.name}")
         found[choice.name] = figures
         if parallel.is_lead():
-            told = "  ".join(f"{k} {v:.5g}" for k, v in figures.items())
-            how = f"  ({choice.told})" if choice.told else ""
-            print(f"sweep {i + 1}/{len(names)}  {choice.name}: {told}{how}", file=sys.stderr)
+            line = "  ".join(f"{k} {v:.5g}" for k, v in figures.items())
+            how = f"  ({choice.how})" if choice.how else ""
+            print(f"sweep {i + 1}/{len(names)}  {choice.name}: {line}{how}", file=sys.stderr)
     if parallel.is_lead() and (metrics := list(dict.fromkeys(k for figures in found.values() for k in figures))):
         rows = {metric: [figures[metric] for figures in found.values()] for metric in metrics}
         marks = {metric: best(metric, values) for metric, values in rows.items()}
@@ -156,11 +137,11 @@ def table(names: list[str], rows: dict[str, list[float]], marks: dict[str, int])
 def origin(exp: Experiment, step: int) -> dict[str, Any]:
     """What every figure depends on: checkpoint, sampler, guidance, seed, versions."""
     method = exp.config.method.to_dict()
-    told = environment()
+    machine = environment()
     return {
         "step": step,
         "images": step * exp.batch,
         "seed": exp.config.seed,
         **{key: method[key] for key in ("solver", "guide") if key in method},
-        **{key: told[key] for key in ("jaxgen", "commit", "versions", "devices")},
+        **{key: machine[key] for key in ("jaxgen", "commit", "versions", "devices")},
     }

@@ -4,6 +4,7 @@ python -m jaxgen.main --config=configs/ddpm_digits.py --workdir=runs/digits     
 python -m jaxgen.main --config=configs/ddpm_digits.py:tiny --workdir=runs/tiny       the same in seconds
 python -m jaxgen.main --config=FILE --config.method.net.width=64 --config.steps=500  change any key
 python -m jaxgen.main --workdir=runs/digits --mode=sample --num=100 --labels=3,7     images from a run
+python -m jaxgen.main --workdir=runs/digits --mode=sample --config.method.solver=ddim --config.method.solver.steps=20
 python -m jaxgen.main --workdir=runs/digits --mode=eval                              figures of a run
 python -m jaxgen.main --workdir=D --mode=eval --config.eval.quality.num=10000        FID of a run (and many more)
 python -m jaxgen.main --workdir=D --mode=sweep --stds=0.02,0.05,0.1,0.2              figures by the length of the average
@@ -13,6 +14,7 @@ python -m jaxgen.main --config=FILE --mode=show                                 
 import argparse
 import sys
 import warnings
+from typing import Any
 
 from jaxgen.errors import UserError
 
@@ -23,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line; `--config.KEY=VALUE` is taken apart by `split`."""
     from jaxgen.config.files import available
 
-    configs = "\n".join(f"  {path:<34}{line}" for path, line in available().items())
+    configs = "\n".join(f"  {path:<46} {line}" for path, line in available().items())
     p = argparse.ArgumentParser(
         prog="python -m jaxgen.main",
         description=__doc__,
@@ -45,6 +47,13 @@ def parser() -> argparse.ArgumentParser:
     s = p.add_argument_group("sample")
     s.add_argument("--num", type=int, default=64, help="images (default 64)")
     s.add_argument("--labels", default="", metavar="A,B,...", help="labels to ask for, repeated (default: all in turn)")
+    s.add_argument(
+        "--ask",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="ask for another condition of the run (a literal)",
+    )
     s.add_argument("--seed", type=int, default=0, help="of the samples (default 0)")
     s.add_argument("--out", default="", metavar="PATH", help="PATH.png and PATH.npz (default: in DIR/samples)")
     s.add_argument("--files", action="store_true", help="write every image as a file of its own too")
@@ -85,10 +94,8 @@ def run(argv: list[str]) -> None:
         parallel.initialize()
     if args.config:
         config = configs.override(configs.load(args.config), changes)
-    elif changes and args.mode not in ("train", "eval", "sweep"):
-        raise UserError("--config.KEY=VALUE needs --config=FILE")
     if args.mode == "show":
-        print(configs.to_json(config if args.config else _remembered(args.workdir)))
+        print(configs.to_json(config if args.config else configs.override(_remembered(args.workdir), changes)))
         return
     if not args.workdir:
         raise UserError("--workdir=DIR is missing: the directory that holds (or will hold) the run")
@@ -110,7 +117,17 @@ def run(argv: list[str]) -> None:
         from jaxgen.sample import sample
 
         labels = _numbers(int, "--labels", args.labels, "3,7")
-        sample(args.workdir, args.num, args.out, args.seed, labels, args.weights, args.step, args.files)
+        asked = dict(_pair(text) for text in args.ask)
+        sample(args.workdir, args.num, args.out, args.seed, labels, args.weights, args.step, args.files, changes, asked)
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    from jaxgen.config.files import parse_value
+
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--ask={text} must say a value: --ask={name}=0.5")
+    return name, parse_value(value)
 
 
 def _numbers(kind: type, flag: str, text: str, such_as: str) -> tuple:

@@ -1,12 +1,13 @@
 """THE loop: phases, step, log, evaluate, save. It moves a state through data and never sees a loss or an optimizer."""
 
 import functools
+import json
+import math
 import signal
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -17,15 +18,20 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jaxgen import evaluate
-from jaxgen.config import files as configs
+from jaxgen.config.files import override, owner, phases, to_json
+from jaxgen.config.registry import build
 from jaxgen.core import parallel
+from jaxgen.core.lender import Role
+from jaxgen.core.method import Method
 from jaxgen.core.state import PyTree, TrainState, adopt
 from jaxgen.data.pipeline import index_stream, load_all, train_stream
+from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
 from jaxgen.evaluation.per_image import Evaluator
 from jaxgen.runs.checkpoint import Averages, Checkpoints
 from jaxgen.runs.directory import RunDir, environment
 from jaxgen.runs.experiment import Experiment, open_source
+from jaxgen.runs.frozen import take
 from jaxgen.runs.posthoc import powers
 from jaxgen.runs.writers import Writers
 
@@ -53,74 +59,58 @@ class Interrupt:
             signal.signal(number, handler)
 
 
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of a run under one config: from step `start` up to step `stop`."""
-
-    start: int
-    stop: int
-    config: ConfigDict
-
-
-def phases(config: ConfigDict) -> list[Phase]:
-    """One phase per entry of config.phases, each until its own step, then the plain config to the end.
-
-    phases=({"until": 1000, "data.batch": 32},) trains the first 1,000 steps with batches of 32.
-    """
-    found, start = [], 0
-    for i, entry in enumerate(config.phases):
-        changes = dict(entry)
-        until = changes.pop("until", None)
-        if not isinstance(until, int) or not start < until < config.steps:
-            raise UserError(f"config.phases[{i}]['until']={until!r} must be a step between {start} and {config.steps}")
-        found.append(Phase(start, until, configs.override(config, changes)))
-        start = until
-    return [*found, Phase(start, config.steps, config)]
-
-
 def train(config: ConfigDict, workdir: str | Path) -> None:
     """Run `config` in `workdir` to its last step, from the newest checkpoint if there is one.
 
     SIGTERM and SIGINT finish the step, save and return.
     """
     began = time.monotonic()
-    stages = phases(config)
     run = RunDir(workdir)
+    config = settled(config, run)
+    stages = phases(config)
+
+    @functools.cache
+    def source(index: int) -> Source:
+        return open_source(stages[index].config, "train")
 
     @functools.cache
     def experiment(index: int) -> Experiment:
-        return Experiment.open(stages[index].config, open_source(stages[index].config, "train").info)
+        return Experiment.open(stages[index].config, source(index).spec, run.path / "frozen")
 
-    def owner(step: int) -> int:
-        """A checkpoint made at a border belongs to the phase that ends there."""
-        return next((i for i, stage in enumerate(stages) if step <= stage.stop), len(stages) - 1)
-
-    run.claim(config, write=False)
     first = experiment(0)
     if config.snapshot_every and not powers(first.abstract):
         raise UserError(
             f"config.snapshot_every={config.snapshot_every} keeps power averages and no net has one; give a net "
             "ema=dict(name='power', std=0.05), or set config.snapshot_every=0"
         )
-    run.claim(config, write=parallel.is_lead())  # now that nothing refuses the config
     checkpoints = Checkpoints(run.path, config.keep)
     averages = Averages(run.path, create=any(stage.config.snapshot_every for stage in stages))
+    notes: list[str] = []  # what the plan says of where the weights come from
     try:
-        found = checkpoints.restore(lambda step: experiment(owner(step)).abstract)
-        at, state = (found[0], experiment(owner(found[0])).lend(found[1])) if found else (0, experiment(0).init())
+        for step in checkpoints.steps()[-1:]:
+            run.refuse_rewritten(step, checkpoints.story(step), stages[owner(stages, step)].config)
+        found = checkpoints.restore(lambda step: experiment(owner(stages, step)).abstract)
+        if found:
+            at, state = found[0], experiment(owner(stages, found[0])).lend(found[1])
+        else:
+            at, (state, notes) = 0, begin(first)
         if at >= config.steps:
             print(
                 f"{run.path} is at step {at} already; raise config.steps (now {config.steps}) to go on", file=sys.stderr
             )
             return
+        run.claim(config, write=parallel.is_lead())  # now that nothing refuses the config
         checkpoints.forget_after(at)
         averages.forget_after(at)
-        with Interrupt() as interrupt:
-            for i in range(owner(at), len(stages)):
-                if i > owner(at):  # a new phase: keep what fits, start the rest afresh
-                    state = jax.device_put(adopt(experiment(i).init(), state)[0], experiment(i).shardings)
+        with Interrupt() as interrupt, Hits() as hits:
+            for i in range(owner(stages, at), len(stages)):
+                exp = experiment(i)
+                if i > owner(stages, at):  # a new phase: keep what fits, start the rest afresh
+                    state, stayed = adopt(exp.init(), state)
+                    state = jax.device_put(state, exp.shardings)
+                    notes = [f"phase {i + 1}: {listed(stayed)} start afresh"] if stayed else []
                 if at < stages[i].stop:
-                    loop = Loop(experiment(i), run, checkpoints, averages, interrupt, began, config.steps)
+                    loop = Loop(exp, source(i), run, checkpoints, averages, interrupt, hits, began, config.steps, notes)
                     state, at = loop(state, at, stages[i].stop)
                 if at < stages[i].stop:
                     return
@@ -129,17 +119,75 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
         averages.close()
 
 
+def settled(config: ConfigDict, run: RunDir) -> ConfigDict:
+    """The config with what its tasks find out of the data: from the run that is there already, or measured now.
+
+    Runs that the tasks need are copied into the run's directory first, so that they are its own from the first step on.
+    """
+    if (run.path / "config.json").is_file():
+        old = run.config().tasks.to_dict()
+        for name, task in config.tasks.to_dict().items():
+            stored = {k: v for k, v in old.get(name, {}).items() if v and k in task and not task[k]}
+            config = override(config, {f"tasks.{name}.{k}": v for k, v in stored.items()})
+        run.claim(config, write=False)
+        return config
+    if not config.tasks:
+        return config
+    source = open_source(config, "train")
+    exp = Experiment.open(config, source.spec)
+    if parallel.is_lead():
+        for name, loan in {k: loan for stage in exp.stages for k, loan in stage.task.loans().items()}.items():
+            run.keep(name, RunDir(loan.lender.path), loan.lender.at)
+    return override(config, exp.settle(source))
+
+
+def begin(exp: Experiment) -> tuple[TrainState, list[str]]:
+    """A fresh state, from the weights of config.init where it names a run; and what is to be said of it."""
+    state = exp.init()
+    if not exp.config.init:
+        return state, []
+    lender = build("run", exp.config.init.to_dict(), where="config.init")
+    lender.check("config.init", Role(Method, "run", target=False), exp.spec, exp.method)
+    lent = lender.load(parallel.everywhere(exp.mesh, lender.abstract))
+    state, taken, fresh = take(state, lent.weights)
+    kept = f"; {listed(fresh)} start afresh" if fresh else ""
+    return state, [f"init: {len(taken)} variables from {lender.path}, step {lender.at}{kept}"]
+
+
+def listed(names: list[str], most: int = 3) -> str:
+    """The first of many names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+class Hits:
+    """Counts programs that came out of the compilation cache, while it lasts."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> "Hits":
+        jax.monitoring.register_event_listener(self.note)
+        return self
+
+    def note(self, event: str, **_: Any) -> None:
+        """The listener."""
+        self.count += "cache_hits" in event
+
+    def __exit__(self, *_: Any) -> None:
+        jax.monitoring.unregister_event_listener(self.note)
+
+
 class Loop:
     """One phase of a run: what is fixed while it lasts, and what the loop does at its borders."""
 
     def __init__(
-        self, exp: Experiment, run: RunDir, checkpoints: Checkpoints, averages: Averages, interrupt: Interrupt,
-        began: float, total: int,
+        self, exp: Experiment, source: Source, run: RunDir, checkpoints: Checkpoints, averages: Averages,
+        interrupt: Interrupt, hits: Hits, began: float, total: int, notes: list[str],
     ) -> None:  # fmt: skip
         self.exp, self.run, self.checkpoints, self.averages = exp, run, checkpoints, averages
-        self.interrupt, self.began, self.total = interrupt, began, total
+        self.interrupt, self.hits, self.began, self.total, self.notes = interrupt, hits, began, total, notes
         self.config = exp.config
-        self.source, self.held_out = open_source(exp.config, "train"), open_source(exp.config, "eval")
+        self.source, self.held_out = source, exp.open_source("eval")
         self.tests = evaluate.evaluators(exp)
         self.programs: dict[int, Callable] = {}
         self.fetcher = ThreadPoolExecutor(1)  # waits for the device in the loop's place
@@ -151,7 +199,7 @@ class Loop:
         self.data, self.batches = self.feed(at)
         self.writers = Writers(self.run.path, at, self.total, parallel.is_lead())
         if parallel.is_lead():
-            self.run.record(self.source.info, environment())
+            self.run.record(self.exp.data, len(self.source), environment())
         try:
             self.plan(at, min(config.steps_per_call, stop - at))
             self.snapshot(state, at)  # a run killed between checkpoint and snapshot makes it now
@@ -219,14 +267,15 @@ class Loop:
         """(resident data or {}, function (step, num) -> num batches on the devices), reading on from step `at`."""
         exp, feed, mesh = self.exp, self.exp.feed, self.exp.mesh
         host = {"host": jax.process_index(), "hosts": jax.process_count()}
-        size = len(self.source) * int(np.prod(self.source.info.shape))
+        fields = exp.read_spec
+        row = sum(math.prod(f.shape) * np.dtype(f.dtype).itemsize for f in fields.values())
+        size = len(self.source) * row
         room = feed.device_mb << 20 if jax.default_backend() != "cpu" else min(SMALL, feed.device_mb << 20)
         if feed.placement == "device" and exp.transforms:
             raise UserError(
                 "config.data.placement='device' cannot run config.data.transforms (host); use config.data.augment"
             )
         if feed.placement == "device" or (feed.placement == "auto" and size <= room and not exp.transforms):
-            keys = exp.spec(1)
             limit = feed.device_mb << 20
             with tqdm(
                 desc="loading",
@@ -236,7 +285,7 @@ class Loop:
                 disable=None if parallel.is_lead() else True,
             ) as bar:
                 whole = load_all(self.source, limit, lambda done, _: bar.update(done - bar.n), feed.workers)
-            data = parallel.put_replicated(mesh, {k: whole[k] for k in keys})
+            data = parallel.put_replicated(mesh, {k: whole[k] for k in fields})
             stream = index_stream(len(self.source), exp.batch, self.config.seed, **host)
             return data, lambda step, num: parallel.put_batch(
                 mesh, {"i": np.stack([stream.batch_at(step + i) for i in range(num)])}, leading=1
@@ -248,26 +297,24 @@ class Loop:
             exp.transforms,
             workers=feed.workers,
             prefetch=feed.prefetch,
+            fields=tuple(fields),
             **host,
         )
-        iterator, keys = stream.start(at), exp.spec(1)
+        iterator = stream.start(at)
 
         def batches(step: int, num: int) -> PyTree:
             parts = [next(iterator) for _ in range(num)]
-            return parallel.put_batch(mesh, {k: np.stack([p[k] for p in parts]) for k in keys}, leading=1)
+            return parallel.put_batch(mesh, {k: np.stack([p[k] for p in parts]) for k in fields}, leading=1)
 
         return {}, batches
 
     def plan(self, at: int, num: int) -> None:
         """Compile, and say what is about to happen."""
-        exp, config, info = self.exp, self.config, self.source.info
-        hits: list[str] = []
-        jax.monitoring.register_event_listener(lambda event, **_: hits.append(event) if "cache_hits" in event else None)
-        start = time.monotonic()
+        exp, config = self.exp, self.config
+        start, before = time.monotonic(), self.hits.count
         num = num if num == config.steps_per_call else 1
         memory = self.program(num).memory_analysis()
         seconds = time.monotonic() - start
-        labels = f", {info.classes} labels" if exp.feed.labels else ""
         held = "on the device" if self.data else "read by the host"
         rules = ", ".join(f"{pattern} {action}" for pattern, action in config.sharding)
         nets = {k: sum(x.size for x in jax.tree.leaves(n.params)) for k, n in exp.abstract.nets.items()}
@@ -275,16 +322,19 @@ class Loop:
         updates = exp.batch // exp.feed.batch
         lines = {
             "run": f"{config.method.name} in {self.run.path}, steps {at} to {config.steps}",
-            "data": f"{config.data.name}: {info.num:,} images {'x'.join(map(str, info.shape))}{labels}, {held}",
+            "data": f"{config.data.name}: {len(self.source):,} examples of {exp.read_spec}, {held}",
             "devices": f"{jax.device_count()} {jax.devices()[0].device_kind} on {jax.process_count()} host(s); mesh "
             f"{', '.join(f'{k}={v}' for k, v in exp.mesh.shape.items())}; {rules}",
             "nets": ", ".join(f"{k} {v:,} parameters" for k, v in nets.items()),
             "state": f"{bytes_ / 1e6:,.1f} MB (parameters, optimizer, averages)",
             "step": f"{exp.batch} images" + (f" ({updates} batches)" if updates > 1 else "") + f", {num} per dispatch",
             "memory": f"{memory.temp_size_in_bytes / 1e6:,.1f} MB of temporaries per device" if memory else "unknown",
-            "compile": f"{seconds:.1f} s, {'from the cache' if hits else 'new'}",
+            "compile": f"{seconds:.1f} s, {'from the cache' if self.hits.count > before else 'new'}",
         }
-        self.writers.say("\n".join(f"{name:<9}{text}" for name, text in lines.items()))
+        if exp.stages:
+            lines["seen"] = f"{exp.spec}, after {', '.join(type(stage.task).__name__.lower() for stage in exp.stages)}"
+        notes = [("weights", note) for note in self.notes]
+        self.writers.say("\n".join(f"{name:<9}{text}" for name, text in [*lines.items(), *notes]))
 
     def halted(self, at: int) -> bool:
         """Whether to stop here. Several hosts agree at log ticks only, so that no step waits for the network."""
@@ -306,7 +356,8 @@ class Loop:
         if broken:
             raise self.diverged(f"{', '.join(broken)} became NaN or infinite between steps {start + 1} and {stop}")
         self.writers.scalars(stop, {**means, **speed})
-        self.writers.console(stop, {"loss": means["loss"], "images/s": rate})
+        first = {k: means[k] for k in [k for k in means if "loss" in k][:2] or list(means)[:1]}
+        self.writers.console(stop, {**first, "images/s": rate})
 
     def diverged(self, what: str) -> UserError:
         """The NaN policy: stop, keep what was good."""
@@ -332,7 +383,8 @@ class Loop:
     def save(self, state: TrainState, at: int) -> None:
         """Start a checkpoint of step `at`, unless the weights are broken."""
         self.refuse_broken(state, at)
-        self.checkpoints.save(at, state, configs.to_json(self.config))
+        story = {"config": json.loads(to_json(self.config)), "spec": self.exp.data.to_json()}
+        self.checkpoints.save(at, state, story)
 
     def evaluate(self, tests: dict[str, Evaluator], state: TrainState, at: int) -> None:
         """Run the evaluators that are due."""

@@ -1,7 +1,10 @@
 """The configs that the laws run over, and the teachers that some of them want."""
 
 import hashlib
+import json
 from pathlib import Path
+
+from jaxgen.runs import setup
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
@@ -10,8 +13,17 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 CHOSEN = ("vae_digits", "dcgan_digits", "wgan_gp_digits", "vqvae_digits")
 
 
+# Level 0 without the newer fusions compiles five times faster; what is computed stays the same. An unknown flag ends the process,
+# so the second is for the releases in which it was seen to help.
+QUICK_COMPILATION = "--xla_backend_optimization_level=0"
+if (0, 10) <= setup.jaxlib_version() < (0, 11):
+    QUICK_COMPILATION += " --xla_cpu_use_fusion_emitters=false"
+# XLA's options for laws that compare two programs bit by bit: these fusions keep the order of additions
+FUSIONS = {"xla_cpu_use_fusion_emitters": True} if "fusion_emitters" in QUICK_COMPILATION else None
+
+
 def kinds() -> list[str]:
-    """One config for every method with its nets, losses and adaptive parts: digits where there are any.
+    """One config for every method with its nets, losses, adaptive parts and tasks: digits where there are any.
 
     Being trained, resumed, evaluated and sampled is asked of every config; the law of devices and of scans of these.
     """
@@ -19,39 +31,50 @@ def kinds() -> list[str]:
 
     found: dict[str, str] = {}
     for name in sorted(CONFIGS, key=lambda n: (not n.endswith("digits"), n)):
-        method = configs.load(f"{ROOT}/configs/{name}.py:tiny").method.to_dict()
+        config = configs.load(f"{ROOT}/configs/{name}.py:tiny").to_dict()
+        method = config["method"]
         nets = [method[k]["name"] for k in ("net", "gen", "disc") if k in method]
-        parts = [str(method.get(k)) for k in ("name", "loss", "penalty", "n_critic", "variance", "decay")]
-        found.setdefault(" ".join([*nets, *parts]), name)
+        parts = [str(method.get(k)) for k in ("name", "loss", "penalty", "n_critic", "objective", "decay")]
+        found.setdefault(" ".join([*nets, *parts, *config.get("tasks", {})]), name)
     return sorted(found.values())
 
 
-def lend(config, info, folder: Path, weights: bool = True):
-    """The config with a teacher, where it wants one: a diffusion run of the same parts, untrained, made once in `folder`.
+def lend(config, spec, folder: Path, weights: bool = True):
+    """The config with the runs that it wants: a teacher of the same parts, a VQ-VAE as codec. Untrained, made once in `folder`.
 
-    `weights=False` leaves out its checkpoint, for those who look at shapes only.
+    `weights=False` leaves out their checkpoints, for those who look at shapes only.
     """
     from jaxgen.config import files as configs
     from jaxgen.config import registry
+
+    changes = {}
+    if "teacher" in config.method and not config.method.teacher.path:
+        own = configs.from_json(configs.to_json(config))
+        known = registry.keys("method", "diffusion", "config.method")
+        with own.unlocked():
+            own.method = {**{k: v for k, v in config.method.to_dict().items() if k in known}, "name": "diffusion"}
+            own.eval = {}
+        changes["method.teacher.path"] = untrained(configs.normalise(own), spec, folder, weights)
+    if "codec" in config.tasks and not config.tasks.codec.run.path:
+        own = configs.override(configs.load(f"{ROOT}/configs/vqvae_digits.py:tiny"), {"mesh": {"data": 1}})
+        changes["tasks.codec.run.path"] = untrained(own, spec, folder, weights)
+    return configs.override(config, changes)
+
+
+def untrained(config, spec, folder: Path, weights: bool) -> str:
+    """The directory of a run that has not begun."""
+    from jaxgen.config import files as configs
     from jaxgen.runs.checkpoint import Checkpoints
     from jaxgen.runs.directory import RunDir
     from jaxgen.runs.experiment import Experiment
 
-    if "teacher" not in config.method or config.method.teacher.path:
-        return config
-    own = configs.from_json(configs.to_json(config))
-    known = registry.keys("method", "diffusion", "config.method")
-    with own.unlocked():
-        own.method = {**{k: v for k, v in config.method.to_dict().items() if k in known}, "name": "diffusion"}
-        own.eval = {}
-    text = configs.to_json(configs.normalise(own))
+    text = configs.to_json(config)
     run = RunDir(folder / hashlib.sha256(text.encode()).hexdigest()[:16])
     if not run.path.exists():
-        own = configs.from_json(text)
-        run.claim(own)
-        run.record(info, {})
+        run.claim(config)
+        run.record(spec, 0, {})
         if weights:
             keeper = Checkpoints(run.path)
-            keeper.save(0, Experiment.open(own, info).init(), text)
+            keeper.save(0, Experiment.open(config, spec).init(), {"config": json.loads(text), "spec": spec.to_json()})
             keeper.close()
-    return configs.override(config, {"method.teacher.path": str(run.path)})
+    return str(run.path)

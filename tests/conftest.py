@@ -3,20 +3,22 @@
 import os
 import tempfile
 
-# Before JAX starts. Level 0 compiles three times faster; what is computed stays the same.
+from cases import CHOSEN, CONFIGS, QUICK_COMPILATION, ROOT, kinds, lend
+
+# Before JAX starts.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8 {QUICK_COMPILATION}"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAXGEN_CACHE", os.path.join(tempfile.gettempdir(), f"jaxgen-tests-{os.getuid()}"))
 
 import pytest
-from cases import CHOSEN, CONFIGS, ROOT, kinds, lend
 
 from jaxgen.runs import setup as backend
 
 backend.configure()
 KINDS = kinds()
+SKIPPED = pytest.StashKey[list]()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -24,7 +26,35 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for argument, every in (("name", CONFIGS), ("kind", KINDS)):
         if argument in metafunc.fixturenames and "laws" in str(metafunc.definition.path):
             marked = [pytest.param(n, marks=[] if n in CHOSEN else pytest.mark.slow) for n in every]
-            metafunc.parametrize(argument, marked)
+            metafunc.parametrize(
+                argument, marked, scope="session"
+            )  # so that the laws of one config run one after the other
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tests that skip for want of a folder are counted; where the folder is there, that is a failure."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is None or hasattr(session.config, "workerinput"):
+        return
+    reasons = [
+        str(report.longrepr[2]) for report in reporter.stats.get("skipped", []) if isinstance(report.longrepr, tuple)
+    ]
+    for kind, variable in (("golden", "JAXGEN_GOLDEN"), ("data", "JAXGEN_DATA")):
+        there = (ROOT.parent / "shared" / kind).is_dir() and variable not in os.environ
+        if skipped := [reason for reason in reasons if variable in reason]:
+            session.config.stash[SKIPPED] = [
+                *session.config.stash.get(SKIPPED, []),
+                (len(skipped), kind, there, skipped[0]),
+            ]
+            if there:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """What did not run."""
+    for number, kind, there, reason in config.stash.get(SKIPPED, []):
+        word = "FAILED: the folder is there" if there else "the folder is not here"
+        terminalreporter.write_line(f"{number} {kind} tests skipped, {word}: {reason}", red=there, yellow=not there)
 
 
 @pytest.fixture(scope="session")
@@ -42,6 +72,6 @@ def tiny(teachers):
     def load(name: str, **changes):
         changes = {"mesh": {"data": 1}, **changes}
         config = configs.override(configs.load(f"{ROOT}/configs/{name}.py:tiny"), changes)
-        return lend(config, open_source(config, "train").info, teachers)
+        return lend(config, open_source(config, "train").spec, teachers)
 
     return load

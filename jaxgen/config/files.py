@@ -10,10 +10,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from jaxgen.config.registry import KEYS, TABLES, check, complete, keys, members, nearest
+from jaxgen.config.registry import KEYS, TABLES, complete, keys, members, nearest, typed
 from jaxgen.errors import UserError
-
-GIVEN = ("shape", "classes", "batch", "steps")  # decided by the data and the run, handed to every part that has them
 
 
 @dataclass(frozen=True)
@@ -32,15 +30,18 @@ class Feed:
 
 FEED = tuple(f.name for f in dataclass_fields(Feed))
 PLACEMENTS = ("auto", "host", "device")
+SECTIONS = {"tasks": "task", "eval": "evaluator"}  # sections of members by name -> their table
 
 
 @dataclass(frozen=True)
-class Run:
+class RunOptions:
     """Options of a run: the top level of every config."""
 
     data: dict = field(default_factory=dict)
     method: dict = field(default_factory=dict)
+    tasks: dict = field(default_factory=dict)  # task name -> its fields, in the order in which they see the data
     eval: dict = field(default_factory=dict)  # evaluator name -> its fields
+    init: str | dict = ""  # the run directory whose weights the nets start from, where path and shape are the same
     seed: int = 0
     steps: int = 1000
     steps_per_call: int = 1  # steps per dispatch (a scan); worth raising when a step is short
@@ -126,6 +127,8 @@ def override(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
     def is_name(path: str) -> bool:
         return path.endswith(".name") or isinstance(_find(tree, path), dict)
 
+    if not isinstance(tree["init"], dict) and any(path.startswith("init") for path in values):
+        tree["init"] = {"name": "run"}
     for path in sorted(values, key=lambda p: (not is_name(p), p.count("."))):
         value = values[path]
         if is_name(path) and not isinstance(value, dict):
@@ -145,7 +148,7 @@ def _find(tree: Any, path: str) -> Any:
 def _put(tree: dict[str, Any], path: str, value: Any) -> None:
     node, (*parents, last), here = tree, path.split("."), "config"
     for key in parents:
-        if here == "config.eval":
+        if here.removeprefix("config.") in SECTIONS:
             node.setdefault(key, {})
         if key not in node:
             raise UserError(f"{here}.{key} is not a key of this config{nearest(key, node)}")
@@ -158,12 +161,15 @@ def _put(tree: dict[str, Any], path: str, value: Any) -> None:
 
 def _renamed(section: str, old: Any, name: Any) -> Any:
     key = section.rpartition(".")[2]
-    special = {"method": "method", "data": "source", f"eval.{key}": "evaluator"}
+    special = {"method": "method", "data": "source", "init": "run"}
+    special |= {f"{name}.{key}": table for name, table in SECTIONS.items()}
     table = special.get(section) or KEYS.get(key)
     if table is None:
         raise UserError(f"config.{section} is a section; set one of its keys: {', '.join(old or {})}")
-    if not isinstance(name, str) or table == "run":
-        return name  # ema=0.999, a run's directory and the like: normalise knows the short forms
+    if not isinstance(name, str):
+        return name  # ema=0.999 and the like: normalise knows the short forms
+    if table == "run":
+        return {"name": "run", "path": name}
     allowed = keys(table, name, f"config.{section}") + (FEED if table == "source" else ())
     same = old.items() if isinstance(old, dict) else ()  # several (a tuple) have nothing to hand on to one
     own = members(table, name, f"config.{section}")  # so that their keys can be set in the same breath
@@ -173,17 +179,19 @@ def _renamed(section: str, old: Any, name: Any) -> Any:
 def normalise(config: ConfigDict) -> ConfigDict:
     """A config with every default spelled out and every key checked; applied twice it changes nothing."""
     raw = _plain(config)
-    known = {f.name: f for f in dataclass_fields(Run)}
+    known = {f.name: f for f in dataclass_fields(RunOptions)}
     for key in raw:
         if key not in known:
             raise UserError(f"config.{key} is not a key of a run{nearest(key, known)}")
-    out = {k: check(raw.get(k, getattr(Run(), k)), f, f"config.{k}") for k, f in known.items()}
+    out = {k: typed(raw.get(k, getattr(RunOptions(), k)), f, f"config.{k}") for k, f in known.items()}
     for key in ("data", "method"):
         if not out[key]:
             raise UserError(f"config.{key} is missing")
     out["data"] = _data(out["data"])
-    out["method"] = complete("method", out["method"], GIVEN, "config.method")
-    out["eval"] = {k: _evaluator(k, v) for k, v in out["eval"].items()}
+    out["method"] = complete("method", out["method"], "config.method")
+    out["init"] = complete("run", out["init"], "config.init") if out["init"] else ""
+    for section, table in SECTIONS.items():
+        out[section] = {k: _section(section, table, k, v) for k, v in out[section].items()}
     for key, least in (("steps", 1), ("steps_per_call", 1), ("log_every", 1), ("save_every", 1), ("keep", 1),
                        ("snapshot_every", 0)):  # fmt: skip
         if out[key] < least:
@@ -199,21 +207,23 @@ def _data(spec: dict[str, Any]) -> dict[str, Any]:
     for key in spec:
         if key != "name" and key not in allowed and key not in known:
             raise UserError(f"config.data.{key} is not a field of {name}{nearest(key, [*allowed, *known])}")
-    feed = {k: check(spec.get(k, getattr(Feed(), k)), f, f"config.data.{k}") for k, f in known.items()}
+    feed = {k: typed(spec.get(k, getattr(Feed(), k)), f, f"config.data.{k}") for k, f in known.items()}
     if feed["batch"] < 1:
         raise UserError(f"config.data.batch={feed['batch']} must be at least 1")
     if feed["placement"] not in PLACEMENTS:
         raise UserError(
             f"config.data.placement={feed['placement']!r} is unknown{nearest(feed['placement'], PLACEMENTS)}"
         )
-    return {**complete("source", {k: v for k, v in spec.items() if k not in known}, (), "config.data"), **feed}
+    return {**complete("source", {k: v for k, v in spec.items() if k not in known}, "config.data"), **feed}
 
 
-def _evaluator(name: str, spec: dict[str, Any]) -> dict[str, Any]:
-    """An evaluator's section is called by its name, or says its `name` (so that there may be two of a kind)."""
-    if spec.get("name", name) not in TABLES["evaluator"]:
-        raise UserError(f"config.eval.{name} is not an evaluator{nearest(name, TABLES['evaluator'])}")
-    whole = complete("evaluator", {"name": name, **spec}, (), f"config.eval.{name}")
+def _section(section: str, table: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+    """A member of `eval` or `tasks` is called by its name, or says its `name` (so that there may be two of a kind)."""
+    where = f"config.{section}.{name}"
+    if spec.get("name", name) not in TABLES[table]:
+        what = {"evaluator": "an evaluator"}.get(table, f"a {table}")
+        raise UserError(f"{where} is not {what}{nearest(name, TABLES[table])}")
+    whole = complete(table, {"name": name, **spec}, where)
     return {k: v for k, v in whole.items() if k != "name" or v != name}
 
 
@@ -226,6 +236,36 @@ def _plain(config: Any) -> Any:
     if isinstance(config, list | tuple):
         return tuple(_plain(v) for v in config)
     return config
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of a run under one config: from step `start` up to step `stop`."""
+
+    start: int
+    stop: int
+    config: ConfigDict
+
+
+def phases(config: ConfigDict) -> list[Phase]:
+    """One phase per entry of config.phases, each until its own step, then the plain config to the end.
+
+    phases=({"until": 1000, "data.batch": 32},) trains the first 1,000 steps with batches of 32.
+    """
+    found, start = [], 0
+    for i, entry in enumerate(config.phases):
+        changes = dict(entry)
+        until = changes.pop("until", None)
+        if not isinstance(until, int) or not start < until < config.steps:
+            raise UserError(f"config.phases[{i}]['until']={until!r} must be a step between {start} and {config.steps}")
+        found.append(Phase(start, until, override(config, changes)))
+        start = until
+    return [*found, Phase(start, config.steps, config)]
+
+
+def owner(stages: list[Phase], step: int) -> int:
+    """Index of the phase that made a checkpoint: one of a border belongs to the phase that ends there."""
+    return next((i for i, stage in enumerate(stages) if step <= stage.stop), len(stages) - 1)
 
 
 def to_json(config: ConfigDict) -> str:

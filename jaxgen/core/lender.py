@@ -38,16 +38,27 @@ class Role:
     def refuse(self, name: str, owner: str, model: Any, spec: Spec, mine: Spec, borrower: Any) -> None:
         """A UserError unless `model` of a lender with `spec` can serve; `name` is the config key, `owner` names the lender."""
         if not isinstance(model, self.needs):
-            raise UserError(f"{name}.path names a run of method {type(model).__name__}, which is no {self.what}; name another")
+            raise UserError(
+                f"{name}.path names a run of method {type(model).__name__}, which is no {self.what}; name another"
+            )
         if self.target and spec.shape != mine.shape:
             raise UserError(f"{name}.path={owner} is a run of images {spec.shape}, not {mine.shape}; name another")
-        if self.conditions and spec.conditions != mine.conditions:
-            had, wanted = (str(s.conditions) or "nothing" for s in (spec, mine))
-            raise UserError(f"{name}.path={owner} is told {had} and this run {wanted}; name another or set data.labels")
+        if self.conditions:
+            if (had := spec.conditions.unnamed()) != (wanted := mine.conditions.unnamed()):
+                facts = f"is told {str(had) or 'nothing'} and this run {str(wanted) or 'nothing'}"
+                raise UserError(f"{name}.path={owner} {facts}; name another or set data.labels")
+            for key, field in mine.conditions.items():
+                for i, (theirs, own) in enumerate(zip(spec[key].names, field.names, strict=False)):
+                    if theirs != own:
+                        raise UserError(
+                            f"{name}.path={owner} knows {key} {i} as {theirs!r} and this run as {own!r}; name another"
+                        )
         for part in self.alike:
             theirs, own = getattr(model, part), getattr(borrower, part)
             if theirs != own:
-                raise UserError(f"{name}.path names a run with method.{part} {theirs}, and this run has {own}; let them agree")
+                raise UserError(
+                    f"{name}.path names a run with method.{part} {theirs}, and this run has {own}; let them agree"
+                )
 
 
 class Lender(Protocol):
@@ -65,7 +76,8 @@ class Lender(Protocol):
 
 
 class Loan(NamedTuple):
-    """A lender and the role in which it serves."""
+    """A lender, the role in which it serves, and the config key that holds it, where that is not its name in the method."""
 
     lender: Lender
     role: Role
+    key: str = ""

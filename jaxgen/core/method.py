@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,9 @@ class Loss:
 
     each: Array  # [B]
     metrics: Metrics = struct.field(default_factory=dict)  # [B] or scalar each
-    vars: Variables = struct.field(default_factory=dict)  # collections of the net that changed: batch_stats, codebook, ...
+    vars: Variables = struct.field(
+        default_factory=dict
+    )  # collections of the net that changed: batch_stats, codebook, ...
     extra: dict[str, PyTree] = struct.field(default_factory=dict)  # parts of the state's `extra` that changed
 
 
@@ -38,6 +40,8 @@ class Method(Protocol):
     """What the trainer knows. `self` holds hyper-parameters only."""
 
     spec: Spec  # of the batches that it sees
+
+    makes: tuple[str, ...]  # the kinds of targets that it can learn
 
     @property
     def takes(self) -> tuple[str, ...]:
@@ -181,6 +185,8 @@ class LossMethod:
     net: Net
     spec: DataSpec  # of the batches that it sees
     microbatches: int = 1  # gradient accumulation: the batch is split in so many parts, one update is made
+
+    makes: ClassVar[tuple[str, ...]] = ("image", "frames", "latent")  # kinds of targets
 
     @property
     def takes(self) -> tuple[str, ...]:

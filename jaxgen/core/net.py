@@ -2,7 +2,7 @@
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import jax
@@ -140,7 +140,7 @@ class Net:
     """Module + optimizer + averages. All functions are pure; the state lives in NetState."""
 
     module: nn.Module
-    tx: optax.GradientTransformation
+    tx: optax.GradientTransformation = field(compare=False)  # closures, which never equal another build's
     ema: tuple[Ema, ...] = ()  # the first is the default
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxgen.core.spec import RunLength
 from jaxgen.core.state import Array, PyTree, path_name
 from jaxgen.errors import UserError
 
@@ -65,7 +66,7 @@ class Optimizer:
     decay: str = r".*kernel"  # regex of the params that weight decay touches
     unit: str = ""  # regex of the params kept at unit magnitude: forced weight normalisation (EDM2, section 2.3)
     train: str = r".*"  # regex of the params that are trained
-    steps: int = 0  # of the run; given by it
+    steps: RunLength = 0
 
     def rate(self) -> optax.Schedule:
         """step -> learning rate."""

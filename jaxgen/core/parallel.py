@@ -78,6 +78,11 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def everywhere(mesh: Mesh, tree: PyTree) -> PyTree:
+    """`replicated` for every leaf of a tree."""
+    return jax.tree.map(lambda _: replicated(mesh), tree)
+
+
 def _fsdp(mesh: Mesh, leaf: Any, least: int) -> PartitionSpec:
     axis = "fsdp" if "fsdp" in mesh.axis_names else "data"
     if leaf.size * leaf.dtype.itemsize < least:

@@ -6,12 +6,13 @@ length) say so by the type of a field: `shape: TargetShape`. The registry fills 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
-from typing import Annotated, Any, NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core.given import Given
 from jaxgen.errors import UserError
 
 KINDS = ("image", "frames", "latent", "mask", "label", "tokens", "embedding", "text")
@@ -81,12 +82,18 @@ class Spec(Mapping[str, Field]):
         """The fields of these kinds."""
         return self.where(lambda _, field: field.kind in kinds)
 
+    def unnamed(self) -> "Spec":
+        """The same without the names of labels, which data of two formats may not both know."""
+        return Spec({name: replace(field, names=()) for name, field in self.items()})
+
     @property
     def target(self) -> str:
         """The name of what is to be made."""
         found = list(self.where(lambda _, field: field.role == "target"))
         if len(found) != 1:
-            raise UserError(f"the data have {len(found)} targets ({', '.join(found) or 'none'}) among {self}; one is needed")
+            raise UserError(
+                f"the data have {len(found)} targets ({', '.join(found) or 'none'}) among {self}; one is needed"
+            )
         return found[0]
 
     @property
@@ -137,12 +144,6 @@ def pictures(shape: tuple[int, ...], classes: int = 0, names: tuple[str, ...] = 
 def labels(classes: int, names: tuple[str, ...] = ()) -> Spec:
     """The conditions of a net or method that is told a label of so many classes; none for 0."""
     return Spec(label=Field((), "int32", "label", "condition", classes, tuple(names))) if classes else Spec()
-
-
-class Given(NamedTuple):
-    """Marks the type of a field that the data or the run decide, where a config leaves it open."""
-
-    what: str
 
 
 TargetShape = Annotated[tuple[int, ...], Given("shape")]

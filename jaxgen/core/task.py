@@ -4,12 +4,15 @@ A task maps the Spec of an example and, inside every program of a run, a batch o
 undone after sampling, last task first.
 """
 
-from typing import ClassVar
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
 
 import jax
 
 from jaxgen.core.lender import Frozen, Loan
-from jaxgen.core.spec import Spec
+from jaxgen.core.spec import PICTURES, Field, Spec
+from jaxgen.errors import UserError
 
 Array = jax.Array
 Batch = dict[str, Array]
@@ -19,13 +22,14 @@ class Task:
     """A frozen dataclass of options with these functions; the plain one changes nothing."""
 
     always: ClassVar[bool] = True  # False: while training only, as augmentations are
+    last: ClassVar[bool] = False  # True: the target is another thing afterwards, so that the others come first
 
     def spec(self, spec: Spec) -> Spec:
         """The fields after the task; a UserError for a field that it needs and the data lack."""
         return spec
 
-    def __call__(self, frozen: dict[str, Frozen], batch: Batch, rng: Array) -> Batch:
-        """The batch after the task. Only fields of the Spec after it count."""
+    def __call__(self, spec: Spec, frozen: dict[str, Frozen], batch: Batch, rng: Array) -> Batch:
+        """A batch of `spec`, which `self.spec` has seen, after the task. Only fields of the Spec after it count."""
         return batch
 
     def undo(self, frozen: dict[str, Frozen], x: Array) -> Array:
@@ -35,3 +39,38 @@ class Task:
     def loans(self) -> dict[str, Loan]:
         """Name -> a frozen model that it works with."""
         return {}
+
+    def kept_in(self, folder: Path) -> "Task":
+        """The task with the copies of lent runs in that folder, where there are any."""
+        return self
+
+    def settle(self, frozen: dict[str, Frozen], batches: Iterator[Batch]) -> dict[str, Any]:
+        """Options that are left open and found out of the data, once, before the first step; the run's config keeps them."""
+        return {}
+
+
+def pictures_of(spec: Spec, task: Task) -> Spec:
+    """The fields that have places, [..., H, W, C]; a UserError if there are none."""
+    if found := spec.of(*PICTURES):
+        return found
+    raise UserError(f"{_name(task)} needs a picture, and the data hold {spec or 'nothing'}; leave it out")
+
+
+def picture_target(spec: Spec, task: Task) -> Field:
+    """The target, a picture or a clip; a UserError if it is anything else."""
+    field = spec[spec.target]
+    if field.kind not in ("image", "frames"):
+        raise UserError(f"{_name(task)} needs a picture to work on, and {spec.target!r} is of kind {field.kind}; "
+                        "let it stand before the task that changed it, or leave it out")  # fmt: skip
+    return field
+
+
+def with_conditions(spec: Spec, task: Task, **fields: Field) -> Spec:
+    """The Spec with further conditions; a UserError for a name that is taken."""
+    if taken := sorted(fields.keys() & spec.keys()):
+        raise UserError(f"{_name(task)} adds {taken[0]!r}, which the data have already; leave out one of the two")
+    return Spec(spec, **fields)
+
+
+def _name(task: Task) -> str:
+    return f"task {type(task).__name__.lower()}"

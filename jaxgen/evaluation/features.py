@@ -19,19 +19,20 @@ from jax.sharding import Mesh
 
 from jaxgen.config.registry import nearest
 from jaxgen.core import parallel
+from jaxgen.core.lender import Frozen, Lender
 from jaxgen.core.method import Classifies
-from jaxgen.core.state import Array, PyTree
+from jaxgen.core.state import Array
 from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
 from jaxgen.metrics.frechet import Moments, frechet, frechet_infinity, frechet_intra
 from jaxgen.metrics.inception_score import inception_score
 from jaxgen.metrics.kernel import kid
 from jaxgen.metrics.manifold import density_coverage, precision_recall
-from jaxgen.metrics.protocols import NATIVE, PROTOCOLS, Protocol, prepare
+from jaxgen.metrics.protocols import NATIVE, PROTOCOLS, FeatureProtocol, prepare
 from jaxgen.metrics.statistics import Statistics, read_statistics, write_statistics
 from jaxgen.pretrained.downloads import weights_hash
-from jaxgen.pretrained.features import load_inception
-from jaxgen.runs.frozen import Run
+from jaxgen.pretrained.features import Inception
+from jaxgen.runs.frozen import FrozenRun
 
 Images = np.ndarray  # uint8 [N, H, W, C]
 Views = dict[str, Array]  # "features" [B, D], "logits" [B, K], "spatial" [B, S]
@@ -39,23 +40,28 @@ Views = dict[str, Array]  # "features" [B, D], "logits" [B, K], "spatial" [B, S]
 
 @dataclass(frozen=True)
 class Judge:
-    """A frozen net: `see(variables, uint8 images [B, H, W, C]) -> views`. `weights` is the hash of the variables."""
+    """A frozen net: `see(frozen, uint8 images [B, H, W, C]) -> views`. `weights` is the hash of its weights."""
 
-    protocol: Protocol
-    see: Callable[[PyTree, Array], Views]
-    variables: PyTree
+    protocol: FeatureProtocol
+    see: Callable[[Frozen, Array], Views]
+    frozen: Frozen  # on the host
     weights: str
 
 
-def inception_judge(protocol: Protocol, path: str | Path = "") -> Judge:
-    """Inception-v3 as `protocol` feeds it. path: the weights' file, where they are not to be downloaded."""
-    module, variables = load_inception(path)
+def borrow(lender: Lender) -> Frozen:
+    """What it lends, on the host."""
+    return parallel.to_host(lender.load(parallel.everywhere(parallel.make_mesh({"data": -1}), lender.abstract)))
 
-    def see(variables: PyTree, images: Array) -> Views:
-        taps = module.apply(variables, prepare(images, protocol))
+
+def inception_judge(protocol: FeatureProtocol, path: str | Path = "") -> Judge:
+    """Inception-v3 as `protocol` feeds it. path: the weights' file, where they are not to be downloaded."""
+    frozen = borrow(Inception(str(path)))
+
+    def see(frozen: Frozen, images: Array) -> Views:
+        taps = frozen(prepare(images, protocol))
         return {"features": taps.pool3, "logits": taps.logits_unbiased, "spatial": taps.spatial}
 
-    return Judge(protocol, see, variables, weights_hash(variables))
+    return Judge(protocol, see, frozen, weights_hash(frozen.weights))
 
 
 def native_judge(run: str | Path) -> Judge:
@@ -65,20 +71,20 @@ def native_judge(run: str | Path) -> Judge:
             "the native protocol needs a classifier of the data: train one (configs/classifier_digits.py, ...) and name its "
             "run directory (native=DIR)"
         )
-    judge = Run(str(run))
-    if not isinstance(judge.method, Classifies):
+    lender = FrozenRun(str(run))
+    if not isinstance(lender.method, Classifies):
         raise UserError(
-            f"{run} is a run of method {judge.config.method.name}, not of a classifier; name a classifier's run"
+            f"{run} is a run of method {lender.config.method.name}, not of a classifier; name a classifier's run"
         )
-    w = parallel.to_host(judge.load(parallel.make_mesh({"data": -1})))
+    frozen = borrow(lender)
 
-    def see(variables: PyTree, images: Array) -> Views:
-        if images.shape[1:] != tuple(judge.info.shape):
-            raise UserError(f"{run} judges images {judge.info.shape}, not {images.shape[1:]}; name another classifier")
-        features, logits = judge.method.classify(variables, images)
+    def see(frozen: Frozen, images: Array) -> Views:
+        if images.shape[1:] != lender.spec.shape:
+            raise UserError(f"{run} judges images {lender.spec.shape}, not {images.shape[1:]}; name another classifier")
+        features, logits = frozen.model.classify(frozen.weights, images)
         return {"features": features, "logits": logits}
 
-    return Judge(NATIVE, see, w, weights_hash(w.nets))
+    return Judge(NATIVE, see, frozen, weights_hash(frozen.weights.nets))
 
 
 def open_judge(protocol: str, native: str | Path = "", inception: str | Path = "") -> Judge:
@@ -115,7 +121,7 @@ class Viewer:
         """Compiled for images [B, *shape], at full float32 precision."""
         if shape not in self.programs:
             whole = parallel.replicated(self.mesh)
-            abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.judge.variables)
+            abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.judge.frozen)
             images = jax.ShapeDtypeStruct((self.size, *shape), np.uint8)
             spread = parallel.batch_sharding(self.mesh)
             with jax.default_matmul_precision("highest"):
@@ -123,9 +129,9 @@ class Viewer:
                     abstract, images
                 )
             refuse_low_precision(lowered.as_text())
-            variables = parallel.put_replicated(self.mesh, self.judge.variables)
+            frozen = parallel.put_replicated(self.mesh, self.judge.frozen)
             compiled = lowered.compile()
-            self.programs[shape] = lambda x: compiled(variables, x)
+            self.programs[shape] = lambda x: compiled(frozen, x)
         return self.programs[shape]
 
     @property
@@ -207,8 +213,9 @@ def source_batches(source: Source, num: int = 0, batch: int = 256) -> Iterator[t
     num = min(num, len(source)) if num else len(source)
     for start in range(0, num, batch):
         rows = [source[i] for i in range(start, min(start + batch, num))]
-        labels = np.array([r["label"] for r in rows]) if source.info.classes else None
-        yield np.stack([r["image"] for r in rows]), labels
+        target, label = source.spec.target, source.spec.label
+        labels = np.array([row[label] for row in rows]) if label else None
+        yield np.stack([row[target] for row in rows]), labels
 
 
 def digest(value: Any) -> str:
@@ -218,9 +225,9 @@ def digest(value: Any) -> str:
 
 def fingerprint(source: Source, num: int) -> str:
     """A hash of what a data set is: its facts, and 256 of its images spread over the first `num`, pixel by pixel."""
-    found = hashlib.sha256(repr((source.info.shape, source.info.classes, len(source), num)).encode())
+    found = hashlib.sha256(repr((source.spec.to_json(), len(source), num)).encode())
     for i in np.unique(np.linspace(0, num - 1, min(256, num)).astype(int)):
-        found.update(np.ascontiguousarray(source[int(i)]["image"]).tobytes())
+        found.update(np.ascontiguousarray(source[int(i)][source.spec.target]).tobytes())
     return found.hexdigest()[:16]
 
 
@@ -269,61 +276,61 @@ def from_file(path: str | Path) -> Summary:
 class Measure:
     """`compute(made, real, protocol) -> figures`. needs: what Summaries must keep."""
 
-    compute: Callable[[Summary, Summary, Protocol], dict[str, float]]
+    compute: Callable[[Summary, Summary, FeatureProtocol], dict[str, float]]
     needs: frozenset[str] = frozenset()
 
 
-def _fid(made: Summary, real: Summary, protocol: Protocol) -> dict[str, float]:
+def _fid(made: Summary, real: Summary, protocol: FeatureProtocol) -> dict[str, float]:
     a, b = made.statistics, real.statistics
     return {"fid": frechet(a.mean, a.cov, b.mean, b.cov)}
 
 
-def _sfid(made: Summary, real: Summary, protocol: Protocol) -> dict[str, float]:
+def _sfid(made: Summary, real: Summary, protocol: FeatureProtocol) -> dict[str, float]:
     a, b = made.statistics, real.statistics
     if b.spatial_mean is None:
         raise UserError("the reference statistics hold no spatial features, which sFID needs; use ADM's .npz or images")
     return {"sfid": frechet(a.spatial_mean, a.spatial_cov, b.spatial_mean, b.spatial_cov)}
 
 
-def _fid_infinity(made: Summary, real: Summary, protocol: Protocol) -> dict[str, float]:
+def _fid_infinity(made: Summary, real: Summary, protocol: FeatureProtocol) -> dict[str, float]:
     found = frechet_infinity(made.features, real.statistics.mean, real.statistics.cov)
     return {"fid_infinity": found.value}
 
 
-def _intra(made: Summary, real: Summary, protocol: Protocol) -> dict[str, float]:
+def _intra(made: Summary, real: Summary, protocol: FeatureProtocol) -> dict[str, float]:
     if made.labels is None or real.labels is None:
         raise UserError("intra-class FID needs labels on both sides; train a labelled run (config.data.labels=True)")
     return {"intra_fid": frechet_intra(made.features, made.labels, _rows(real), real.labels).value}
 
 
-def _kid(made: Summary, real: Summary, protocol: Protocol) -> dict[str, float]:
+def _kid(made: Summary, real: Summary, protocol: FeatureProtocol) -> dict[str, float]:
     size = min(1000, made.count, real.count)  # clean-fid's rule for small sets
     found = kid(made.features, _rows(real), size=size)
     return {"kid": found.mean, "kid_std": found.std}
 
 
-def _is(made: Summary, real: Summary, protocol: Protocol) -> dict[str, float]:
+def _is(made: Summary, real: Summary, protocol: FeatureProtocol) -> dict[str, float]:
     found = inception_score(made.logits, splits=min(10, made.count), order=protocol.order)
     return {"is": found.mean, "is_std": found.std}
 
 
-def _precision_recall(made: Summary, real: Summary, protocol: Protocol) -> dict[str, float]:
+def _precision_recall(made: Summary, real: Summary, protocol: FeatureProtocol) -> dict[str, float]:
     found = precision_recall(made.features, _rows(real))
     return {"precision": found.precision, "recall": found.recall}
 
 
-def _density_coverage(made: Summary, real: Summary, protocol: Protocol) -> dict[str, float]:
+def _density_coverage(made: Summary, real: Summary, protocol: FeatureProtocol) -> dict[str, float]:
     found = density_coverage(made.features, _rows(real))
     return {"density": found.density, "coverage": found.coverage}
 
 
-def _agreement(made: Summary, real: Summary, protocol: Protocol) -> dict[str, float]:
+def _agreement(made: Summary, real: Summary, protocol: FeatureProtocol) -> dict[str, float]:
     if made.labels is None or protocol.name != NATIVE.name:
         raise UserError("agreement needs images that were asked for by label, and the native protocol")
     return {"agreement": float((made.logits.argmax(-1) == made.labels).mean())}
 
 
-def _entropy(made: Summary, real: Summary, protocol: Protocol) -> dict[str, float]:
+def _entropy(made: Summary, real: Summary, protocol: FeatureProtocol) -> dict[str, float]:
     log_p = made.logits - np.logaddexp.reduce(made.logits.astype(np.float64), axis=1, keepdims=True)
     p = np.exp(log_p)
     mean = np.maximum(p.mean(0), 1e-12)
@@ -359,7 +366,7 @@ def needs_of(measures: Iterable[str]) -> frozenset[str]:
     return frozenset().union(*(MEASURES[name].needs for name in measures))
 
 
-def compare(measures: Iterable[str], made: Summary, real: Summary, protocol: Protocol) -> dict[str, float]:
+def compare(measures: Iterable[str], made: Summary, real: Summary, protocol: FeatureProtocol) -> dict[str, float]:
     """Figures by their full names: `fid:pytorch` of the protocol's number of images, else `fid@N:pytorch`."""
     figures: dict[str, float] = {}
     for name in measures:

@@ -11,18 +11,19 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxgen.config.registry import nearest
-from jaxgen.core import parallel
-from jaxgen.core.method import Batch, Reconstructs, Restores, Samples
+from jaxgen.core import keys, parallel
+from jaxgen.core.method import Reconstructs, Restores, Samples
 from jaxgen.core.state import Array, Weights
+from jaxgen.core.task import Batch
 from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
-from jaxgen.evaluation import features as measure
-from jaxgen.evaluation.per_image import Report, averages
+from jaxgen.evaluation import features
+from jaxgen.evaluation.per_image import Report, averages, fidelity, first_pictures, looked_at
 from jaxgen.images import beside, to_float, to_uint8
 from jaxgen.metrics.pixel import l1, luma, psnr, shave
 from jaxgen.metrics.ssim import ssim
-from jaxgen.pretrained.features import load_lpips
-from jaxgen.runs.experiment import Experiment, open_source
+from jaxgen.pretrained.features import Lpips
+from jaxgen.runs.experiment import Experiment
 from jaxgen.tasks.degrade import DEGRADATIONS
 
 SPAN = (-1.0, 1.0)
@@ -68,28 +69,34 @@ class SampleQuality:
 
     def prepare(self, exp: Experiment) -> None:
         """Names, weights and the classifier's run are checked before a run begins, not after hours of it."""
-        measure.needs_of(self.measures)
-        measure.open_judge(self.protocol, self.native, self.inception)
+        features.needs_of(self.measures)
+        features.open_judge(self.protocol, self.native, self.inception)
+        if {"agreement", "intra_fid"} & set(self.measures) and not exp.spec.label:
+            raise UserError(
+                "agreement and intra_fid need a run that is told labels; set data.labels=True or leave them out"
+            )
         if self.of not in ("samples", "reconstructions"):
             raise UserError(f"of={self.of!r} is unknown{nearest(self.of, ['samples', 'reconstructions'])}")
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """Figures by their full names, and where they come from."""
-        needs = measure.needs_of(self.measures)
-        judge = measure.open_judge(self.protocol, self.native, self.inception)
-        viewer = measure.Viewer(judge, exp.mesh, self.batch)
+        needs = features.needs_of(self.measures)
+        judge = features.open_judge(self.protocol, self.native, self.inception)
+        viewer = features.Viewer(judge, exp.mesh, self.batch)
         w = raw if self.raw else ema
         if self.of == "reconstructions":
             real = self._reference(viewer, source, needs)
             sets = [self._reconstructed(exp, w, source)]
         else:
             real = self._reference(viewer, self._source(exp), needs)
-            sets = [exp.samples(w, self.num, self.seed + i) for i in range(self.seeds)]
+            label = exp.spec.label
+            made = lambda seed: ((m.images, m.cond.get(label)) for m in exp.samples(w, self.num, seed))  # noqa: E731
+            sets = [made(self.seed + i) for i in range(self.seeds)]
         found = []
-        for made in sets:
-            quantised = ((to_uint8(images), labels) for images, labels in made)
-            summary = measure.summarise(viewer, _bar(self.of, self.num)(quantised), needs)
-            found.append(measure.compare(self.measures, summary, real, judge.protocol))
+        for batches in sets:
+            quantised = ((to_uint8(images), labels) for images, labels in batches)
+            summary = features.summarise(viewer, _bar(self.of, self.num)(quantised), needs)
+            found.append(features.compare(self.measures, summary, real, judge.protocol))
         prefix = "r" if self.of == "reconstructions" else ""
         scalars = {prefix + k: float(np.mean([f[k] for f in found])) for k in found[0]}
         if len(found) > 1:
@@ -107,21 +114,23 @@ class SampleQuality:
 
     def _source(self, exp: Experiment) -> Source | Path:
         if self.against in ("train", "eval"):
-            return open_source(exp.config, self.against)
+            return exp.open_source(self.against)
         return Path(self.against)
 
-    def _reference(self, viewer: measure.Viewer, source: Source | Path, needs: frozenset[str]) -> measure.Summary:
+    def _reference(self, viewer: features.Viewer, source: Source | Path, needs: frozenset[str]) -> features.Summary:
         if isinstance(source, Path):
-            return measure.from_file(source)
+            return features.from_file(source)
         num = min(self.reference_num or len(source), len(source))
-        return measure.reference(viewer, source, num, needs, _bar("reference", num))
+        return features.reference(viewer, source, num, needs, _bar("reference", num))
 
     def _reconstructed(self, exp: Experiment, w: Weights, source: Source) -> Iterator:
         if not isinstance(exp.method, Reconstructs):
             raise UserError(f"of='reconstructions' needs a method that reconstructs; {exp.config.method.name} does not")
-        program = exp.jit("reconstruct", exp.method.reconstruct)
-        for batch, mask in exp.held_out(source, self.reference_num):
-            images = parallel.to_host(program(w, batch, exp.root))
+        program = exp.jit(
+            (self, "reconstruct"), lambda w, batch, rng: exp.method.reconstruct(w, *looked_at(exp, w, batch, rng))
+        )
+        for i, (batch, mask) in enumerate(exp.held_out(source, self.reference_num)):
+            images = jax.device_get(program(w, batch, keys.named(exp.root, "reconstruct", i)))
             yield images[mask > 0], None
 
 
@@ -142,13 +151,13 @@ class Neighbours:
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """Medians over samples and over held-out images, their ratio, and a picture."""
-        train = open_source(exp.config, "train")
-        made = to_uint8(np.concatenate([images for images, _ in exp.samples(ema, self.num, self.seed)]))
-        held = np.concatenate([images for images, _ in measure.source_batches(source, self.num)])
+        train = exp.open_source("train")
+        made = to_uint8(exp.sample(ema, self.num, self.seed))
+        held = np.concatenate([images for images, _ in features.source_batches(source, self.num)])
         watch = _bar("neighbours", len(train))
-        distance, rows = nearest_rows(np.concatenate([made, held]), watch(measure.source_batches(train)), self.near)
+        distance, rows = nearest_rows(np.concatenate([made, held]), watch(features.source_batches(train)), self.near)
         mine, theirs = np.median(distance[: len(made), 0]), np.median(distance[len(made) :, 0])
-        shown = [np.concatenate([made[i : i + 1], np.stack([train[int(j)]["image"] for j in rows[i]])])
+        shown = [np.concatenate([made[i : i + 1], np.stack([train[int(j)][exp.data.target] for j in rows[i]])])
                  for i in range(min(self.shown, len(made)))]  # fmt: skip
         figures = {"nearest": mine, "nearest_of_held_out": theirs, "nearest_ratio": mine / max(theirs, 1e-12)}
         return Report(
@@ -166,11 +175,11 @@ def nearest_rows(images: np.ndarray, batches: Iterable, near: int) -> tuple[np.n
     """
 
     def flat(x: np.ndarray) -> np.ndarray:
-        return x.reshape(len(x), -1).astype(np.float32) / 255.0
+        return x.reshape(len(x), -1) / 255.0  # float64: the difference of large squares is what counts
 
     mine = flat(images)
     own = (mine**2).sum(1)[:, None]
-    best = np.full((len(images), near), np.inf, np.float32)
+    best = np.full((len(images), near), np.inf)
     found, start = np.zeros((len(images), near), np.int64), 0
     for batch, _ in batches:
         other = flat(batch)
@@ -202,9 +211,9 @@ class Diversity:
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """diversity, diversity_of_data and their ratio."""
         compare = _distance(self.distance, self.weights)
-        classes = max(1, exp.info.classes if exp.feed.labels else 1)
-        made = to_uint8(np.concatenate([images for images, _ in exp.samples(ema, self.num, self.seed)]))
-        rows = [row for row in measure.source_batches(source, self.num)]
+        classes = max(1, exp.spec.classes)
+        made = to_uint8(exp.sample(ema, self.num, self.seed))
+        rows = [row for row in features.source_batches(source, self.num)]
         real = np.concatenate([images for images, _ in rows])
         labels = np.concatenate([labels for _, labels in rows]) if classes > 1 else np.zeros(len(real), int)
         mine = _pairs(compare, made, np.arange(len(made)) % classes)
@@ -219,7 +228,7 @@ def _distance(name: str, weights: str) -> Callable[[Array, Array], Array]:
     """(a, b) [B, H, W, C] in [-1, 1] -> [B]."""
     if name == "pixels":
         return lambda a, b: l1(a, b) / 2.0
-    lpips = load_lpips(name, weights)
+    lpips = features.borrow(Lpips(name, weights))
 
     def measured(a: Array, b: Array) -> Array:
         a, b = (jnp.broadcast_to(x, (*x.shape[:3], 3)) for x in (a, b))
@@ -264,17 +273,17 @@ class Restoration:
         """psnr, ssim, and psnr_degraded: what doing nothing would give."""
         if self.degradation not in DEGRADATIONS:
             raise UserError(f"degradation {self.degradation!r} is unknown{nearest(self.degradation, DEGRADATIONS)}")
-        degrade = DEGRADATIONS[self.degradation]
+        degrade, target = DEGRADATIONS[self.degradation], exp.spec.target
 
         def seen(x: Array) -> Array:
             x = jnp.clip(x, *SPAN)
             return shave(luma(x, SPAN) if self.y else (x + 1.0) * 127.5, self.border)
 
         def restore(w: Weights, batch: Batch, rng: Array) -> tuple[Array, Array, Array]:
-            x = to_float(batch["image"])
+            x = to_float(batch[target])
             bad_rng, restore_rng = jax.random.split(rng)
             bad = degrade(x, self.strength, bad_rng)
-            return x, bad, exp.method.restore(w, {**batch, "image": bad}, restore_rng)
+            return x, bad, exp.method.restore(w, {**batch, target: bad}, restore_rng)
 
         def figures(w: Weights, batch: Batch, rng: Array) -> dict[str, Array]:
             x, bad, good = (seen(v) for v in restore(w, batch, rng))
@@ -282,11 +291,8 @@ class Restoration:
             return found | ({"ssim": ssim(good, x)} if min(x.shape[1:3]) >= 11 else {})
 
         name = f"{self.degradation}_"
-        scalars = averages(exp, ema, source, self.num, ("restore", self.degradation, self.strength), figures)
-        batch, mask = next(exp.held_out(source, self.shown))
-        shown = min(self.shown, int(mask.sum()))
-        both = parallel.to_host(exp.jit(("restored", self.degradation), restore)(ema, batch, exp.root))
-        pictures = beside([np.clip(p[:shown], *SPAN) for p in both])
+        scalars = averages(exp, ema, source, self.num, self, figures)
+        pictures = beside([np.clip(p, *SPAN) for p in first_pictures(exp, ema, source, self.shown, self, restore)])
         about = {
             "N": self.num or len(source),
             "degradation": self.degradation,
@@ -294,3 +300,42 @@ class Restoration:
             "luma": self.y,
         }
         return Report({name + k: v for k, v in scalars.items()}, {name + "restoration": pictures}, 6, about)
+
+
+@dataclass(frozen=True)
+class FromConditions:
+    """Held-out pictures made again from what the run is told of them: hidden parts restored, small pictures enlarged.
+
+    PSNR (SSIM from 11 pixels on) against the originals, as the data are: where a codec works, decoded pixels are judged. The
+    `baseline` of the same measures leaves a condition of the pictures' own size as it is, and enlarges a smaller one (bicubic).
+    """
+
+    needs: ClassVar[Any] = Samples
+    reads: ClassVar[bool] = True
+    every: int = 0
+    num: int = 256
+    seed: int = 0
+
+    def prepare(self, exp: Experiment) -> None:
+        """A UserError for a run that is told no pictures."""
+        if not exp.from_data:
+            raise UserError(
+                "config.eval.from_conditions needs a run that is told pictures (config.tasks.hide, ...); remove it"
+            )
+
+    def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
+        """mse, psnr, ssim of the samples, and of the baseline."""
+        parts = list(exp.samples(ema, min(self.num, len(source)), self.seed, source=source))
+        given = next((k for k in exp.from_data if exp.spec[k].kind == "image"), "")
+        total: dict[str, list[np.ndarray]] = {}
+        for part in parts:
+            truth = to_float(jnp.asarray(part.data[exp.data.target]))
+            found = {"": part.images}
+            if given:
+                found["baseline_"] = jax.image.resize(part.cond[given], truth.shape, "cubic")
+            for prefix, x in found.items():
+                for key, value in fidelity(jnp.clip(x, *SPAN), truth).items():
+                    total.setdefault(prefix + key, []).append(np.asarray(value))
+        return Report(
+            {k: float(np.concatenate(v).mean()) for k, v in total.items()}, about={"N": min(self.num, len(source))}
+        )

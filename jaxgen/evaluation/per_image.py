@@ -1,19 +1,24 @@
 """Evaluators: what is measured and drawn while training and by `--mode=eval`. Each says which capability it needs."""
 
+import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, get_args, runtime_checkable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.core import parallel
-from jaxgen.core.method import Batch, Method, Quantizes, Reconstructs, Samples, Scores
+from jaxgen.core import keys
+from jaxgen.core.method import Method, Quantizes, Reconstructs, Samples, Scores
 from jaxgen.core.state import Array, Weights
+from jaxgen.core.task import Batch
 from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
-from jaxgen.images import beside, to_float
+from jaxgen.images import beside, to_float, to_uint8
 from jaxgen.metrics import pixel
+from jaxgen.metrics.bits_per_dim import bits_per_dim
 from jaxgen.metrics.ssim import ssim
 from jaxgen.runs.experiment import Experiment
 
@@ -47,7 +52,7 @@ class Prepares(Protocol):
         """A UserError for what is missing."""
 
 
-def check(name: str, evaluator: Evaluator, exp: Experiment) -> None:
+def examine(name: str, evaluator: Evaluator, exp: Experiment) -> None:
     """A UserError when the method lacks what the evaluator needs, or something else is missing."""
     if not isinstance(exp.method, evaluator.needs):
         kinds = " or ".join(kind.__name__ for kind in get_args(evaluator.needs) or (evaluator.needs,))
@@ -75,17 +80,35 @@ def best(metric: str, values: list[float]) -> int:
     return int(np.argmin(values)) if FALLING.fullmatch(head) else -1
 
 
-def averages(exp: Experiment, w: Weights, source: Source, num: int, name: Any, function) -> dict[str, float]:
-    """Means of `function(w, batch, rng) -> dict of [B]` over the held-out set, every example counted once."""
-    program = exp.jit(name, function)
+def averages(
+    exp: Experiment, w: Weights, source: Source, num: int, owner: Evaluator, function: Callable
+) -> dict[str, float]:
+    """Means of `function(w, seen, rng) -> dict of [B]` over the held-out set as the method sees it, every example counted once.
+
+    The `owner` is the evaluator with its options, which is all that the function depends on besides the run.
+    """
+    program = exp.jit((owner, "averages"), lambda w, batch, rng: function(w, *looked_at(exp, w, batch, rng)))
     totals: dict[str, float] = {}
     count = 0.0
     for i, (batch, mask) in enumerate(exp.held_out(source, num)):
-        rng = jax.random.fold_in(jax.random.fold_in(exp.root, 3), i)  # the same noise at every evaluation
+        rng = keys.named(exp.root, "evaluation", i)  # the same noise at every evaluation
         for key, values in jax.device_get(program(w, batch, rng)).items():
             totals[key] = totals.get(key, 0.0) + float(np.sum(values.astype(np.float64) * mask))
         count += float(mask.sum())
     return {key: total / count for key, total in totals.items()}
+
+
+def looked_at(exp: Experiment, w: Weights, batch: Batch, rng: Array) -> tuple[Batch, Array]:
+    """(a batch of the data as the method sees it, a key for what is done with it)."""
+    return exp.see(w.frozen, batch, keys.named(rng, "tasks")), keys.named(rng, "use")
+
+
+def first_pictures(exp: Experiment, w: Weights, source: Source, num: int, owner: Evaluator, function: Callable) -> list:
+    """`function(w, seen, rng) -> pictures [B, ...] each` of the first held-out examples, on the host."""
+    batch, mask = next(exp.held_out(source, num))
+    shown = min(num, int(mask.sum()))
+    program = exp.jit((owner, "pictures"), lambda w, batch, rng: function(w, *looked_at(exp, w, batch, rng)))
+    return [p[:shown] for p in jax.device_get(program(w, batch, keys.named(exp.root, "pictures")))]
 
 
 @dataclass(frozen=True)
@@ -99,12 +122,15 @@ class Loss:
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """Means over the set."""
-        return Report(averages(exp, ema, source, self.num, "eval_step", exp.method.eval_step))
+        return Report(averages(exp, ema, source, self.num, self, exp.method.eval_step))
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Sample grids from one seed, raw and averaged weights side by side as two files."""
+    """Sample grids from one seed, raw and averaged weights side by side as two files.
+
+    Where the run is told pictures, these come first and the original last: what was given, what was made of it, the truth.
+    """
 
     needs: ClassVar[Any] = Samples
     reads: ClassVar[bool] = False
@@ -114,11 +140,24 @@ class Grid:
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """Labels run through 0 .. classes - 1, a column each where they fit."""
-        columns = exp.info.classes if exp.feed.labels and exp.info.classes <= 16 else 0
+        columns = exp.spec.classes if exp.spec.classes <= 16 and not exp.from_data else 0
         num = max(1, self.num // columns) * columns if columns else self.num
-        made = {"ema": exp.sample(ema, num, self.seed), "raw": exp.sample(raw, num, self.seed)}
+
+        def drawn(w: Weights) -> np.ndarray:
+            parts = list(exp.samples(w, num, self.seed, source=source))
+            rows = [[*exp.drawn(p.cond), p.images, *([p.data[exp.data.target]] if p.data else [])] for p in parts]
+            return beside([np.concatenate([to_uint8(x) for x in row]) for row in zip(*rows, strict=True)])
+
         averaged = any(a is not b for a, b in zip(jax.tree.leaves(raw), jax.tree.leaves(ema), strict=True))
-        return Report(images=made if averaged else {"raw": made["raw"]}, columns=columns)
+        made = {"ema": drawn(ema), "raw": drawn(raw)} if averaged else {"raw": drawn(raw)}
+        return Report(images=made, columns=columns or 4 * (len(made["raw"]) // num) * (len(made["raw"]) > num))
+
+
+def fidelity(y: Array, x: Array) -> dict[str, Array]:
+    """mse in units of [-1, 1]; psnr in dB of the 0..255 scale; ssim from 11 pixels on: [B] each."""
+    mse = pixel.mse(y, x)
+    found = {"mse": mse, "psnr": -10.0 * jnp.log10(jnp.maximum(mse / 4.0, 1e-10))}
+    return found | ({"ssim": ssim(y, x, (-1.0, 1.0))} if min(x.shape[-3:-1]) >= 11 else {})
 
 
 @dataclass(frozen=True)
@@ -132,23 +171,18 @@ class Reconstruction:
     shown: int = 32
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
-        """mse in units of [-1, 1]; psnr in dB of the 0..255 scale; ssim from 11 pixels on; averaged over images."""
+        """Averaged over images."""
+
+        def pair(w: Weights, batch: Batch, rng: Array) -> tuple[Array, Array]:
+            return to_float(batch[exp.spec.target]), exp.method.reconstruct(w, batch, rng)
 
         def errors(w: Weights, batch: Batch, rng: Array) -> dict[str, Array]:
-            x = to_float(batch["image"])
-            y = exp.method.reconstruct(w, batch, rng)
-            mse = pixel.mse(y, x)
-            found = {"mse": mse, "psnr": -10.0 * jax.numpy.log10(jax.numpy.maximum(mse / 4.0, 1e-10))}
-            return found | ({"ssim": ssim(y, x, (-1.0, 1.0))} if min(x.shape[1:3]) >= 11 else {})
+            x, y = pair(w, batch, rng)
+            return fidelity(y, x)
 
-        def pairs(w: Weights, batch: Batch, rng: Array) -> tuple[Array, Array]:
-            return to_float(batch["image"]), exp.method.reconstruct(w, batch, rng)
-
-        figures = averages(exp, ema, source, self.num, "reconstruction", errors)
-        batch, mask = next(exp.held_out(source, self.shown))
-        shown = min(self.shown, int(mask.sum()))
-        both = parallel.to_host(exp.jit("pairs", pairs)(ema, batch, exp.root))
-        return Report(figures, {"reconstruction": beside([p[:shown] for p in both])}, columns=8)
+        figures = averages(exp, ema, source, self.num, self, errors)
+        both = first_pictures(exp, ema, source, self.shown, self, pair)
+        return Report(figures, {"reconstruction": beside(both)}, columns=8)
 
 
 @dataclass(frozen=True)
@@ -164,10 +198,11 @@ class Codes:
         """usage: share of the codes that occur; perplexity: exp of their entropy, in codes."""
 
         def chosen(w: Weights, batch: Batch, rng: Array) -> Array:
-            ids = exp.method.encode(w, batch["image"], rng).reshape(batch["image"].shape[0], -1)
-            return jax.vmap(lambda row: jax.numpy.bincount(row, length=exp.method.codes))(ids)  # [B, K]
+            seen, rng = looked_at(exp, w, batch, rng)
+            ids = exp.method.encode(w, seen[exp.spec.target], rng)
+            return jax.vmap(lambda row: jnp.bincount(row.ravel(), length=exp.method.codes))(ids)  # [B, K]
 
-        program, count = exp.jit("codes", chosen), np.zeros(exp.method.codes)
+        program, count = exp.jit(self, chosen), np.zeros(exp.method.codes)
         for batch, mask in exp.held_out(source, self.num):
             count += np.asarray(jax.device_get(program(ema, batch, exp.root)) * mask[:, None]).sum(0)
         share = count[count > 0] / count.sum()
@@ -183,13 +218,18 @@ class Likelihood:
     every: int = 0
     num: int = 0
 
+    def prepare(self, exp: Experiment) -> None:
+        """A UserError where the model is not one of pixels: latents have no grey levels."""
+        if (kind := exp.spec[exp.spec.target].kind) not in ("image", "frames"):
+            raise UserError(f"config.eval.likelihood is of the levels of pixels, and the run models {kind}; remove it")
+
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """likelihood_nats = mean log p(x); likelihood_bits_per_dim = -nats / (D ln 2)."""
 
         def scores(w: Weights, batch: Batch, rng: Array) -> dict[str, Array]:
             return {"nats": exp.method.log_prob(w, batch, rng)}
 
-        nats = averages(exp, ema, source, self.num, "log_prob", scores)["nats"]
+        nats = averages(exp, ema, source, self.num, self, scores)["nats"]
         return Report(
-            {"likelihood_nats": nats, "likelihood_bits_per_dim": -nats / (np.prod(exp.info.shape) * np.log(2))}
+            {"likelihood_nats": nats, "likelihood_bits_per_dim": bits_per_dim(nats, math.prod(exp.spec.shape))}
         )

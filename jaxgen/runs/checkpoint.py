@@ -3,7 +3,6 @@
 Averages are the snapshots from which averages of other lengths are reconstructed (jaxgen.runs.posthoc): they are never deleted.
 """
 
-import json
 import logging
 import shutil
 import warnings
@@ -14,8 +13,8 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from jaxgen.core.state import PyTree, TrainState, path_name
 from jaxgen.errors import UserError
-from jaxgen.core.state import PyTree, TrainState
 
 SLACK = 4 << 20  # bytes of metadata and of the logs beside a checkpoint
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save
@@ -60,11 +59,22 @@ class Steps:
             raise self._failed(step, error) from error
 
     def read(self, step: int, like: PyTree) -> PyTree:
-        """The tree of a step, on the shardings of `like`."""
+        """The tree of a step, on the shardings of `like`; a tree of other leaves, shapes or dtypes is a UserError."""
+        self.refuse_other(step, like)
         args = ocp.args.PyTreeRestore(item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like))
-        saved = self.manager.restore(step, args=ocp.args.Composite(state=args))["state"]
-        fit(like, saved)
-        return saved
+        return self.manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+
+    def refuse_other(self, step: int, like: PyTree) -> None:
+        """A UserError that names the first leaf in which a model differs from what is saved."""
+        saved = _facts(ocp.PyTreeCheckpointHandler().metadata(self.folder / str(step) / "state").tree)
+        wanted = _facts(like)
+        for name in sorted({*saved, *wanted}):
+            there, here = saved.get(name, "missing"), wanted.get(name, "missing")
+            if there != here:
+                raise UserError(
+                    f"{self.what} {step} in {self.folder} is of another model: {name} is {there} there and {here} here; "
+                    "use the config that it was trained with, or start from it by --config.init=DIR in another --workdir"
+                )
 
     def wait(self) -> None:
         """Until everything is on disk; a failed write is a UserError here."""
@@ -105,18 +115,16 @@ class Checkpoints(Steps):
     def __init__(self, workdir: str | Path, keep: int = 3, read_only: bool = False) -> None:
         super().__init__(workdir, keep, read_only, create=not read_only)
 
-    def save(self, step: int, state: TrainState, config: str) -> None:
-        """Start writing; the state may be donated as soon as this returns. `config` is the run's JSON."""
-        self.write(step, _saved(state), config=ocp.args.JsonSave({"config": json.loads(config)}))
+    def save(self, step: int, state: TrainState, story: dict[str, Any]) -> None:
+        """Start writing; the state may be donated as soon as this returns. `story`: the phase's config and the data's Spec."""
+        self.write(step, _saved(state), story=ocp.args.JsonSave(story))
 
-    def config(self, step: int) -> str | None:
-        """The JSON config stored with a checkpoint; None when it cannot be read."""
+    def story(self, step: int) -> dict[str, Any]:
+        """What was told to `save`; {} when it cannot be read."""
         try:
-            return json.dumps(
-                self.manager.restore(step, args=ocp.args.Composite(config=ocp.args.JsonRestore()))["config"]["config"]
-            )
+            return self.manager.restore(step, args=ocp.args.Composite(story=ocp.args.JsonRestore()))["story"]
         except (OSError, ValueError, KeyError, TypeError):
-            return None
+            return {}
 
     def restore(self, like: Callable[[int], TrainState], step: int = -1) -> tuple[int, TrainState] | None:
         """The newest readable checkpoint (or that of `step`) -> (step, state) on `like`'s shardings; None if there is none.
@@ -130,13 +138,9 @@ class Checkpoints(Steps):
         candidates = [step] if step >= 0 else whole[::-1]
         problem: Exception | None = None
         for at in candidates:
+            target = like(at)
             try:
-                target = like(at)
-                item, bare = _saved(target), self._unlabelled(at, target)
-                nets = {k: n.replace(ema=n.ema[n.default]) if k in bare else n for k, n in target.nets.items()}
-                saved = self.read(at, {**item, "nets": nets})
-                nets = {k: n.replace(ema={n.default: n.ema}) if k in bare else n for k, n in saved["nets"].items()}
-                return at, target.replace(step=saved["step"], nets=nets, extra=saved["extra"])
+                return at, target.replace(**self.read(at, _saved(target)))
             except UserError:
                 raise
             except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
@@ -153,14 +157,9 @@ class Checkpoints(Steps):
             "delete that folder to start afresh, or choose another --workdir"
         )
 
-    def _unlabelled(self, step: int, like: TrainState) -> list[str]:
-        """Nets whose average was saved without a label, when a net had but one."""
-        saved = ocp.PyTreeCheckpointHandler().metadata(self.folder / str(step) / "state").tree["nets"]
-        return [k for k, n in like.nets.items() if n.ema and set(saved[k]["ema"]) == set(saved[k]["params"])]
-
-    def trained(self, like: TrainState, step: int = -1) -> tuple[int, TrainState]:
+    def trained(self, like: Callable[[int], TrainState], step: int = -1) -> tuple[int, TrainState]:
         """`restore` for sampling and evaluation, which cannot do without a checkpoint."""
-        found = self.restore(lambda _: like, step)
+        found = self.restore(like, step)
         if found is None:
             raise UserError(f"there is no checkpoint in {self.folder}; train first: add --config=...")
         return found
@@ -178,6 +177,8 @@ class Averages(Steps):
         """A snapshot on the shardings of `like`; one that cannot be read is a UserError."""
         try:
             return self.read(step, like)
+        except UserError:
+            raise
         except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
             raise UserError(
                 f"snapshot {step} in {self.folder} cannot be read ({_line(error)}); delete that folder to do without it"
@@ -189,10 +190,7 @@ def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {text[:160]}"
 
 
-def fit(like: PyTree, saved: PyTree) -> None:
-    """Raise a ValueError when a restored leaf has another shape or dtype than the model's."""
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(like), jax.tree.leaves(saved), strict=True):
-        if a.shape != b.shape or a.dtype != b.dtype:
-            raise ValueError(
-                f"{jax.tree_util.keystr(path)} is {b.shape} {b.dtype}, the model wants {a.shape} {a.dtype}"
-            )
+def _facts(tree: PyTree) -> dict[str, str]:
+    """Path -> shape and dtype of every leaf."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {path_name(p): f"{tuple(x.shape)} {x.dtype}" for p, x in leaves}

@@ -1,15 +1,18 @@
 """A run directory tells its whole story and is the only handle to it.
 
 config.json   the config, every default spelled out
-run.json      data facts, versions, commit, devices, command of every start
-checkpoints/  averages/  metrics.jsonl  tensorboard/  samples/  loss.png  results.jsonl
+run.json      the data's Spec, versions, commit, devices, command of every start
+checkpoints/  averages/  metrics.jsonl  tensorboard/  samples/  loss.png  results.jsonl  frozen/
 """
 
 import json
 import platform
+import re
+import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,18 +20,20 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from jaxgen import __version__
 from jaxgen.config import files as configs
-from jaxgen.data.sources import Info
+from jaxgen.core.spec import Spec
 from jaxgen.errors import UserError
+from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.writers import write_text
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
 
 # What may change between two starts of the same run without making it another run
-FREE = ("steps", "log_every", "save_every", "keep", "snapshot_every", "steps_per_call", "mesh", "sharding", "eval", "phases",
-        "data.placement", "data.device_mb", "data.workers", "data.prefetch", "data.data_dir", "data.path",
-        "method.solver", "method.guide", "method.nll", "method.teacher.path")  # fmt: skip
+FREE = re.compile(
+    r"(steps|log_every|save_every|keep|snapshot_every|steps_per_call|mesh|sharding|eval|phases|init"
+    r"|data\.(placement|device_mb|workers|prefetch|data_dir)|method\.(solver|guide|nll))\b.*|.*\.path"
+)
+OLD = "was written by a jaxgen that stored no Spec of its data (0.1); train it anew, or keep that version for it"
 
 
 class RunDir:
@@ -44,6 +49,7 @@ class RunDir:
         file = self.path / "config.json"
         if not file.is_file():
             raise UserError(f"--workdir={self.path} holds no run (no config.json); train one first: add --config=...")
+        self.data()
         try:
             return configs.from_json(file.read_text())
         except json.JSONDecodeError as error:
@@ -52,41 +58,79 @@ class RunDir:
     def claim(self, config: ConfigDict, write: bool = True) -> None:
         """Make this the directory of `config`; refuse when another model lives here."""
         if (self.path / "config.json").is_file():
-            self.check(config)
+            self.refuse_other(config)
         if write:
             write_text(self.path / "config.json", configs.to_json(config))
 
-    def check(self, config: ConfigDict) -> None:
-        """A UserError unless `config` is the run's but for what may change."""
+    def refuse_other(self, config: ConfigDict) -> None:
+        """A UserError unless `config` is the run's but for what may change after training has begun."""
         old = self.config()
         if old.method.name != config.method.name:
             raise UserError(
                 f"--workdir={self.path} belongs to method {old.method.name!r} and the config says "
                 f"{config.method.name!r}; choose another --workdir"
             )
-        changed = [d for d in configs.differences(old, config) if not d.startswith(FREE)]
+        self._refuse(configs.differences(old, config))
+
+    def refuse_rewritten(self, step: int, story: dict[str, Any], config: ConfigDict) -> None:
+        """A UserError where `config`, of the phase that owns a checkpoint's step, is not the one that made it."""
+        if "config" in story:
+            made = configs.from_json(json.dumps(story["config"]))
+            self._refuse(configs.differences(made, config), f" up to step {step}")
+
+    def _refuse(self, differences: list[str], when: str = "") -> None:
+        changed = [d for d in differences if not FREE.fullmatch(d.partition(":")[0])]
         if changed:
+            listed = "; config.".join(changed[:3])
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             raise UserError(
-                f"--workdir={self.path} holds a run of another config ({'; '.join(changed[:3])}{more}); "
-                "choose another --workdir or the same values"
+                f"--workdir={self.path} holds a run of another config{when} (config.{listed}{more}), which cannot "
+                "change after training; leave it out, or train anew in another --workdir"
             )
 
-    def record(self, info: Info, environment: dict[str, Any]) -> None:
-        """Add a start of the run to run.json."""
+    def changed(self, changes: Mapping[str, Any]) -> ConfigDict:
+        """The run's config with changes by path, which hold for one call; those of what was trained are a UserError."""
+        config = self.config()
+        if changes:
+            config = configs.override(config, dict(changes))
+            self.refuse_other(config)
+        return config
+
+    def record(self, spec: Spec, num: int, environment: dict[str, Any]) -> None:
+        """Add a start of the run to run.json, with the Spec and the size of its data."""
         file = self.path / "run.json"
         story = json.loads(file.read_text()) if file.is_file() else {"starts": []}
-        story["data"] = {"shape": info.shape, "classes": info.classes, "num": info.num, "label_names": info.label_names}
+        story["data"] = {"spec": spec.to_json(), "num": num}
         story["starts"].append({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **environment})
         write_text(file, json.dumps(story, indent=2))
 
-    def info(self) -> Info:
-        """The data's facts, so that sampling does not need the data."""
+    def data(self) -> dict[str, Any]:
+        """What run.json says of the data: Spec and number of examples; {} before the first start."""
         file = self.path / "run.json"
-        if not file.is_file():
+        stored = json.loads(file.read_text())["data"] if file.is_file() else {}
+        if stored and "spec" not in stored:
+            raise UserError(f"--workdir={self.path} {OLD}")
+        return stored
+
+    def spec(self, step: int = -1) -> Spec:
+        """The Spec of the data that made a checkpoint (-1: of the last start), so that sampling does not need the data."""
+        stored = (Checkpoints(self.path, read_only=True).story(step) if step >= 0 else {}) or self.data()
+        if not stored:
             raise UserError(f"--workdir={self.path} holds no run (no run.json); train one first: add --config=...")
-        data = json.loads(file.read_text())["data"]
-        return Info(tuple(data["shape"]), data["classes"], data["num"], tuple(data["label_names"]))
+        return Spec.from_json(stored["spec"])
+
+    def keep(self, name: str, other: "RunDir", step: int) -> None:
+        """Copy what is needed of another run, as frozen/`name`: this directory alone is then enough to sample."""
+        place, part = self.path / "frozen" / name, self.path / "frozen" / f"{name}.part"
+        if place.is_dir():
+            return
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(other.path / "checkpoints" / str(step), part / "checkpoints" / str(step))
+        for file in ("config.json", "run.json"):
+            shutil.copy(other.path / file, part / file)
+        if (other.path / "frozen").is_dir():
+            shutil.copytree(other.path / "frozen", part / "frozen")
+        part.rename(place)
 
     def result(self, record: dict[str, Any]) -> None:
         """Append to results.jsonl."""
@@ -104,7 +148,7 @@ def environment() -> dict[str, Any]:
     except (OSError, subprocess.SubprocessError):
         commit = "unknown"
     return {
-        "jaxgen": __version__,
+        "jaxgen": sys.modules["jaxgen"].__version__,  # the package imports this room, not the other way round
         "commit": commit,
         "command": " ".join(["python -m jaxgen.main", *sys.argv[1:]]),
         "python": platform.python_version(),

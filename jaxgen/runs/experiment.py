@@ -1,9 +1,10 @@
-"""A config turned into objects: data, method, mesh, shardings and the compiled functions that train, evaluate and sample."""
+"""A config turned into objects: data, tasks, method, mesh, shardings and the compiled functions that train, evaluate, sample."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,50 +12,97 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxgen.core import parallel
 from jaxgen.config import registry
-from jaxgen.config.files import FEED, GIVEN, Feed
+from jaxgen.config.files import FEED, Feed, to_json
+from jaxgen.core import conditions, keys, parallel
+from jaxgen.core.lender import Frozen, Loan
+from jaxgen.core.method import Borrows, Encodes, Inherits, Method, Metrics, Samples
+from jaxgen.core.spec import Spec, given
+from jaxgen.core.state import Array, NetState, PyTree, TrainState, Variables, Weights
+from jaxgen.core.task import Batch, Task
 from jaxgen.data.pipeline import eval_batches
-from jaxgen.data.sources import Info, Source
+from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
-from jaxgen.core.method import Batch, Borrowed, Borrows, Inherits, Method, Metrics, Samples
-from jaxgen.core.state import Array, PyTree, TrainState, Weights
+from jaxgen.images import to_uint8
+
+OPEN: dict[tuple, "Experiment"] = {}  # the last few
 
 
 def open_source(config: ConfigDict, split: str) -> Source:
     """The data set of a config: split is "train" or "eval" (held out)."""
     spec = {k: v for k, v in config.data.to_dict().items() if k not in FEED}
     source = registry.build("source", spec, where="config.data").open(split)
-    if config.data.labels and not source.info.classes:
+    if config.data.labels and not source.spec.label:
         raise UserError(f"config.data.labels=True but {spec['name']} has no labels; set config.data.labels=False")
     return source
 
 
-def feed(config: ConfigDict) -> Feed:
-    """The reading options of a config."""
-    return Feed(**{k: v for k, v in config.data.to_dict().items() if k in FEED})
+def build_method(config: ConfigDict, spec: Spec) -> Method:
+    """The method of a config for batches of that Spec."""
+    return registry.build(
+        "method", config.method.to_dict(), given(spec, config.data.batch, config.steps), "config.method"
+    )
 
 
-def abstract_batch(info: Info, labels: bool, num: int) -> Batch:
-    """Shapes and dtypes of a batch of so many images."""
-    spec = {"image": jax.ShapeDtypeStruct((num, *info.shape), jnp.uint8)}
-    return spec | ({"label": jax.ShapeDtypeStruct((num,), jnp.int32)} if labels else {})
+class Stage(NamedTuple):
+    """A task and the Specs before and after it."""
+
+    before: Spec
+    task: Task
+    after: Spec
 
 
-def build_method(config: ConfigDict, info: Info) -> Method:
-    """The method, told the image shape, the number of labels, the batch and the length of the run."""
-    classes = info.classes if config.data.labels else 0
-    known = (tuple(info.shape), classes, config.data.batch, config.steps)
-    return registry.build("method", config.method.to_dict(), dict(zip(GIVEN, known, strict=True)), "config.method")
+def read_spec(config: ConfigDict, data: Spec) -> Spec:
+    """The fields that are read and go to the devices: labels only where the run is told them, text not at all."""
+    wanted = {"text": False, "label": config.data.labels}
+    return data.where(lambda _, field: wanted.get(field.kind, True))
+
+
+def task_names(config: ConfigDict) -> list[str]:
+    """The tasks of a config in the order in which they see a batch: those that replace the target (codecs) come last."""
+
+    def last(name: str) -> bool:
+        return registry.lookup("task", config.tasks[name].get("name", name), f"config.tasks.{name}").last
+
+    return sorted(config.tasks, key=lambda name: (last(name), name))
+
+
+def stages(config: ConfigDict, data: Spec, kept: Path | None) -> tuple[Stage, ...]:
+    """Augmentations and tasks in the order in which they see a batch of that Spec; `kept`: where copies of lent runs are."""
+    parts = [("augment", s, f"config.data.augment[{i}]") for i, s in enumerate(config.data.augment)]
+    parts += [("task", {"name": k, **config.tasks[k].to_dict()}, f"config.tasks.{k}") for k in task_names(config)]
+    found, spec = [], read_spec(config, data)
+    for table, part, where in parts:
+        task = registry.build(table, part, where=where)
+        task = task.kept_in(kept) if kept else task
+        found.append(Stage(spec, task, task.spec(spec)))
+        spec = found[-1].after
+    return tuple(found)
+
+
+def method_spec(config: ConfigDict, data: Spec, kept: Path | None) -> Spec:
+    """Of the batches that the method sees."""
+    return next((stage.after for stage in reversed(stages(config, data, kept))), read_spec(config, data))
+
+
+class Made(NamedTuple):
+    """A batch of samples, on the host."""
+
+    images: np.ndarray  # [n, H, W, C] as the data are, float32 in [-1, 1] (uint8 where `Trained` makes them)
+    cond: dict[str, np.ndarray]  # what was asked for
+    data: dict[str, np.ndarray]  # the examples that the conditions came from; {} if from none
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What a config means once the data's shape and labels are known. Nothing here changes."""
+    """What a config means once the data's Spec is known. Nothing here changes."""
 
     config: ConfigDict
-    info: Info
+    data: Spec  # of the source
     mesh: Mesh
+    kept: Path | None = (
+        None  # where copies of the runs lie that tasks need: a run's own directory is enough to sample it
+    )
 
     def __post_init__(self) -> None:
         shards, updates = parallel.batch_devices(self.mesh), getattr(self.method, "microbatches", 1)
@@ -62,47 +110,76 @@ class Experiment:
             parts = f"{shards} devices" + (f" x {updates} microbatches" if updates > 1 else "")
             fitting = max(1, self.config.data.batch // (shards * updates)) * shards * updates
             raise UserError(f"config.data.batch={self.config.data.batch} is not divisible by {parts}; try {fitting}")
-        told, heard = sum(getattr(a, "labels", 0) for a in self.augments), getattr(self.method, "augment_labels", 0)
-        if told not in (0, heard):
+        if (kind := self.spec[self.spec.target].kind) not in self.method.makes:
             raise UserError(
-                f"config.data.augment describes what it did in {told} numbers, and the method hears {heard}; set "
-                f"method.net.augment={told} of a ddpmpp, ncsnpp or adm net (methods diffusion, meanflow), or augment otherwise"
+                f"config.method {self.config.method.name} makes {', '.join(self.method.makes)}, not {kind}; choose another method "
+                f"or task for the target {self.spec.target!r}"
             )
-        self.check(self.borrowed)
+        for name, field in self.spec.conditions.items():
+            if field.kind not in self.method.takes:
+                takes = ", ".join(self.method.takes) or "no condition"
+                cure = "set config.data.labels=False" if field.kind == "label" else "choose another net or task"
+                raise UserError(
+                    f"config.method {self.config.method.name} cannot be told {name!r} ({field.kind}): it takes {takes}; {cure}"
+                )
+        self.examine(self.loans)
 
     @staticmethod
-    def open(config: ConfigDict, info: Info) -> "Experiment":
-        """With a mesh over all devices."""
-        return Experiment(config, info, parallel.make_mesh(config.mesh.to_dict()))
+    def open(config: ConfigDict, data: Spec, kept: Path | None = None) -> "Experiment":
+        """With a mesh over all devices. One that is open already is given again, with what it has compiled."""
+        key = (to_json(config), data, kept if config.tasks else None)
+        exp = OPEN.pop(key, None) or Experiment(config, data, parallel.make_mesh(config.mesh.to_dict()), kept)
+        if not exp.loans:  # a run that is lent may have gone on since
+            OPEN[key] = exp
+        while len(OPEN) > 4:
+            OPEN.pop(next(iter(OPEN)))
+        return exp
 
     @cached_property
     def feed(self) -> Feed:
         """The reading options."""
-        return feed(self.config)
+        return Feed(**{k: v for k, v in self.config.data.to_dict().items() if k in FEED})
+
+    @cached_property
+    def read_spec(self) -> Spec:
+        """Of the batches that are read."""
+        return read_spec(self.config, self.data)
+
+    @cached_property
+    def stages(self) -> tuple[Stage, ...]:
+        """Augmentations and tasks."""
+        return stages(self.config, self.data, self.kept)
+
+    @cached_property
+    def spec(self) -> Spec:
+        """Of the batches that the method sees."""
+        return self.stages[-1].after if self.stages else self.read_spec
 
     @cached_property
     def method(self) -> Method:
         """What is trained."""
-        return build_method(self.config, self.info)
+        return build_method(self.config, self.spec)
 
     @cached_property
-    def borrowed(self) -> dict[str, Borrowed]:
-        """The other runs that the method needs, by name."""
-        return self.method.borrows() if isinstance(self.method, Borrows) else {}
-
-    def check(self, runs: dict[str, Borrowed]) -> None:
-        """A UserError unless those runs are there, and know such images and labels."""
-        classes = self.info.classes if self.feed.labels else 0
-        for name, run in runs.items():
-            run.check(name, self.info.shape, classes)
-            if isinstance(self.method, Borrows):
-                self.method.accept(name, run.method)
+    def from_data(self) -> list[str]:
+        """Conditions that only an example can give when sampling: pictures and the like, not labels or augmentations."""
+        aside = {
+            name for stage in self.stages if not stage.task.always for name in stage.after.keys() - stage.before.keys()
+        }
+        return [name for name, field in self.spec.conditions.items() if field.kind != "label" and name not in aside]
 
     @cached_property
-    def augments(self) -> tuple:
-        """Device-side augmentations."""
-        specs = enumerate(self.feed.augment)
-        return tuple(registry.build("augment", s, where=f"config.data.augment[{i}]") for i, s in specs)
+    def loans(self) -> dict[str, Loan]:
+        """The frozen models that method and tasks work with, by name."""
+        mine = self.method.loans() if isinstance(self.method, Borrows) else {}
+        return {**mine, **{name: loan for stage in self.stages for name, loan in stage.task.loans().items()}}
+
+    def examine(self, loans: dict[str, Loan]) -> None:
+        """A UserError unless those lenders are there and can serve in their roles; tasks have seen to their own."""
+        tasks = {name for stage in self.stages for name in stage.task.loans()}
+        for name, (lender, role, key) in loans.items():
+            if name not in tasks:
+                lender.check(f"config.{key or f'method.{name}'}", role, self.spec, self.method)
 
     @cached_property
     def transforms(self) -> tuple:
@@ -112,25 +189,45 @@ class Experiment:
 
     @property
     def batch(self) -> int:
-        """Images that one step reads: the batch of one update times the updates of a step (n_critic)."""
+        """Examples that one step reads: the batch of one update times the updates of a step (n_critic)."""
         return self.feed.batch * getattr(self.method, "batches_per_step", 1)
 
-    def spec(self, num: int) -> Batch:
-        """An abstract batch."""
-        return abstract_batch(self.info, self.feed.labels, num)
+    def settle(self, source: Source, num: int = 2048) -> dict[str, Any]:
+        """Changes to the config that tasks find out of the first `num` examples of the data; {} where nothing is open."""
+        found, frozen = {}, self.frozen()
+        num = min(num, len(source)) // self.feed.batch * self.feed.batch  # whole batches: padding would count
+        for i, name in enumerate(task_names(self.config), len(self.feed.augment)):
+            seen = jax.jit(lambda frozen, batch, rng, i=i: self.see(frozen, batch, rng, stages=i))
+            batches = (seen(frozen, batch, self.root) for batch, _ in self.held_out(source, num))
+            found |= {f"tasks.{name}.{k}": v for k, v in self.stages[i].task.settle(frozen, batches).items()}
+        return found
+
+    def see(
+        self, frozen: dict[str, Frozen], batch: Batch, rng: Array, train: bool = False, stages: int | None = None
+    ) -> Batch:
+        """A batch of the data as the method (or the task after the first so many) sees it; augmentations are for training."""
+        for i, (before, task, _) in enumerate(self.stages[:stages]):
+            if train or task.always:
+                batch = task(before, frozen, batch, keys.named(rng, "task", i))
+        return batch
+
+    def show(self, frozen: dict[str, Frozen], x: Array) -> Array:
+        """Samples of the method as samples of the data: what the tasks did is undone."""
+        for _, task, _ in reversed(self.stages):
+            x = task.undo(frozen, x)
+        return x
 
     @cached_property
     def root(self) -> Array:
-        """The key from which every other key is folded."""
-        return jax.random.key(self.config.seed)
+        """The key from which every other key is derived, by the name of its use."""
+        return keys.root(self.config.seed)
 
     @cached_property
     def abstract(self) -> TrainState:
-        """Shapes, dtypes and shardings of the state; what is borrowed is whole on every device."""
-        shapes = jax.eval_shape(self.method.init, self.root, self.spec(self.feed.batch))
+        """Shapes, dtypes and shardings of the state."""
+        shapes = jax.eval_shape(self.method.init, self.root, self.spec.abstract(self.feed.batch))
+        shapes = shapes.replace(frozen={name: loan.lender.abstract for name, loan in self.loans.items()})
         places = parallel.shardings(self.mesh, shapes, self.config.sharding)
-        shapes = shapes.replace(frozen={name: run.abstract for name, run in self.borrowed.items()})
-        places = places.replace(frozen=jax.tree.map(lambda _: parallel.replicated(self.mesh), shapes.frozen))
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, places)
 
     @cached_property
@@ -142,53 +239,63 @@ class Experiment:
         """A fresh state, born sharded; a method that inherits starts from other runs' weights."""
         heir = self.method if isinstance(self.method, Inherits) else None
         left = heir.inherits() if heir else {}
-        self.check(left)
+        self.examine(left)
+        lent = {k: loan.lender.load(parallel.everywhere(self.mesh, loan.lender.abstract)) for k, loan in left.items()}
 
-        def fresh(rng: Array, frozen: dict[str, Weights], left: dict[str, Weights]) -> TrainState:
-            blank = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), self.spec(self.feed.batch))
+        def fresh(rng: Array, frozen: dict[str, Frozen], lent: dict[str, Frozen]) -> TrainState:
+            blank = {k: jnp.zeros(s.shape, s.dtype) for k, s in self.spec.abstract(self.feed.batch).items()}
             state = self.method.init(rng, blank).replace(frozen=frozen)
-            return heir.inherit(state, left) if heir else state
+            return heir.inherit(state, lent) if heir else state
 
-        # It runs once: XLA's CPU backend spends most of its time on optimising each random draw.
-        options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
-        program = jax.jit(fresh, out_shardings=self.shardings, compiler_options=options)
-        return program(jax.random.fold_in(self.root, 0), self.read(self.borrowed), self.read(left))
+        if "init" not in self.compiled:
+            # It runs once: XLA's CPU backend spends most of its time on optimising each random draw.
+            options = {"xla_backend_optimization_level": 0} if jax.default_backend() == "cpu" else {}
+            self.compiled["init"] = jax.jit(fresh, out_shardings=self.shardings, compiler_options=options)
+        return self.compiled["init"](keys.named(self.root, "init"), self.frozen(), lent)
 
-    def read(self, runs: dict[str, Borrowed]) -> dict[str, Weights]:
-        """Their weights, on every device."""
-        return {name: run.load(self.mesh) for name, run in runs.items()}
+    def frozen(self) -> dict[str, Frozen]:
+        """The frozen models' weights, read from where they are."""
+        return {name: loan.lender.load(self.shardings.frozen[name]) for name, loan in self.loans.items()}
 
     def lend(self, state: TrainState) -> TrainState:
-        """A restored state with the borrowed weights, which checkpoints do not hold."""
-        return state.replace(frozen=self.read(self.borrowed))
+        """A restored state with the frozen models, which checkpoints do not hold."""
+        return state.replace(frozen=self.frozen())
 
-    def step(self, state: TrainState, batch: Batch, rng: Array) -> tuple[TrainState, Metrics]:
-        """Augment and take one training step; the key depends on the run's seed and the step alone."""
-        rng = jax.random.fold_in(rng, state.step)
-        for i, augment in enumerate(self.augments):
-            batch = augment(batch, jax.random.fold_in(jax.random.fold_in(rng, 1), i))
-        places = self.shardings.nets
-        nets = {
-            k: n.replace(
-                params=parallel.gather(n.params, places[k].params), vars=parallel.gather(n.vars, places[k].vars)
+    def whole(self, state: TrainState | Weights, places: PyTree) -> Any:
+        """Inside jit: what a net works with, whole on every device; optimizer and averages stay where they are."""
+
+        def gathered(net: NetState | Variables, place: Any) -> NetState | Variables:
+            if isinstance(net, dict):
+                return parallel.gather(net, place)
+            return net.replace(
+                params=parallel.gather(net.params, place.params), vars=parallel.gather(net.vars, place.vars)
             )
-            for k, n in state.nets.items()
-        }
-        return self.method.train_step(state.replace(nets=nets), batch, jax.random.fold_in(rng, 0))
 
-    def compile_steps(self, num: int, data: dict[str, Any] | None) -> Any:
-        """The compiled program `(state, batches, data, rng) -> (state, metrics [num])` of `num` steps in one dispatch.
+        nets = {k: gathered(net, places.nets[k]) for k, net in state.nets.items()}
+        return state.replace(nets=nets, frozen=parallel.gather(state.frozen, places.frozen))
 
-        With `data` (the whole set, on every device) `batches` are int32 indices [num, B]; without, images [num, B, ...].
+    def step(self, state: TrainState, batch: Batch, root: Array) -> tuple[TrainState, Metrics]:
+        """Tasks and one training step; the keys depend on the run's seed and the step alone."""
+        kept = state.frozen
+        state = self.whole(state, self.shardings)
+        batch = self.see(state.frozen, batch, keys.named(root, "tasks", state.step), train=True)
+        state, metrics = self.method.train_step(state, batch, keys.named(root, "train", state.step))
+        return state.replace(frozen=kept), metrics
+
+    def compile_steps(self, num: int, data: dict[str, Any] | None, options: dict[str, Any] | None = None) -> Any:
+        """The compiled program `(state, batches, data, root) -> (state, metrics [num])` of `num` steps in one dispatch.
+
+        With `data` (the whole set, on every device) `batches` are int32 indices [num, B]; without, fields [num, B, ...].
+        `options` are XLA's, for this program.
         """
         spread = parallel.batch_sharding(self.mesh, leading=1)
 
-        def steps(state: TrainState, batches: PyTree, data: PyTree, rng: Array) -> tuple[TrainState, Metrics]:
+        def steps(state: TrainState, batches: PyTree, data: PyTree, root: Array) -> tuple[TrainState, Metrics]:
             def one(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
                 if data:
                     batch = {k: v[batch] for k, v in data.items()}
                     batch = jax.lax.with_sharding_constraint(batch, parallel.batch_sharding(self.mesh))
-                return self.step(state, batch, rng)
+                return self.step(state, batch, root)
 
             if num == 1:
                 state, metrics = one(state, jax.tree.map(lambda x: x[0], batches))
@@ -198,12 +305,17 @@ class Experiment:
         if data:
             batches = jax.ShapeDtypeStruct((num, self.batch), jnp.int32)
         else:
-            batches = jax.tree.map(lambda s: jax.ShapeDtypeStruct((num, *s.shape), s.dtype), self.spec(self.batch))
+            abstract = self.read_spec.abstract(self.batch)
+            batches = jax.tree.map(lambda s: jax.ShapeDtypeStruct((num, *s.shape), s.dtype), abstract)
         places = (self.shardings, spread, parallel.replicated(self.mesh), parallel.replicated(self.mesh))
-        program = jax.jit(
-            steps, donate_argnums=0, in_shardings=places, out_shardings=(self.shardings, parallel.replicated(self.mesh))
-        )
-        return program.lower(self.abstract, batches, data or {}, self.root).compile()
+        owner = ("steps", num, *sorted((k, v.shape) for k, v in (data or {}).items()), *(options or {}).items())
+        if owner not in self.compiled:
+            ends = (self.shardings, parallel.replicated(self.mesh))
+            program = jax.jit(
+                steps, donate_argnums=0, in_shardings=places, out_shardings=ends, compiler_options=options
+            )
+            self.compiled[owner] = program.lower(self.abstract, batches, data or {}, self.root).compile()
+        return self.compiled[owner]
 
     @cached_property
     def is_finite(self) -> Callable[[TrainState], Array]:
@@ -216,66 +328,104 @@ class Experiment:
         return jax.jit(finite, out_shardings=parallel.replicated(self.mesh))
 
     @cached_property
-    def compiled(self) -> dict[Any, Callable]:
-        """Evaluation programs by name, so that each is compiled once per run."""
+    def compiled(self) -> dict[Hashable, Callable]:
+        """Programs by their owner, so that each is compiled once per run."""
         return {}
 
-    def jit(self, name: Any, function: Callable) -> Callable:
-        """`function(weights, batch, rng)`, jitted once under `name`; what it returns is gathered on every device."""
+    def jit(self, owner: Hashable, function: Callable) -> Callable:
+        """`function(weights, batch, rng)`, jitted once for its `owner`; what it returns is gathered on every device.
 
-        def whole(w: Weights, batch: Batch, rng: Array) -> PyTree:
-            return function(w.replace(nets=parallel.gather(w.nets, self.shardings.view().nets)), batch, rng)
+        The owner is all that the function depends on besides its arguments: an evaluator with its options, say.
+        """
 
-        if name not in self.compiled:
-            self.compiled[name] = jax.jit(whole, out_shardings=parallel.replicated(self.mesh))
-        return self.compiled[name]
+        def gathered(w: Weights, batch: Batch, rng: Array) -> PyTree:
+            return function(self.whole(w, self.shardings.view()), batch, rng)
+
+        if owner not in self.compiled:
+            self.compiled[owner] = jax.jit(gathered, out_shardings=parallel.replicated(self.mesh))
+        return self.compiled[owner]
+
+    def open_source(self, split: str) -> Source:
+        """The data set: "train" or "eval" (held out); one of another Spec is a UserError."""
+        source = open_source(self.config, split)
+        if source.spec != self.data:
+            raise UserError(
+                f"config.data gives {source.spec} and this run was made for {self.data}; name the data it was made for"
+            )
+        return source
 
     def held_out(self, source: Source, num: int) -> Iterator[tuple[Batch, np.ndarray]]:
-        """(batch on the devices, mask [B] on the host): one pass in order, the last batch padded."""
-        batches = eval_batches(source, self.feed.batch, num, jax.process_index(), jax.process_count())
-        keys = [*self.spec(1), "mask"]
-        for batch in batches:
-            placed = parallel.put_batch(self.mesh, {k: batch[k] for k in keys})
-            mask = parallel.to_host(placed.pop("mask"))
+        """(batch of the data on the devices, mask [B] on the host): one pass in order, the last batch padded."""
+        hosts = (jax.process_index(), jax.process_count())
+        for batch in eval_batches(source, self.feed.batch, num, *hosts, fields=tuple(self.read_spec)):
+            placed = parallel.put_batch(self.mesh, batch)
+            mask = parallel.to_host(placed.pop("valid"))
             yield placed, mask
 
     def labels(self, num: int) -> np.ndarray:
         """The labels asked for in grids and sample sets: 0, 1, ..., classes - 1, 0, ..."""
-        return np.arange(num, dtype=np.int32) % max(1, self.info.classes)
+        return np.arange(num, dtype=np.int32) % max(1, self.spec.classes)
 
-    def sample(self, w: Weights, num: int, seed: int = 0, labels: np.ndarray | None = None) -> np.ndarray:
+    def sample(self, w: Weights, num: int, seed: int = 0, asked: Mapping[str, Any] | None = None) -> np.ndarray:
         """float32 [num, H, W, C] on every host, made batch by batch on all devices."""
-        return np.concatenate([images for images, _ in self.samples(w, num, seed, labels)])
+        return np.concatenate([made.images for made in self.samples(w, num, seed, asked)])
 
     def samples(
-        self, w: Weights, num: int, seed: int = 0, labels: np.ndarray | None = None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
-        """`sample` in batches (images, the labels asked for), so that any number needs the memory of one batch."""
+        self, w: Weights, num: int, seed: int = 0, asked: Mapping[str, Any] | None = None, source: Source | None = None
+    ) -> Iterator[Made]:
+        """`sample` in batches, so that any number needs the memory of one.
+
+        asked: condition -> values [n, ...], repeated over the samples; labels that are not asked for run through all in turn.
+        Conditions that only data can give come from examples 0, 1, ... of `source` (the held-out set where none is given).
+        """
         if not isinstance(self.method, Samples):
-            raise UserError(
-                f"method {self.config.method.name} cannot sample by itself: it needs a prior over its codes"
-            )
+            why = "it needs a prior over its codes" if isinstance(self.method, Encodes) else "it makes no pictures"
+            raise UserError(f"method {self.config.method.name} cannot sample by itself: {why}; use --mode=eval")
+        asked = dict(asked or {})
+        conditions.refuse_unknown(self.spec, asked, "sampling")
+        wanted = [name for name in self.from_data if name not in asked]
+        if wanted:
+            source = source or self.open_source("eval")
+        elif self.spec.label:
+            asked.setdefault(self.spec.label, self.labels(num))
         shards = parallel.batch_devices(self.mesh)
         size = min(self.feed.batch, -(-num // shards) * shards)
-        wanted = self.labels(num) if labels is None else np.asarray(labels, np.int32)
-        root = jax.random.fold_in(jax.random.key(seed), 2)
-        program = self.sampler(size)
+        share = size // jax.process_count()
+        mine = jax.process_index() * share + np.arange(share)  # this host's places in a batch
+        program, root = self.sampler(size), keys.root(seed)
         for i, start in enumerate(range(0, num, size)):
-            cond, part = {}, None
-            if self.feed.labels:
-                part = np.resize(wanted[start : start + size], size)  # the last batch is padded by repetition
-                share = size // jax.process_count()
-                mine = part[jax.process_index() * share : (jax.process_index() + 1) * share]
-                cond = parallel.put_batch(self.mesh, {"label": mine})
-            left = num - start
-            images = jax.device_get(program(w, cond, jax.random.fold_in(root, i)))
-            yield images[:left], None if part is None else part[:left]
+            data = {}
+            if wanted:
+                rows = [source[int(j)] for j in (start + mine) % len(source)]
+                data = {k: np.stack([row[k] for row in rows]) for k in self.read_spec}
+            cond = {k: np.asarray(v)[(start + mine) % len(v)].astype(self.spec[k].dtype) for k, v in asked.items()}
+            placed = parallel.put_batch(self.mesh, data), parallel.put_batch(self.mesh, cond)
+            images, cond = program(w, placed, keys.named(root, "sample", i))
+            found = (*jax.device_get((images, cond)), parallel.to_host(placed[0]))
+            yield Made(*jax.tree.map(lambda x, left=num - start: x[:left], found))
 
-    def sampler(self, num: int) -> Callable[[Weights, Batch, Array], Array]:
-        """(weights, cond, rng) -> [num, H, W, C]: every device makes its share, then all have all."""
+    def drawn(self, cond: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The conditions that are pictures of the data's shape or smaller, as uint8 [N, H, W, C] to be put beside samples."""
+        height, width, channels = self.data[self.data.target].shape[-3:]
+        found = []
+        for name in self.from_data:
+            *_, h, w, c = self.spec[name].shape if len(self.spec[name].shape) >= 3 else (0, 0, 0)
+            if self.spec[name].kind == "image" and c == channels and h and height % h == 0 and width % w == 0:
+                found.append(to_uint8(cond[name]).repeat(height // h, -3).repeat(width // w, -2))
+        return found
 
-        def make(w: Weights, cond: Batch, rng: Array) -> Array:
-            images = self.method.sample(w, rng, num, cond)
-            return jax.lax.with_sharding_constraint(images, parallel.batch_sharding(self.mesh))
+    def sampler(self, num: int) -> Callable[[Weights, tuple[Batch, Batch], Array], tuple[Array, Batch]]:
+        """(weights, (data or {}, what is asked for), rng) -> (samples as the data are [num, ...], all conditions).
+
+        Every device makes its share, then all have all.
+        """
+
+        def make(w: Weights, given: tuple[Batch, Batch], rng: Array) -> tuple[Array, Batch]:
+            data, asked = given
+            seen = self.see(w.frozen, data, keys.named(rng, "tasks")) if data else {}
+            cond = conditions.read(self.spec, {**seen, **asked}, num)
+            x = self.method.sample(w, rng, num, cond)
+            x = jax.lax.with_sharding_constraint(x, parallel.batch_sharding(self.mesh))
+            return self.show(w.frozen, x), cond
 
         return self.jit(("sample", num), make)

@@ -1,87 +1,115 @@
-"""Borrowed runs: the trained weights of another run, used frozen: a teacher, a weaker model, a judge.
+"""Frozen runs: the trained weights of another run, lent to a method or a task: a teacher, a weaker model, a judge, a codec."""
 
-A method holds a `Run` where it needs one and names it in `borrows()`; `Experiment` puts the weights into
-`state.frozen`, where they are inputs of every program, are left alone by training and are never saved.
-"""
-
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import jax
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from jaxgen.core import parallel
-from jaxgen.runs.checkpoint import Averages, Checkpoints
-from jaxgen.data.sources import Info
-from jaxgen.errors import UserError
-from jaxgen.runs.experiment import abstract_batch, build_method
+from jaxgen.config import files as configs
+from jaxgen.core.lender import Frozen, Role
 from jaxgen.core.method import Method
 from jaxgen.core.net import std_of
-from jaxgen.runs.posthoc import choose
+from jaxgen.core.spec import Spec
+from jaxgen.core.state import PyTree, TrainState, Weights, path_name
+from jaxgen.errors import UserError
+from jaxgen.runs.checkpoint import Averages, Checkpoints
 from jaxgen.runs.directory import RunDir
-from jaxgen.core.state import TrainState, Weights
+from jaxgen.runs.experiment import build_method, method_spec
+from jaxgen.runs.posthoc import choose
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run directory as a part of another run's method. It lends its nets and `extra`, not what it borrowed itself."""
+class FrozenRun:
+    """A run directory as a part of another run. It lends its nets and `extra`, not what was lent to it."""
 
     path: str = ""
     step: int = -1  # the checkpoint; -1: the newest
     weights: str = "ema"  # raw, ema (the default average), the label of one that is kept, stdX to reconstruct one
 
     @cached_property
-    def config(self) -> ConfigDict:
-        """How it was trained."""
-        return RunDir(self.path).config()
+    def at(self) -> int:
+        """The step of the checkpoint that is lent; -1 when there is none yet."""
+        steps = Checkpoints(self.path, read_only=True).steps()
+        if self.step >= 0 and self.step not in steps:
+            raise UserError(f"there is no checkpoint of step {self.step} in {self.path}; there are: {steps}")
+        return self.step if self.step >= 0 else max(steps, default=-1)
 
     @cached_property
-    def info(self) -> Info:
-        """The facts of its data."""
-        return RunDir(self.path).info()
+    def config(self) -> ConfigDict:
+        """How that checkpoint was trained."""
+        stages = configs.phases(RunDir(self.path).config())
+        return stages[configs.owner(stages, self.at)].config if self.at >= 0 else stages[-1].config
 
-    @property
-    def classes(self) -> int:
-        """Labels that it was told; 0: none."""
-        return self.info.classes if self.config.data.labels else 0
+    @cached_property
+    def spec(self) -> Spec:
+        """Of the batches that its method saw."""
+        run = RunDir(self.path)
+        return method_spec(self.config, run.spec(self.at), run.path / "frozen")
 
     @cached_property
     def method(self) -> Method:
         """Its method, to call with the weights that `load` gives."""
-        return build_method(self.config, self.info)
+        return build_method(self.config, self.spec)
 
     @cached_property
     def state(self) -> TrainState:
         """Shapes and dtypes of all that it saved."""
-        batch = abstract_batch(self.info, self.config.data.labels, self.config.data.batch)
-        return jax.eval_shape(self.method.init, jax.random.key(0), batch)
+        return jax.eval_shape(self.method.init, jax.random.key(0), self.spec.abstract(self.config.data.batch))
 
     @property
-    def abstract(self) -> Weights:
+    def abstract(self) -> Frozen:
         """Shapes and dtypes of what it lends: every average has those of the weights."""
         kept = {"raw": False, "ema": True}.get(self.weights, self.weights)
-        return self.state.view(False if std_of(self.weights) else kept)
+        return Frozen(self.state.view(False if std_of(self.weights) else kept), self.method)
 
-    def load(self, mesh: Mesh) -> Weights:
-        """What it lends, on every device of a mesh."""
-        whole = parallel.replicated(mesh)
+    def load(self, places: Frozen) -> Frozen:
+        """What it lends, on those shardings."""
+        whole = jax.sharding.NamedSharding(jax.tree.leaves(places)[0].mesh, jax.sharding.PartitionSpec())
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), self.state)
-        _, state = Checkpoints(self.path, read_only=True).trained(like, self.step)
-        return choose(state, self.weights, Averages(self.path, read_only=True)).weights()
+        _, state = Checkpoints(self.path, read_only=True).trained(lambda _: like, self.at)
+        chosen = choose(state, self.weights, Averages(self.path, read_only=True)).weights()
+        return Frozen(jax.device_put(chosen, places.weights), self.method)
 
-    def check(self, name: str, shape: tuple[int, ...], classes: int) -> None:
-        """A UserError unless it is there and knows images and labels like these; `name` is the key that holds it."""
+    def check(self, name: str, role: Role, spec: Spec, borrower: Any) -> None:
+        """A UserError unless it is there and can serve in that role; `name` is the key that holds it."""
         if not self.path:
             raise UserError(
                 f"{name}.path is empty: name the directory of a trained run ({name}=dict(name='run', path=DIR))"
             )
         if not (RunDir(self.path).path / "config.json").is_file():
             raise UserError(f"{name}.path={self.path} holds no run (no config.json); train it first or name another")
-        if tuple(self.info.shape) != tuple(shape):
-            sizes = f"images {tuple(self.info.shape)}, not {tuple(shape)}"
-            raise UserError(f"{name}.path={self.path} is a run of {sizes}; name another")
-        if self.classes != classes:
-            had, wanted = (f"{n} labels" if n else "no labels" for n in (self.classes, classes))
-            told = f"{name}.path={self.path} was trained with {had} and this run has {wanted}"
-            raise UserError(f"{told}; name another or set data.labels")
+        role.refuse(name, self.path, self.method, self.spec, spec, borrower)
+
+    def kept_in(self, folder: Path) -> "FrozenRun":
+        """Its copy in that folder, where there is one."""
+        return replace(self, path=str(folder)) if folder.is_dir() else self
+
+
+def take(state: TrainState, lent: Weights) -> tuple[TrainState, list[str], list[str]]:
+    """A fresh state whose nets start from lent weights, by path and shape -> (state, what was taken, what was not)."""
+    known = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(lent.nets)}
+    taken: list[str] = []
+    fresh: list[str] = []
+
+    def from_net(name: str) -> PyTree:
+        def pick(path: tuple, mine: jax.Array) -> jax.Array:
+            at = f"{name}/{path_name(path)}"
+            fits = at in known and (known[at].shape, known[at].dtype) == (mine.shape, mine.dtype)
+            (taken if fits else fresh).append(at)
+            return jax.device_put(known[at], mine.sharding) if fits else mine
+
+        net = state.nets[name]
+        variables = jax.tree_util.tree_map_with_path(pick, net.variables(False))
+        params = variables.pop("params")
+        ema = {label: jax.tree.map(jax.numpy.copy, params) for label in net.ema}  # averages begin there too
+        return net.replace(params=params, vars=variables, ema=ema)
+
+    nets = {name: from_net(name) for name in state.nets}
+    if not taken:
+        raise UserError(
+            f"config.init: none of the {len(fresh)} variables has the path and shape of one there; name another run"
+        )
+    return state.replace(nets=nets), taken, fresh

@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.runs.checkpoint import Averages
-from jaxgen.errors import UserError
 from jaxgen.core.net import exponent, std_of
 from jaxgen.core.state import PyTree, TrainState, Weights
+from jaxgen.errors import UserError
+from jaxgen.runs.checkpoint import Averages
 
 Profile = tuple[float, float]  # relative width std, time t in steps
 HOW = "train with ema=dict(name='power', std=0.05) and config.snapshot_every=N"
@@ -44,7 +44,7 @@ def _normal(snapshots: Sequence[Profile], std: float, t: float) -> tuple[np.ndar
     return products / np.outer(norms, norms), norms
 
 
-def weights(snapshots: Sequence[Profile], std: float, t: float) -> np.ndarray:
+def coefficients(snapshots: Sequence[Profile], std: float, t: float) -> np.ndarray:
     """Coefficients [N], float64, with which averages (std_i, t_i) approach the average of relative width `std` at step t.
 
     A std outside (0, 0.289), no snapshots, and a t that lies outside the snapshots' are UserErrors.
@@ -80,7 +80,7 @@ class Choice:
 
     name: str  # for records and file names: raw, 0.999, std0.07
     weights: Callable[[], Weights]
-    told: str = ""  # how they are reconstructed
+    how: str = ""  # how they are reconstructed
 
 
 def choose(state: TrainState, name: str, averages: Averages) -> Choice:
@@ -116,10 +116,10 @@ def reconstruct(state: TrainState, std: float, averages: Averages) -> Choice:
     worst = 0.0
     for net, kept in own.items():
         profiles = [(std_of(label), float(step)) for step in steps for label in kept]
-        x = weights(profiles, std, at)
+        x = coefficients(profiles, std, at)
         worst = max(worst, mismatch(profiles, x, std, at))
         share[net] = x.reshape(len(steps), len(kept))
-    told = f"reconstructed from snapshots of {len(steps)} steps, profile within {100 * worst:.2g} %"
+    how = f"reconstructed from snapshots of {len(steps)} steps, profile within {100 * worst:.2g} %"
 
     def make() -> Weights:
         total = {net: jax.tree.map(jnp.zeros_like, next(iter(kept.values()))) for net, kept in own.items()}
@@ -129,7 +129,7 @@ def reconstruct(state: TrainState, std: float, averages: Averages) -> Choice:
         w = state.view(ema=True)
         return w.replace(nets={k: {**v, "params": total[k]} if k in total else v for k, v in w.nets.items()})
 
-    return Choice(f"std{std}", make, told)
+    return Choice(f"std{std}", make, how)
 
 
 @jax.jit

@@ -47,7 +47,7 @@ class Writers:
         self.jsonl = (self.workdir / "metrics.jsonl").open("a")
         self.live = sys.stderr.isatty()
         self.bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, disable=not self.live)
-        self.began, self.first = time.monotonic(), start
+        self.began, self.first, self.drawn = time.monotonic(), start, True
 
     @cached_property
     def events(self) -> Any:
@@ -75,6 +75,7 @@ class Writers:
         named = {f"{prefix}/{k}": float(v) for k, v in values.items()}
         self.jsonl.write(json.dumps({"step": step, **named}) + "\n")
         self.jsonl.flush()
+        self.drawn = False
         for name, value in named.items():
             self.events.add_scalar(name, value, step)
 
@@ -105,10 +106,11 @@ class Writers:
         self.events.add_image(name, picture, step, dataformats="HWC")
 
     def draw(self) -> None:
-        """loss.png as of now; a picture is no reason to end a run."""
+        """loss.png as of now, where there is more to see; a picture is no reason to end a run."""
         try:
-            if self.active:
+            if self.active and not self.drawn:
                 plot(self.workdir)
+                self.drawn = True
         except OSError as error:
             self.say(f"warning: {self.workdir}/loss.png could not be written: {error.strerror}")
 

@@ -1,57 +1,109 @@
-"""Augmentations on the device, inside the training step: a pure function of the step's key, so exactly resumable."""
+"""Augmentations on the device, inside the training step: a pure function of the step's key, so exactly resumable.
+
+One draw for every example moves all that has places alike: its picture or clip (every frame), masks, pictures it is told.
+"""
 
 import functools
 import math
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.ndimage import map_coordinates
 
-from jaxgen.core.method import Batch
-from jaxgen.core.state import Array
+from jaxgen.core.lender import Frozen
+from jaxgen.core.spec import Field, Spec
+from jaxgen.core.task import Batch, Task, picture_target, pictures_of, with_conditions
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
 
+Array = jax.Array
 
-class Augment(Protocol):
-    """Images in, images of the same shape out; one that has `labels` says in batch["augment"] what was done to each."""
 
-    def __call__(self, batch: Batch, rng: Array) -> Batch:
-        """Draws one transformation per example."""
+def choose(where: Array, moved: Array, x: Array) -> Array:
+    """Those examples of `moved` for which `where` [B] holds, else those of `x`."""
+    return jnp.where(where.reshape(-1, *[1] * (x.ndim - 1)), moved, x)
+
+
+class Augment(Task):
+    """A task of training alone that moves pictures."""
+
+    always: ClassVar[bool] = False
+
+    def spec(self, spec: Spec) -> Spec:
+        """The same, if there is a picture among the fields."""
+        pictures_of(spec, self)
+        return spec
+
+    def move(self, spec: Spec, batch: Batch, how: Callable[[Array, Field], Array]) -> Batch:
+        """The batch with every picture x, [B, H, W, C] or [B, T, H, W, C], as how(x, its field)."""
+        return {**batch, **{name: how(batch[name], field) for name, field in pictures_of(spec, self).items()}}
 
 
 @dataclass(frozen=True)
-class Flip:
+class Flip(Augment):
     """Mirror left-right with probability `p`."""
 
     p: float = 0.5
 
-    def __call__(self, batch: Batch, rng: Array) -> Batch:
-        """[B, H, W, C]."""
-        x = batch["image"]
-        flip = jax.random.bernoulli(rng, self.p, (x.shape[0], 1, 1, 1))
-        return {**batch, "image": jnp.where(flip, x[:, :, ::-1], x)}
+    def __call__(self, spec: Spec, frozen: dict[str, Frozen], batch: Batch, rng: Array) -> Batch:
+        """Every picture mirrored or not."""
+        flip = jax.random.bernoulli(rng, self.p, (len(batch[spec.target]),))
+        return self.move(spec, batch, lambda x, _: choose(flip, x[..., ::-1, :], x))
 
 
 @dataclass(frozen=True)
-class Crop:
-    """Pad by reflection on every side and cut out the original size at a random place."""
+class Crop(Augment):
+    """Pad by reflection on every side and cut out the original size at a random place.
 
-    pad: int = 4
+    Pictures of several sizes (a small one and what it was made from) move by whole pixels of the smallest.
+    """
 
-    def __call__(self, batch: Batch, rng: Array) -> Batch:
-        """[B, H, W, C]."""
-        x = batch["image"]
-        padded = jnp.pad(x, ((0, 0), (self.pad, self.pad), (self.pad, self.pad), (0, 0)), mode="reflect")
-        offsets = jax.random.randint(rng, (x.shape[0], 2), 0, 2 * self.pad + 1)
+    pad: int = 4  # pixels of the largest picture
 
-        def cut(image: Array, offset: Array) -> Array:
-            return jax.lax.dynamic_slice(image, (offset[0], offset[1], 0), x.shape[1:])
+    def sizes(self, spec: Spec) -> list[tuple[int, int]]:
+        """Heights and widths of the pictures, the smallest first."""
+        return sorted({field.shape[-3:-1] for field in pictures_of(spec, self).values()})
 
-        return {**batch, "image": jax.vmap(cut)(padded, offsets)}
+    def reach(self, spec: Spec) -> list[int]:
+        """The padding in rows and columns of the smallest picture."""
+        sizes = self.sizes(spec)
+        return [self.pad * small // large for small, large in zip(sizes[0], sizes[-1], strict=True)]
+
+    def spec(self, spec: Spec) -> Spec:
+        """The same; a UserError for sizes that have no whole pixels in common."""
+        (height, width), *others = self.sizes(spec)
+        for h, w in others:
+            if h % height or w % width:
+                raise UserError(f"task crop moves by whole pixels of the smallest picture, {height}x{width}, and one is {h}x{w}: "
+                                "no multiple; leave crop out")  # fmt: skip
+        if self.pad and 0 in self.reach(spec):
+            raise UserError(
+                f"task crop: pad={self.pad} is less than a pixel of the smallest picture, {height}x{width}; raise it"
+            )
+        return spec
+
+    def __call__(self, spec: Spec, frozen: dict[str, Frozen], batch: Batch, rng: Array) -> Batch:
+        """Every picture cut at its place."""
+        sizes, reach = self.sizes(spec), self.reach(spec)
+        # pixels of several sizes share a mirror at the border itself, not at a pixel's centre
+        mode = "reflect" if len(sizes) == 1 else "symmetric"
+        offsets = jax.random.randint(rng, (len(batch[spec.target]), 2), 0, 2 * np.array(reach) + 1)
+
+        def cut(x: Array, field: Field) -> Array:
+            factors = np.array(field.shape[-3:-1]) // np.array(sizes[0])
+            pads = [(0, 0)] * (x.ndim - 3) + [(n, n) for n in reach * factors] + [(0, 0)]
+            padded = jnp.pad(x, pads, mode)
+
+            def one(picture: Array, offset: Array) -> Array:
+                return jax.lax.dynamic_slice(picture, (*[0] * (x.ndim - 4), *offset, 0), field.shape)
+
+            return jax.vmap(one)(padded, offsets * factors)
+
+        return self.move(spec, batch, cut)
 
 
 # scaling filter of the wavelet sym6 (Daubechies, "Ten Lectures on Wavelets"): orthonormal to its shifts by two
@@ -102,12 +154,12 @@ def warp(x: Array, inverse: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class Geometric:
+class Geometric(Augment):
     """Mirrored, scaled, turned, stretched and shifted images, of which the net is told (Karras et al. 2022, EDM, table 6).
 
-    The net has a field `augment` of 9: 0 for "as it is", which is what sampling asks for, so that nothing leaks into the
-    samples. p: probability of each transformation (the paper: 0.12 on CIFAR-10, 0.15 at 64 x 64), but of left-right
-    mirroring, which is always a fair coin.
+    It is told by the condition "augment" [9]: 0 for "as it is", which is what sampling asks for, so that nothing leaks into
+    the samples. p: probability of each transformation (the paper: 0.12 on CIFAR-10, 0.15 at 64 x 64), but of left-right
+    mirroring, which is always a fair coin. Pictures become floats in about [-1, 1]; masks stay masks.
     """
 
     p: float = 0.12
@@ -117,21 +169,24 @@ class Geometric:
     turn: float = 1.0  # largest angle, in units of pi
     upside: float = 0.5  # share of the chosen that is mirrored top-bottom
 
-    labels: ClassVar[int] = 9
-
     def __post_init__(self) -> None:
         if not 0.0 <= self.p <= 1.0:
-            raise UserError(f"config.data.augment: p={self.p} of geometric must lie in [0, 1]")
+            raise UserError(f"task geometric: p={self.p} must lie in [0, 1]")
 
-    def __call__(self, batch: Batch, rng: Array) -> Batch:
-        """[B, H, W, C] -> float32 in about [-1, 1], and augment [B, 9]."""
-        x = to_float(batch["image"])
+    def spec(self, spec: Spec) -> Spec:
+        """Pictures as floats, and the condition "augment"."""
+        picture_target(spec, self)
+        floats = {name: replace(field, dtype="float32") for name, field in spec.of("image", "frames", "latent").items()}
+        return with_conditions(Spec(spec, **floats), self, augment=Field((9,), "float32", "embedding"))
+
+    def __call__(self, spec: Spec, frozen: dict[str, Frozen], batch: Batch, rng: Array) -> Batch:
+        """Every picture moved by one affine map, and augment [B, 9]."""
+        sides = np.array(spec.shape[-3:-1])
         keys = iter(jax.random.split(rng, 12))
-        num = len(x)
+        num = len(batch[spec.target])
 
         def sometimes(value: Array) -> Array:
-            chosen = jax.random.bernoulli(next(keys), self.p, (num,))
-            return jnp.where(chosen.reshape(-1, *[1] * (value.ndim - 1)), value, 0.0)
+            return choose(jax.random.bernoulli(next(keys), self.p, (num,)), value, jnp.zeros_like(value))
 
         angle = lambda: jax.random.uniform(next(keys), (num,), minval=-math.pi, maxval=math.pi)  # noqa: E731
         mirror = jax.random.bernoulli(next(keys), 0.5, (num,)).astype(jnp.float32)
@@ -141,21 +196,30 @@ class Geometric:
         along, stretch = angle(), sometimes(jax.random.normal(next(keys), (num,)))
         shift = sometimes(jax.random.normal(next(keys), (num, 2)))
 
-        x = jnp.where(mirror[:, None, None, None] > 0, x[:, :, ::-1], x)
-        x = jnp.where(upside[:, None, None, None] > 0, x[:, ::-1], x)
         # scaled, turned, stretched, shifted: the inverse undoes the last first
         inverse = jnp.exp2(-self.scale * size)[:, None, None] * rotation(-turn)
         factors = jnp.exp2(self.stretch * jnp.stack([-stretch, stretch], -1))
-        moved = shift * self.shift * jnp.array(x.shape[1:3])
+        moved = shift * self.shift * jnp.array(sides)
         with jax.default_matmul_precision("highest"):
             inverse = inverse @ (rotation(along) * factors[:, None]) @ rotation(-along)
             inverse = jnp.concatenate([inverse, -inverse @ moved[..., None]], -1)
-        x = warp(x, inverse)
-        told = [
+
+        def move(x: Array, field: Field) -> Array:
+            x = choose(mirror > 0, x[..., ::-1, :], x)
+            x = choose(upside > 0, x[..., ::-1, :, :], x)
+            ratio = np.append(field.shape[-3:-1] / sides, 1.0)  # a smaller picture has fewer pixels to the side
+            flat = x if field.kind == "mask" else to_float(x)
+            flat = flat.astype(jnp.float32).reshape(num, -1, *field.shape[-3:])
+            flat = jnp.moveaxis(flat, 1, -2)  # frames beside channels
+            out = warp(flat.reshape(*flat.shape[:3], -1), inverse * (ratio[:2, None] / ratio))
+            out = jnp.moveaxis(out.reshape(flat.shape), -2, 1).reshape(x.shape)
+            return (out > 0.5).astype(x.dtype) if field.kind == "mask" else out
+
+        drawn = [
             mirror, upside, size, jnp.cos(turn) - 1, jnp.sin(turn), stretch * jnp.cos(along), stretch * jnp.sin(along),
             shift[:, 0], shift[:, 1],
         ]  # fmt: skip
-        return {**batch, "image": x, "augment": jnp.stack(told, -1)}
+        return {**self.move(spec, batch, move), "augment": jnp.stack(drawn, -1)}
 
 
 def rotation(angle: Array) -> Array:

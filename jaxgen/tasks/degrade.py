@@ -1,4 +1,4 @@
-"""Degradations of images [B, H, W, C] in [-1, 1], each a function (images, strength, rng) -> images of the same shape."""
+"""Degradations of pictures [..., H, W, C] in [-1, 1], each a function (pictures, strength, rng) -> the same shape."""
 
 from collections.abc import Callable
 
@@ -20,8 +20,8 @@ def blur(x: Array, strength: float, rng: Array) -> Array:
     reach = max(1, int(3 * strength + 0.5))
     taps = jnp.exp(-0.5 * (jnp.arange(-reach, reach + 1) / strength) ** 2)
     taps = taps / taps.sum()
-    for axis in (1, 2):
-        pads = [(reach, reach) if i == axis else (0, 0) for i in range(4)]
+    for axis in (x.ndim - 3, x.ndim - 2):
+        pads = [(reach, reach) if i == axis else (0, 0) for i in range(x.ndim)]
         padded = jnp.pad(x, pads, mode="edge")
         size = x.shape[axis]
         x = sum(taps[i] * jax.lax.slice_in_dim(padded, i, i + size, axis=axis) for i in range(2 * reach + 1))
@@ -30,14 +30,14 @@ def blur(x: Array, strength: float, rng: Array) -> Array:
 
 def downsample(x: Array, strength: float, rng: Array) -> Array:
     """Pillow's bicubic by the factor `strength` and back up: what super-resolution must undo."""
-    height, width = x.shape[1:3]
+    height, width = x.shape[-3:-1]
     small = (max(1, round(height / strength)), max(1, round(width / strength)))
     return resize(resize((x + 1.0) * 127.5, small, "pil_bicubic"), (height, width), "pil_bicubic") / 127.5 - 1.0
 
 
 def mask(x: Array, strength: float, rng: Array) -> Array:
     """Grey over a random share `strength` of the pixels."""
-    hidden = jax.random.bernoulli(rng, strength, (*x.shape[:3], 1))
+    hidden = jax.random.bernoulli(rng, strength, (*x.shape[:-1], 1))
     return jnp.where(hidden, 0.0, x)
 
 

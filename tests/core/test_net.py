@@ -9,9 +9,10 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jaxgen.core.method import LossMethod
+from jaxgen.core.method import Loss, LossMethod
 from jaxgen.core.net import Decay, HalfLife, Net, Power, exponent, std_of, width
 from jaxgen.core.optim import Adam, Optimizer, RmsProp, Sgd, mask
+from jaxgen.core.spec import Field, Spec
 from jaxgen.core.state import TrainState, adopt
 from jaxgen.errors import UserError
 
@@ -34,20 +35,23 @@ class Regression(LossMethod):
     """Least squares: a LossMethod whose gradient is known."""
 
     def example(self, batch):
-        return (batch["image"],), {}
+        return (batch["x"],)
 
-    def loss(self, params, w, batch, rng, train):
-        vars = {k: v for k, v in w.nets["net"].items() if k != "params"}
-        out, vars = self.net.apply(params, vars, batch["image"], train=train)
-        error = (out[:, 0] - batch["label"]) ** 2
-        return error, ({"error": error}, vars)
+    def init(self, rng, batch):
+        return super().init(rng, batch).replace(extra={"seen": jnp.zeros(())})
+
+    def loss(self, w, batch, rng, train):
+        out, vars = self.net.apply(w.nets["net"], batch["x"], train=train)
+        error = (out[:, 0] - batch["y"]) ** 2
+        return Loss(error, {"error": error}, vars, {"seen": w.extra["seen"] + len(error)} if train else {})
 
 
-BATCH = {"image": jax.random.normal(jax.random.key(1), (16, 3)), "label": jnp.arange(16.0)}
+SPEC = Spec(x=Field((3,), "float32", "embedding"), y=Field((), "float32", "embedding", "target"))
+BATCH = {"x": jax.random.normal(jax.random.key(1), (16, 3)), "y": jnp.arange(16.0)}
 
 
 def fit(steps=3, ema=(), tx=None, **fields):
-    method = Regression(net=Net(Line(), tx or optax.sgd(0.01), ema), **fields)
+    method = Regression(spec=SPEC, net=Net(Line(), tx or optax.sgd(0.01), ema), **fields)
     state = method.init(jax.random.key(0), BATCH)
     trail = [state]
     for _ in range(steps):
@@ -69,13 +73,27 @@ def test_microbatches_make_the_gradient_of_the_whole_batch():
 def test_microbatches_carry_the_other_collections_along():
     stats = fit(1, microbatches=4)[-1].nets["net"].vars["batch_stats"]["mean"]
     want = np.zeros(3)
-    for part in np.asarray(BATCH["image"]).reshape(4, 4, 3).swapaxes(0, 1):  # strided: example i goes to part i % 4
+    for part in np.asarray(BATCH["x"]).reshape(4, 4, 3).swapaxes(0, 1):  # strided: example i goes to part i % 4
         want = 0.5 * want + 0.5 * part.mean(0)
     np.testing.assert_allclose(stats, want, rtol=1e-5, atol=1e-6)
 
 
+def test_microbatches_carry_what_the_method_remembers_along():
+    for parts in (1, 2, 4):
+        assert float(fit(3, microbatches=parts)[-1].extra["seen"]) == 48
+
+
+def test_gradients_are_summed_not_stacked():
+    """The memory of accumulated gradients does not grow with their number."""
+    method = Regression(spec=SPEC, net=Net(Line(4096), optax.sgd(0.01)), microbatches=16)
+    state = jax.eval_shape(method.init, jax.random.key(0), BATCH)
+    program = jax.make_jaxpr(method.train_step)(state, BATCH, jax.random.key(0))
+    largest = max(v.aval.size for e in program.eqns for v in e.outvars)
+    assert largest <= 3 * 4096, "a leaf larger than the net's kernel: gradients are stacked"
+
+
 def test_eval_step_changes_nothing_and_is_per_example():
-    method = Regression(net=Net(Line(), optax.sgd(0.1)))
+    method = Regression(spec=SPEC, net=Net(Line(), optax.sgd(0.1)))
     state = method.init(jax.random.key(0), BATCH)
     out = method.eval_step(state.view(), BATCH, jax.random.key(3))
     assert set(out) == {"loss", "error"} and all(v.shape == (16,) for v in out.values())
@@ -100,7 +118,7 @@ def test_every_average_follows_its_rule():
 def test_averages_decay_by_the_step_however_often_a_net_is_updated():
     """Four updates that change nothing within one step leave of an average what one would."""
     net = Net(Line(), optax.set_to_zero(), (Power(0.1), HalfLife(1000, batch=16), Decay(0.99)))
-    state = net.init(jax.random.key(0), BATCH["image"])
+    state = net.init(jax.random.key(0), BATCH["x"])
     state = state.replace(ema=jax.tree.map(lambda x: x + 1.0, state.ema))
     step, grads = jnp.int32(9), jax.tree.map(jnp.zeros_like, state.params)
     once, often = net.update(state, grads, step=step), state
@@ -180,8 +198,8 @@ def test_two_averages_of_one_name_and_impossible_rules_are_refused():
 
 
 def test_adopt_takes_what_fits_and_names_the_rest():
-    small = Regression(net=Net(Line(1), optax.sgd(0.1))).init(jax.random.key(0), BATCH)
-    wide = Regression(net=Net(Line(2), optax.sgd(0.1))).init(jax.random.key(5), BATCH)
+    small = Regression(spec=SPEC, net=Net(Line(1), optax.sgd(0.1))).init(jax.random.key(0), BATCH)
+    wide = Regression(spec=SPEC, net=Net(Line(2), optax.sgd(0.1))).init(jax.random.key(5), BATCH)
     trained = small.replace(step=jnp.asarray(7, jnp.int32))
     got, fresh = adopt(wide, trained)
     assert int(got.step) == 7

@@ -14,16 +14,16 @@ from jaxgen.runs.experiment import Experiment, open_source
 
 @pytest.fixture
 def advance() -> Callable:
-    """(config, start state or None, first step, steps, steps per call) -> (experiment, state on the devices, metrics)."""
+    """(config, start or None, first step, steps, steps per call, XLA options) -> (experiment, state, metrics)."""
 
-    def go(config, state=None, start=0, num=2, per_call=1):
+    def go(config, state=None, start=0, num=2, per_call=1, options=None):
         source = open_source(config, "train")
-        exp = Experiment.open(config, source.info)
-        data = {k: v for k, v in load_all(source, 1 << 30).items() if k in exp.spec(1)}
+        exp = Experiment.open(config, source.spec)
+        data = {k: v for k, v in load_all(source, 1 << 30).items() if k in exp.read_spec}
         data = parallel.put_replicated(exp.mesh, data)
         stream = index_stream(len(source), exp.batch, config.seed)
         state = exp.init() if state is None else jax.device_put(state, exp.shardings)
-        program, history = exp.compile_steps(per_call, data), []
+        program, history = exp.compile_steps(per_call, data, options), []
         for step in range(start, start + num, per_call):
             indices = np.stack([stream.batch_at(step + i) for i in range(per_call)])
             batch = parallel.put_batch(exp.mesh, {"i": indices}, leading=1)["i"]
@@ -32,6 +32,17 @@ def advance() -> Callable:
         return exp, state, jax.tree.map(lambda *m: np.concatenate(m), *history) if history else {}
 
     return go
+
+
+@pytest.fixture
+def shared(tiny, plain_sgd) -> Callable:
+    """kind -> the one config that the laws of devices, scans and evaluation share, and with it its compiled programs."""
+
+    def load(kind):
+        config = plain_sgd(tiny(kind))
+        return configs.override(config, {f"eval.{key}.num": 13 for key in config.eval if key != "grid"})
+
+    return load
 
 
 @pytest.fixture

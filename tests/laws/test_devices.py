@@ -1,7 +1,13 @@
 """Law 3: eight devices compute what one does, sharded parameters what replicated ones do, a scan what single steps do."""
 
+import os
+import subprocess
+import sys
+
 import jax
 import numpy as np
+import pytest
+from cases import FUSIONS, ROOT
 
 from jaxgen.config import files as configs
 from jaxgen.core import parallel
@@ -20,15 +26,16 @@ def nets(state):
     return jax.device_get({k: (n.params, n.vars, n.ema) for k, n in state.nets.items()})
 
 
-def test_eight_devices_are_one(kind, tiny, advance, plain_sgd):
-    config = plain_sgd(tiny(kind))
+def test_eight_devices_are_one(kind, shared, advance):
+    config = shared(kind)
     exp, _, _ = advance(config, num=0)
     start = jax.device_get(exp.init())
-    _, one, told = advance(config, start)
+    _, one, said = advance(config, start)
     spread = configs.override(config, {"mesh": {"data": 8}})
-    _, eight, told_by_eight = advance(spread, start)
+    _, eight, said_by_eight = advance(spread, start)
     close(nets(one), nets(eight))
-    np.testing.assert_allclose(told["loss"], told_by_eight["loss"], rtol=1e-5, atol=1e-6)
+    for key, value in said.items():
+        np.testing.assert_allclose(value, said_by_eight[key], rtol=1e-4, atol=1e-5, err_msg=key)
     sharded = configs.override(config, {"mesh": {"data": 2, "fsdp": 4}, "sharding": ((".*", "fsdp:256"),)})
     _, fsdp, _ = advance(sharded, start)
     assert any(not x.sharding.is_fully_replicated for x in jax.tree.leaves(fsdp.nets))
@@ -41,20 +48,56 @@ def test_eight_devices_share_the_work_of_sampling(tiny, advance):
         flops = []
         for devices in (1, 8):
             exp, state, _ = advance(tiny(name, mesh={"data": devices}), num=0)
-            program = exp.sampler(64).lower(state.view(), {}, exp.root).compile()
+            program = exp.sampler(64).lower(state.view(), ({}, {}), exp.root).compile()
             flops.append(program.cost_analysis()["flops"])
         assert flops[1] < flops[0] / 4, name
 
 
-def test_steps_per_call_do_not_change_a_bit(kind, tiny, advance):
-    config = tiny(kind)
+def test_steps_per_call_do_not_change_a_bit(kind, shared, advance):
+    """At XLA's optimisation level 0, with the fusions it has there; see below for the shipped level."""
+    config = shared(kind)
     exp, _, _ = advance(config, num=0)
     start = jax.device_get(exp.init())
-    _, single, told = advance(config, start, num=4)
-    _, scanned, told_at_once = advance(config, start, num=4, per_call=4)
+    _, single, said = advance(config, start, num=4, options=FUSIONS)
+    _, scanned, said_at_once = advance(config, start, num=4, per_call=4, options=FUSIONS)
     for x, y in zip(jax.tree.leaves(jax.device_get(single)), jax.tree.leaves(jax.device_get(scanned)), strict=True):
         np.testing.assert_array_equal(x, y)
-    np.testing.assert_array_equal(told["loss"], told_at_once["loss"])
+    for key, value in said.items():
+        np.testing.assert_array_equal(value, said_at_once[key], err_msg=key)
+
+
+SHIPPED = """
+import sys, numpy as np, jax
+from jaxgen.config import files as configs
+from jaxgen.data.pipeline import index_stream, load_all
+from jaxgen.core import parallel
+from jaxgen.runs.experiment import Experiment, open_source
+config = configs.override(configs.load(sys.argv[1]), {"steps": 4})
+source = open_source(config, "train")
+exp = Experiment.open(config, source.spec)
+data = parallel.put_replicated(exp.mesh, {k: v for k, v in load_all(source, 1 << 30).items() if k in exp.read_spec})
+stream = index_stream(len(source), exp.batch, 0)
+index = np.stack([stream.batch_at(i) for i in range(4)])
+ends = []
+for each in (1, 4):
+    state = exp.init()
+    for i in range(0, 4, each):
+        state, metrics = exp.compile_steps(each, data)(state, index[i : i + each], data, exp.root)
+    ends.append(jax.device_get((state.nets, state.extra)))
+for a, b in zip(*map(jax.tree.leaves, ends), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * max(1.0, float(np.abs(a).max(initial=0))))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["vae_digits", "ddpm_digits", "dcgan_digits"])
+def test_steps_per_call_agree_at_the_shipped_optimisation_level(config):
+    """XLA fuses a scan's body differently there: the same figures to a tolerance, not the same bits."""
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}  # the shipped level
+    done = subprocess.run(
+        [sys.executable, "-c", SHIPPED, f"configs/{config}.py:tiny"], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_examples_stay_on_their_device_when_split_into_microbatches():

@@ -8,9 +8,8 @@ from jaxgen.data.pipeline import load_all
 from jaxgen.runs.experiment import open_source
 
 
-def test_evaluation_on_eight_devices_is_that_on_one(kind, tiny, advance):
-    config = tiny(kind)
-    config = configs.override(config, {f"eval.{key}.num": 13 for key in config.eval if key != "grid"})
+def test_evaluation_on_eight_devices_is_that_on_one(kind, shared, advance):
+    config = shared(kind)
     found = []
     for devices in (1, 8):
         exp, state, _ = advance(configs.override(config, {"mesh": {"data": devices}}), num=0)

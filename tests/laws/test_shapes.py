@@ -7,15 +7,16 @@ import pytest
 from cases import CHOSEN, CONFIGS, ROOT, lend
 
 from jaxgen.config import files as configs
-from jaxgen.core import parallel
+from jaxgen.core import conditions, parallel
 from jaxgen.core.method import Encodes, Method, Reconstructs, Samples, Scores
-from jaxgen.data.sources import Digits, Info
+from jaxgen.core.spec import pictures
+from jaxgen.data.sources import Digits
 from jaxgen.runs.experiment import Experiment
 
-FACTS = {
-    "cifar10": Info((32, 32, 3), 10, 50_000, tuple("abcdefghij")),
-    "mnist": Info((28, 28, 1), 10, 60_000, tuple("0123456789")),
-    "imagenet_resized/64x64": Info((64, 64, 3), 1_000, 1_281_167, tuple(map(str, range(1_000)))),
+SPECS = {
+    "cifar10": pictures((32, 32, 3), 10),
+    "mnist": pictures((28, 28, 1), 10),
+    "imagenet_resized/64x64": pictures((64, 64, 3), 1_000),
 }
 PARAMETERS = {"ddpm_cifar": {"net": 35_746_307}}  # published counts
 
@@ -23,45 +24,54 @@ PARAMETERS = {"ddpm_cifar": {"net": 35_746_307}}  # published counts
 QUICK = (*CHOSEN, "ddpm_digits")  # tracing the paper's nets takes seconds each: the rest runs in the full suite
 
 
-@pytest.fixture(params=[pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in CONFIGS])
-def exp(request, tmp_path) -> Experiment:
+@pytest.fixture(
+    scope="session", params=[pytest.param(n, marks=[] if n in QUICK else pytest.mark.slow) for n in CONFIGS]
+)
+def exp(request, tmp_path_factory) -> Experiment:
     config = configs.override(configs.load(f"{ROOT}/configs/{request.param}.py"), {"mesh": {"data": 1}})
-    info = Digits().open("train").info if config.data.name == "digits" else FACTS[config.data.dataset]
-    config = lend(config, info, tmp_path, weights=False)
-    return Experiment(config, info, parallel.make_mesh({"data": 1}))
+    spec = Digits().open("train").spec if config.data.name == "digits" else SPECS[config.data.dataset]
+    config = lend(config, spec, tmp_path_factory.mktemp("lent"), weights=False)
+    return Experiment(config, spec, parallel.make_mesh({"data": 1}))
 
 
 def test_every_function_of_every_method_keeps_its_promise(exp, request):
     method, key = exp.method, jax.random.key(0)
     assert isinstance(method, Method)
-    state, batch, num = exp.abstract, exp.spec(exp.batch), 4
+    state, spec, num = exp.abstract, exp.spec, 4
+    batch, few = spec.abstract(exp.batch), spec.abstract(num)
+    seen = jax.eval_shape(lambda f, b: exp.see(f, b, key, train=True), state.frozen, exp.read_spec.abstract(num))
+    assert {k: (v.shape, v.dtype) for k, v in seen.items() if k in spec} == {
+        k: (v.shape, v.dtype) for k, v in few.items()
+    }
 
     after, metrics = jax.eval_shape(method.train_step, state, batch, key)
     chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
-    assert "loss" in metrics
+    assert metrics
     for value in metrics.values():
         chex.assert_shape(value, ())
         chex.assert_type(value, jnp.float32)
 
     raw, w = (jax.eval_shape(lambda s, ema=ema: s.view(ema), state) for ema in (False, True))
     chex.assert_trees_all_equal_shapes_and_dtypes(raw, w)  # so what holds for one holds for the other
-    figures = jax.eval_shape(method.eval_step, w, exp.spec(num), key)
-    assert "loss" in figures
+    figures = jax.eval_shape(method.eval_step, w, few, key)
+    assert figures
     for value in figures.values():
         chex.assert_shape(value, (num,))
-    cond = {"label": jax.ShapeDtypeStruct((num,), jnp.int32)} if exp.feed.labels else {}
+    cond = jax.eval_shape(lambda: conditions.nulls(spec, num))
     if isinstance(method, Samples):
         images = jax.eval_shape(lambda w, c: method.sample(w, key, num, c), w, cond)
-        chex.assert_shape(images, (num, *exp.info.shape))
+        chex.assert_shape(images, (num, *spec.shape))
         chex.assert_type(images, jnp.float32)
+        shown = jax.eval_shape(exp.show, w.frozen, images)
+        chex.assert_shape(shown, (num, *exp.data.shape))
     if isinstance(method, Reconstructs):
-        chex.assert_shape(jax.eval_shape(method.reconstruct, w, exp.spec(num), key), (num, *exp.info.shape))
+        chex.assert_shape(jax.eval_shape(method.reconstruct, w, few, key), (num, *spec.shape))
     if isinstance(method, Encodes):
-        codes = jax.eval_shape(method.encode, w, exp.spec(num)["image"], key)
+        codes = jax.eval_shape(method.encode, w, few[spec.target], key)
         assert codes.shape[0] == num
-        chex.assert_shape(jax.eval_shape(method.decode, w, codes), (num, *exp.info.shape))
+        chex.assert_shape(jax.eval_shape(method.decode, w, codes), (num, *spec.shape))
     if isinstance(method, Scores):
-        chex.assert_shape(jax.eval_shape(method.log_prob, w, exp.spec(num), key), (num,))
+        chex.assert_shape(jax.eval_shape(method.log_prob, w, few, key), (num,))
 
 
 def test_parameter_counts_are_the_published_ones(exp, request):

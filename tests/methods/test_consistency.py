@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +10,9 @@ import optax
 import pytest
 from flax import linen as nn
 
+from jaxgen.core.lender import Frozen
 from jaxgen.core.net import Net
+from jaxgen.core.spec import pictures
 from jaxgen.core.state import Weights
 from jaxgen.diffusion.grid import Karras
 from jaxgen.diffusion.paths import Sigma
@@ -29,6 +30,7 @@ from jaxgen.nets.edm_unet import DdpmPP
 from jaxgen.nets.unet import UNet
 
 KEY, SHAPE = jax.random.key(0), (2, 2, 1)
+SPEC = pictures(SHAPE)
 MEAN, STD, EPS, DATA = 0.3, 0.2, 0.002, 0.5
 
 
@@ -38,7 +40,7 @@ class Perfect(nn.Module):
     std: float = STD
 
     @nn.compact
-    def __call__(self, x, clock, label=None, train=False):
+    def __call__(self, x, clock, cond=None, train=False):
         a = self.param("a", nn.initializers.ones, ())
         sigma = jnp.exp(4 * clock).reshape(-1, *(1,) * (x.ndim - 1))
         size, gap = jnp.sqrt(sigma**2 + DATA**2), sigma - EPS
@@ -52,7 +54,7 @@ class Posterior(nn.Module):
 
     process: VP | Sigma
 
-    def __call__(self, x, clock, label=None, train=False):
+    def __call__(self, x, clock, cond=None, train=False):
         t = (clock + 1) / self.process.steps if isinstance(self.process, VP) else self.process.when(jnp.exp(4 * clock))
         a, s = (f(t).reshape(-1, *(1,) * (x.ndim - 1)) for f in (self.process.alpha, self.process.sigma))
         return MEAN + a * STD**2 / (a**2 * STD**2 + s**2) * (x - a * MEAN)
@@ -62,12 +64,12 @@ class Small(nn.Module):
     """Something to train."""
 
     @nn.compact
-    def __call__(self, x, clock, label=None, train=False):
+    def __call__(self, x, clock, cond=None, train=False):
         return nn.Dense(x.shape[-1])(jnp.concatenate([x, jnp.broadcast_to(clock[:, None, None, None], x.shape)], -1))
 
 
 def consistency(module=None, **fields):
-    return Consistency(net=Net(module or Small(), optax.sgd(0.1)), shape=SHAPE, **fields)
+    return Consistency(net=Net(module or Small(), optax.sgd(0.1)), spec=SPEC, **fields)
 
 
 def gaussian(num, std=STD):
@@ -75,7 +77,7 @@ def gaussian(num, std=STD):
 
 
 def loss(method, w, batch, rng=KEY):
-    return method.loss(w.nets["net"].get("params", {}), w, batch, rng, False)[0]
+    return method.loss(w, batch, rng, False).each
 
 
 @pytest.mark.parametrize("kind", ["dit", *(pytest.param(n, marks=pytest.mark.slow) for n in ("unet", "ddpmpp"))])
@@ -86,10 +88,10 @@ def test_f_is_the_identity_at_the_smallest_sigma_whatever_the_net(kind):
         "dit": DiT((4, 4, 1), depth=1, width=16, heads=2),
     }[kind]
     x = jax.random.normal(KEY, (3, 4, 4, 1))
-    method = Consistency(net=Net(module, optax.sgd(0.1)), shape=(4, 4, 1))
+    method = Consistency(net=Net(module, optax.sgd(0.1)), spec=pictures((4, 4, 1)))
     variables = jax.jit(module.init)(KEY, x, jnp.zeros(3))
     variables = jax.tree.map(lambda p: p + 0.1, variables)  # outputs start at zero
-    f = jax.jit(lambda x, t: method.model(variables)(x, t, None))
+    f = jax.jit(lambda x, t: method.function(variables)(x, t, {}))
     np.testing.assert_array_equal(f(x, jnp.full(3, method.process.first)), x)
     assert not np.allclose(f(x, jnp.full(3, 0.1)), x)
 
@@ -144,7 +146,9 @@ def test_the_gradient_of_training_vanishes_at_the_perfect_function_as_levels_gro
         method = consistency(Perfect(), curriculum=Fixed(levels), distance="l2", gap_weight=False, times=Uniform())
         w = Weights(jnp.int32(0), {"net": {}}, {}, {})
         params = {"a": jnp.float32(a)}
-        return jax.jit(jax.grad(lambda p: method.loss(p, w, batch, KEY, False)[0].mean() * levels))(params)["a"]
+        return jax.jit(jax.grad(lambda p: method.loss(w.training("net", p), batch, KEY, False).each.mean() * levels))(
+            params
+        )["a"]
 
     coarse, fine = slope(6, 1.0), slope(80, 1.0)
     assert abs(fine) < 0.25 * abs(coarse)
@@ -153,15 +157,15 @@ def test_the_gradient_of_training_vanishes_at_the_perfect_function_as_levels_gro
 
 @pytest.mark.parametrize("process", [Sigma(), VP("cosine")], ids=["edm", "vp"])
 def test_a_perfect_function_agrees_with_a_perfect_teacher_up_to_heuns_error(process):
-    teacher = Diffusion(net=Net(Posterior(process), optax.sgd(0.1)), shape=SHAPE, process=process, predict=X0())
-    lent = Weights(jnp.int32(0), {"net": {}}, {}, {})
+    teacher = Diffusion(net=Net(Posterior(process), optax.sgd(0.1)), spec=SPEC, process=process, predict=X0())
+    lent = Frozen(Weights(jnp.int32(0), {"net": {}}, {}, {}), teacher)
 
     def lost(levels):
         method = ConsistencyDistillation(
-            net=Net(Perfect(), optax.sgd(0.1)), shape=SHAPE, teacher=SimpleNamespace(method=teacher),
+            net=Net(Perfect(), optax.sgd(0.1)), spec=SPEC, teacher="DIR",
             curriculum=Fixed(levels), distance="l1", process=Sigma(sigma_max=10.0),
         )  # fmt: skip
-        assert method.borrows() == {"teacher": method.teacher}
+        assert method.loans() == method.inherits() and method.loans()["teacher"].lender == "DIR"
         w = Weights(jnp.int32(0), {"net": {"params": {"a": jnp.ones(())}}}, {"teacher": lent}, {})
         return jax.jit(lambda b: loss(method, w, b))(gaussian(2_000)).mean()
 
@@ -175,9 +179,9 @@ def test_k_steps_evaluate_the_net_k_times_and_end_in_the_data(steps):
 
     class Counted(Perfect):
         @nn.compact
-        def __call__(self, x, clock, label=None, train=False):
+        def __call__(self, x, clock, cond=None, train=False):
             jax.debug.callback(lambda c: calls.append(float(c)), clock[0])
-            return Perfect.__call__(self, x, clock, label, train)
+            return Perfect.__call__(self, x, clock, cond, train)
 
     solver = Lcm(steps=steps, scale=0.0, grid=Karras(spare=True))
     method = consistency(Counted(), solver=solver)
@@ -216,5 +220,6 @@ def test_bad_fields_are_one_line():
     with pytest.raises(UserError, match="low"):
         Doubling(20, 10)
     with pytest.raises(UserError, match="no diffusion model"):
-        distilled = ConsistencyDistillation(net=Net(Small(), optax.sgd(0.1)), shape=SHAPE, teacher=None)
-        distilled.accept("teacher", Vae.__new__(Vae))
+        distilled = ConsistencyDistillation(net=Net(Small(), optax.sgd(0.1)), spec=SPEC, teacher="DIR")
+        role = distilled.loans()["teacher"].role
+        role.refuse("teacher", "DIR", Vae.__new__(Vae), SPEC, SPEC, distilled)

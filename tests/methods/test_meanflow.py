@@ -10,6 +10,7 @@ import pytest
 from flax import linen as nn
 
 from jaxgen.core.net import Net
+from jaxgen.core.spec import labels, pictures
 from jaxgen.core.state import Weights
 from jaxgen.diffusion.paths import Linear, Trigonometric
 from jaxgen.diffusion.process import VP
@@ -52,7 +53,7 @@ class Exact(nn.Module):
 
     process: Linear | Trigonometric
 
-    def __call__(self, z, clocks, label=None, train=False):
+    def __call__(self, z, clocks, cond=None, train=False):
         t, gap = (c.reshape(-1, *(1,) * (z.ndim - 1)) / self.process.scale for c in clocks.T)
         return average(self.process, z, t - gap, t)
 
@@ -61,14 +62,14 @@ class Small(nn.Module):
     """A net of both times and the label."""
 
     @nn.compact
-    def __call__(self, z, clocks, label=None, train=False):
-        told = clocks if label is None else jnp.concatenate([clocks, label[:, None].astype(z.dtype)], -1)
+    def __call__(self, z, clocks, cond, train=False):
+        told = jnp.concatenate([clocks, *(v[:, None].astype(z.dtype) for v in cond.values())], -1)
         told = jnp.broadcast_to(told[:, None, None], (*z.shape[:-1], told.shape[-1]))
         return nn.Dense(z.shape[-1])(nn.tanh(nn.Dense(8)(jnp.concatenate([z, told], -1))))
 
 
-def meanflow(module=None, **fields):
-    return MeanFlow(net=Net(module or Small(), optax.sgd(0.1)), shape=SHAPE, **fields)
+def meanflow(module=None, classes=0, **fields):
+    return MeanFlow(net=Net(module or Small(), optax.sgd(0.1)), spec=pictures(SHAPE, classes), **fields)
 
 
 def images(num):
@@ -85,9 +86,9 @@ def test_the_identity_holds_for_the_exact_average_velocity(process):
         return average(process, z, r.reshape(-1, 1, 1, 1), t.reshape(-1, 1, 1, 1))
 
     far = t - r > 0.05  # nearer, the quotient of two small numbers is all rounding
-    said, target = jax.jit(MeanFlow.target, static_argnums=0)(u, z, r, t, velocity(process, z, wide))
+    said, target = jax.jit(MeanFlow.identity, static_argnums=0)(u, z, r, t, velocity(process, z, wide))
     np.testing.assert_allclose(said[far], target[far], atol=2e-4)
-    _, wrong = jax.jit(MeanFlow.target, static_argnums=0)(u, z, r, t, 1.1 * velocity(process, z, wide))
+    _, wrong = jax.jit(MeanFlow.identity, static_argnums=0)(u, z, r, t, 1.1 * velocity(process, z, wide))
     assert np.abs(said - wrong)[far].max() > 0.05
 
 
@@ -96,17 +97,17 @@ def test_with_equal_times_it_is_flow_matching():
     method = meanflow(share=0.0, power=0.0)
     batch = {"image": images(64)}
     w = jax.jit(method.init)(KEY, batch).view()
-    losses, (metrics, _) = method.loss(w.nets["net"]["params"], w, batch, KEY, True)
+    found = method.loss(w, batch, KEY, True)
     times_rng, noise_rng, *_ = jax.random.split(KEY, 4)
     r, t = method.draw(times_rng, 64)
     np.testing.assert_array_equal(r, t)
     e = jax.random.normal(noise_rng, batch["image"].shape)
     wide = t.reshape(-1, 1, 1, 1)
-    said = method.net.module.apply(w.nets["net"], (1 - wide) * batch["image"] + wide * e, method.clocks(t, t))
+    said = method.net.module.apply(w.nets["net"], (1 - wide) * batch["image"] + wide * e, method.clocks(t, t), {})
     plain = ((said - (e - batch["image"])) ** 2).sum((1, 2, 3))
-    np.testing.assert_allclose(losses, plain, rtol=1e-4)
-    np.testing.assert_allclose(metrics["mse"], plain / 4, rtol=1e-4)
-    weighted = meanflow(share=0.0, power=1.0).loss(w.nets["net"]["params"], w, batch, KEY, True)[0]
+    np.testing.assert_allclose(found.each, plain, rtol=1e-4)
+    np.testing.assert_allclose(found.metrics["mse"], plain / 4, rtol=1e-4)
+    weighted = meanflow(share=0.0, power=1.0).loss(w, batch, KEY, True).each
     np.testing.assert_allclose(weighted, plain / (plain + 1e-3), rtol=1e-4)
 
 
@@ -132,11 +133,12 @@ def test_guidance_is_built_into_the_target():
     """omega = 1, kappa = 0 is the velocity itself; else (19-21), but for dropped labels; sampling costs nothing more."""
     label, v = jnp.array([0, 3, 2]), jax.random.normal(KEY, (3, *SHAPE))
     own = jax.random.normal(jax.random.key(1), (4, *SHAPE))  # what the net says for each label; the last is null
-    known = dict(classes=3, label_dropout=0.1)
-    np.testing.assert_allclose(meanflow(**known).guide(lambda told: own[told], v, label), v, rtol=1e-6)
+    known = dict(classes=3, condition_dropout=0.1)
+    own_of, cond = lambda cond: own[cond["label"]], {"label": label}
+    np.testing.assert_allclose(meanflow(**known).guide(own_of, v, cond), v, rtol=1e-6)
     method = meanflow(**known, omega=1.5, kappa=0.25)
     expected = 1.5 * v + 0.25 * own[label] - 0.75 * own[3]
-    found = method.guide(lambda told: own[told], v, label)
+    found = method.guide(own_of, v, cond)
     np.testing.assert_allclose(found, expected.at[1].set(v[1]), rtol=1e-5)
     assert method.nfe == 1
     # the flow that it aims at is guided by omega / (1 - kappa): v' = omega v + kappa v' + (1 - omega - kappa) v_null
@@ -147,7 +149,7 @@ def test_guidance_is_built_into_the_target():
 
 
 def test_guided_training_takes_a_finite_step():
-    method = meanflow(classes=3, label_dropout=0.5, omega=2.0, kappa=0.5, share=0.5)
+    method = meanflow(classes=3, condition_dropout=0.5, omega=2.0, kappa=0.5, share=0.5)
     batch = {"image": images(16), "label": jnp.arange(16) % 3}
     state = jax.jit(method.init)(KEY, batch)
     after, metrics = jax.jit(method.train_step)(state, batch, KEY)
@@ -166,10 +168,10 @@ def test_several_times_are_embedded_side_by_side():
 def test_nets_hear_the_second_time(kind):
     module = {
         "unet": UNet(
-            (4, 4, 1), 3, width=8, mults=(1,), blocks=1, attend=(), attend_mid=False, groups=4, null_label=True
+            (4, 4, 1), labels(3), width=8, mults=(1,), blocks=1, attend=(), attend_mid=False, groups=4, null_label=True
         ),
-        "ddpmpp": DdpmPP((4, 4, 1), 3, width=8, mults=(1,), blocks=1, attend=()),
-        "dit": DiT((4, 4, 1), 3, depth=1, width=16, heads=2),
+        "ddpmpp": DdpmPP((4, 4, 1), labels(3), width=8, mults=(1,), blocks=1, attend=()),
+        "dit": DiT((4, 4, 1), labels(3), depth=1, width=16, heads=2),
     }[kind]
     x, two = jax.random.normal(KEY, (2, 4, 4, 1)), jnp.array([[0.3, 0.1], [0.7, 0.7]])
     variables = jax.tree.map(lambda p: p + 0.1, jax.jit(module.init)(KEY, x, two))  # outputs start at zero
@@ -182,7 +184,7 @@ def test_nets_hear_the_second_time(kind):
 def test_bad_fields_are_one_line():
     for fields, word in (
         (dict(process=VP()), "process"), (dict(share=1.5), "share"), (dict(sample_steps=0), "sample_steps"),
-        (dict(omega=2.0), "null label"), (dict(kappa=1.0), "kappa"), (dict(offset=0.0), "offset"),
+        (dict(omega=2.0), "null_label"), (dict(kappa=1.0), "kappa"), (dict(offset=0.0), "offset"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=word):
             meanflow(**fields)

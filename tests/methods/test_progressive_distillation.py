@@ -1,7 +1,5 @@
 """Progressive distillation: what the student aims at, when it becomes the teacher, and that it ends where the teacher did."""
 
-from types import SimpleNamespace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,15 +7,20 @@ import optax
 import pytest
 from flax import linen as nn
 
+from jaxgen.core.lender import Frozen
 from jaxgen.core.net import Net
-from jaxgen.diffusion.predict import X0, V
+from jaxgen.core.spec import pictures
+from jaxgen.diffusion.objective import Hybrid
+from jaxgen.diffusion.predict import X0, Eps
 from jaxgen.diffusion.process import VP
 from jaxgen.diffusion.solvers.chain import Ddim
+from jaxgen.diffusion.times import Importance
 from jaxgen.errors import UserError
 from jaxgen.methods.diffusion import Diffusion
 from jaxgen.methods.progressive_distillation import ProgressiveDistillation
 
 PROCESS = VP("cosine", steps=64)
+SPEC = pictures((1, 1, 1))
 WIDE = 0.5  # standard deviation of the data N(0, WIDE^2)
 
 
@@ -27,15 +30,15 @@ class Slopes(nn.Module):
     start: float = 0.0
 
     @nn.compact
-    def __call__(self, x, clock, label, train=False):
+    def __call__(self, x, clock, cond, train=False):
         slopes = self.param("slopes", nn.initializers.constant(self.start), (PROCESS.steps,))
         return slopes[jnp.round(clock).astype(int)].reshape(-1, 1, 1, 1) * x
 
 
 def make(**more):
     net = Net(Slopes(), optax.with_extra_args_support(optax.adam(0.02)))
-    parts = {"process": PROCESS, "predict": X0(), "last": 1, "rounds": 3, "round_steps": 200, "shape": (1, 1, 1)}
-    return ProgressiveDistillation(**{"net": net, "teacher": SimpleNamespace(), **parts, **more})
+    parts = {"process": PROCESS, "predict": X0(), "last": 1, "rounds": 3, "round_steps": 200, "spec": SPEC}
+    return ProgressiveDistillation(**{"net": net, "teacher": "DIR", **parts, **more})
 
 
 def exact():
@@ -58,7 +61,7 @@ def test_one_step_to_the_target_ends_where_two_steps_of_the_teacher_end():
         def denoise(x, t):
             return jnp.tanh(2 * x) * (1 - t.reshape(-1, 1, 1, 1))
 
-        told = method.halved(denoise, z, *full)
+        aim = method.halved(denoise, z, *full)
         times = [np.array([v]) for v in (t, middle, end)]
 
         def ddim(x, d, start, stop):
@@ -67,13 +70,13 @@ def test_one_step_to_the_target_ends_where_two_steps_of_the_teacher_end():
 
         between = ddim(z, denoise(z, full[0]), *times[:2])
         want = ddim(between, denoise(between, full[1]), *times[1:])
-        np.testing.assert_allclose(ddim(z, told, times[0], times[2]), want, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(ddim(z, aim, times[0], times[2]), want, rtol=1e-4, atol=1e-5)
 
 
 def test_a_teacher_who_knows_the_image_is_believed():
     method, z = make(), jax.random.normal(jax.random.key(0), (3, 1, 1, 1))
-    told = method.halved(lambda x, t: jnp.full_like(x, 0.3), z, jnp.full(3, 0.5), jnp.full(3, 0.25), jnp.zeros(3))
-    np.testing.assert_allclose(told, 0.3, rtol=1e-5)
+    aim = method.halved(lambda x, t: jnp.full_like(x, 0.3), z, jnp.full(3, 0.5), jnp.full(3, 0.25), jnp.zeros(3))
+    np.testing.assert_allclose(aim, 0.3, rtol=1e-5)
 
 
 def test_every_round_has_half_the_times_of_the_one_before():
@@ -82,7 +85,7 @@ def test_every_round_has_half_the_times_of_the_one_before():
     seen = []
     for number in range(3):
         at = w.replace(extra={**w.extra, "round": jnp.asarray(number)})
-        seen.append(np.unique(method.when(at, jax.random.key(1), 500)))
+        seen.append(np.unique(method.when(at, jax.random.key(1), 500)[0]))
     assert [len(s) for s in seen] == [4, 2, 1]
     np.testing.assert_allclose(seen[0], [0.25, 0.5, 0.75, 1.0])
     np.testing.assert_allclose(seen[2], [1.0])
@@ -109,17 +112,15 @@ def test_at_the_end_of_a_round_the_student_is_the_teacher_and_starts_again():
 def test_the_student_does_in_one_step_what_the_teacher_did_in_eight():
     method = make()
     state = method.init(jax.random.key(0), image(jax.random.key(0)))
-    like = Diffusion(net=method.net, process=PROCESS, predict=X0(), solver=Ddim(8), shape=(1, 1, 1))
+    like = Diffusion(net=method.net, process=PROCESS, predict=X0(), solver=Ddim(8), spec=SPEC)
     lent = like.init(jax.random.key(0), image(jax.random.key(0))).view()
     lent = lent.replace(nets={"net": {"params": exact()}})
-    state = method.inherit(state, {"teacher": lent})
+    state = method.inherit(state, {"teacher": Frozen(lent, like)})
 
     def slope(variables, steps):
-        denoise = method.model(variables)
+        denoise = method.unguided(variables)
         x = jnp.ones((1, 1, 1, 1))
-        return float(
-            Ddim(steps, clip=False)(lambda x, t: denoise(x, t, None), PROCESS, x, jax.random.key(0))[0, 0, 0, 0]
-        )
+        return float(Ddim(steps, clip=False)(lambda x, t: denoise(x, t, {}), PROCESS, x, jax.random.key(0)).squeeze())
 
     eight, one = slope(lent.nets["net"], 8), slope(lent.nets["net"], 1)
     batches = jax.vmap(image)(jax.random.split(jax.random.key(1), 600))
@@ -133,10 +134,11 @@ def test_the_student_does_in_one_step_what_the_teacher_did_in_eight():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"predict": Diffusion.__dataclass_fields__["predict"].default_factory()}, "method.predict=eps says nothing"),
+        ({"predict": Eps()}, "needs a prediction that gives an image at t=1; set method.predict=v"),
         ({"rounds": 0}, "method.rounds=0 must be at least 1"),
         ({"last": 0}, "method.last=0 must be at least 1"),
-        ({"variance": "learned", "objective": "hybrid", "predict": V()}, "method.variance=fixed"),
+        ({"objective": Hybrid()}, "needs a variance that is not learned; set method.objective.name=simple"),
+        ({"times": Importance()}, "needs evenly drawn times; set method.times.name=uniform"),
     ],
 )
 def test_mistakes_name_the_field(changes, words):

@@ -1,7 +1,5 @@
 """Reflow: the pairs are the teacher's, straightness is what it says, and the student's one step is the teacher's whole path."""
 
-from types import SimpleNamespace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,9 @@ import optax
 import pytest
 from flax import linen as nn
 
+from jaxgen.core.lender import Frozen
 from jaxgen.core.net import Net
+from jaxgen.core.spec import pictures
 from jaxgen.core.state import Weights
 from jaxgen.diffusion.paths import Linear
 from jaxgen.diffusion.predict import Flow
@@ -26,7 +26,7 @@ class Exact(nn.Module):
     """The velocity of the whole flow, t = clock / 1000."""
 
     @nn.compact
-    def __call__(self, x, clock, label, train=False):
+    def __call__(self, x, clock, cond, train=False):
         t = (clock / 1000).reshape(-1, 1, 1, 1)
         return x * (t - (1 - t) * WIDE**2) / ((1 - t) ** 2 * WIDE**2 + t**2)
 
@@ -35,7 +35,7 @@ class Cubic(nn.Module):
     """A velocity whose slope is a cubic in t."""
 
     @nn.compact
-    def __call__(self, x, clock, label, train=False):
+    def __call__(self, x, clock, cond, train=False):
         c = self.param("c", nn.initializers.zeros, (4,))
         t = (clock / 1000).reshape(-1, 1, 1, 1)
         return x * (c[0] + c[1] * t + c[2] * t**2 + c[3] * t**3)
@@ -46,19 +46,23 @@ def batch(num=64):
 
 
 def make(steps=64, **more):
-    parts = {"process": Linear(), "predict": Flow(), "shape": (1, 1, 1)}
+    parts = {"process": Linear(), "predict": Flow(), "spec": pictures((1, 1, 1))}
     teacher = Diffusion(net=Net(Exact(), optax.identity()), **parts)
     net = Net(Cubic(), optax.with_extra_args_support(optax.adam(0.02)))
-    method = Reflow(
-        net=net, teacher=SimpleNamespace(method=teacher), pairs=Euler(steps, space="time"), **{**parts, **more}
-    )
-    frozen = {"teacher": Weights(jnp.zeros((), jnp.int32), {"net": {"params": {}}}, {}, {})}
+    method = Reflow(net=net, teacher="DIR", pairs=Euler(steps, space="time"), **{**parts, **more})
+    frozen = {"teacher": Frozen(Weights(jnp.zeros((), jnp.int32), {"net": {"params": {}}}, {}, {}), teacher)}
     return method, method.init(jax.random.key(0), batch()).replace(frozen=frozen)
+
+
+def flow_of(state):
+    """The teacher's denoiser."""
+    teacher = state.frozen["teacher"]
+    return teacher.model.denoiser(teacher.weights, {})
 
 
 def test_the_pairs_are_ends_of_the_teachers_paths():
     method, state = make(steps=400)
-    x0, eps = method.couple(state.view(), batch(), jnp.ones(64), None, jax.random.key(0))
+    x0, eps = method.couple(state.view(), batch(), jnp.ones(64), {}, jax.random.key(0))
     np.testing.assert_allclose(x0, WIDE * eps, rtol=2e-2)
     assert 0.7 < float(jnp.std(eps)) < 1.3
 
@@ -67,7 +71,7 @@ def test_straight_paths_have_straightness_zero_and_bent_ones_their_own():
     eps = jnp.linspace(-2.0, 2.0, 5).reshape(5, 1, 1, 1)
     np.testing.assert_allclose(straightness(lambda x, t: jnp.full_like(x, 0.3), eps, 8), 0.0, atol=1e-10)
     _, state = make()
-    denoise = make()[0].teacher.method.denoiser(state.frozen["teacher"], None)
+    denoise = flow_of(state)
     t = (np.arange(20_000) + 0.5) / 20_000
     speed = (t - (1 - t) * WIDE**2) / np.sqrt((1 - t) ** 2 * WIDE**2 + t**2)  # d/dt of x(t) = sqrt(...) eps
     want = np.mean((1 - WIDE - speed) ** 2) * eps[:, 0, 0, 0] ** 2
@@ -84,8 +88,7 @@ def test_one_step_of_the_student_is_the_whole_path_of_the_teacher():
     def one_step(denoise):
         return Euler(1, space="time")(denoise, method.process, eps, jax.random.key(0))
 
-    teacher = method.teacher.method.denoiser(state.frozen["teacher"], None)
-    student = method.denoiser(learnt, None)
+    teacher, student = flow_of(state), method.denoiser(learnt, {})
     want = method.pairs(teacher, method.process, eps, jax.random.key(0))
     np.testing.assert_allclose(one_step(student), want, atol=0.02)
     assert np.abs(one_step(teacher) - want).max() > 0.5  # the teacher in one step lands on the mean
@@ -96,5 +99,5 @@ def test_one_step_of_the_student_is_the_whole_path_of_the_teacher():
 
 
 def test_only_straight_paths_are_straightened():
-    with pytest.raises(UserError, match=r"method.process is VP; set method.process.name=linear"):
+    with pytest.raises(UserError, match=r"method \(Reflow\) needs straight paths; set method.process.name=linear"):
         make(process=VP())

@@ -7,6 +7,7 @@ import optax
 
 from jaxgen.core.method import Encodes, Reconstructs, Samples, Scores
 from jaxgen.core.net import Net
+from jaxgen.core.spec import pictures
 from jaxgen.losses.pixel_likelihood import Bernoulli, DiscretisedLogistic, Gaussian
 from jaxgen.methods.vae import Vae
 from jaxgen.nets.autoencoder import ConvDecoder, ConvEncoder, MlpDecoder, MlpEncoder, VaeNet
@@ -16,7 +17,7 @@ KEY = jax.random.key(0)
 
 def vae(shape, latent=3, width=32, depth=1, lr=1e-3, **fields):
     module = VaeNet(MlpEncoder(width, depth), MlpDecoder(shape, width, depth), latent)
-    return Vae(net=Net(module, optax.adam(lr)), shape=shape, **fields)
+    return Vae(net=Net(module, optax.adam(lr)), spec=pictures(shape), **fields)
 
 
 def train(method, images, steps, batch=64):
@@ -36,7 +37,7 @@ def train(method, images, steps, batch=64):
 
 def test_capabilities():
     method = vae((4, 4, 1))
-    assert all(isinstance(method, c) for c in (Samples, Reconstructs, Encodes, Scores))
+    assert all(isinstance(method, c) for c in (Samples, Reconstructs, Encodes, Scores)) and method.takes == ()
 
 
 def test_bounds_under_the_exact_likelihood():
@@ -101,7 +102,7 @@ def test_bits_only_where_pixels_have_levels():
 def test_convolutions_of_any_size():
     for shape in ((8, 8, 1), (7, 10, 4)):
         module = VaeNet(ConvEncoder(8, 4), ConvDecoder(shape, 8, 4), 3)
-        method = Vae(net=Net(module, optax.adam(1e-3)), shape=shape, likelihood=DiscretisedLogistic())
+        method = Vae(net=Net(module, optax.adam(1e-3)), spec=pictures(shape), likelihood=DiscretisedLogistic())
         batch = {"image": jnp.zeros((2, *shape), jnp.uint8)}
         w = jax.eval_shape(method.init, KEY, batch).view()
         assert jax.eval_shape(lambda w, m=method: m.sample(w, KEY, 5, {}), w).shape == (5, *shape)

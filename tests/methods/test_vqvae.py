@@ -6,8 +6,9 @@ import numpy as np
 import optax
 import pytest
 
-from jaxgen.core.method import Encodes, Reconstructs, Samples
+from jaxgen.core.method import Quantizes, Reconstructs, Samples
 from jaxgen.core.net import Net
+from jaxgen.core.spec import pictures
 from jaxgen.errors import UserError
 from jaxgen.losses.pixel_likelihood import Gaussian
 from jaxgen.methods.vqvae import VqVae
@@ -33,7 +34,7 @@ def apply(quantizer, variables, z, rng=KEY, train=True):
 
 def method(quantizer, shape=(8, 8, 1), width=16, lr=1e-3, downs=1):
     module = VqVaeNet(ConvEncoder(width, width, downs, 1), ConvDecoder(shape, width, width, downs, 1), quantizer)
-    return VqVae(net=Net(module, optax.adam(lr)), shape=shape, likelihood=Gaussian(sigma=0.5))
+    return VqVae(net=Net(module, optax.adam(lr)), spec=pictures(shape), likelihood=Gaussian(sigma=0.5))
 
 
 def test_nearest_is_the_nearest():
@@ -159,17 +160,35 @@ def test_wrong_start_is_named():
 def test_capabilities_shapes_and_evaluation_leaves_the_codebook_alone():
     vq = method(EmaQuantizer(codes=8, dim=4), shape=(7, 10, 3))
     batch = {"image": jax.random.randint(KEY, (4, 7, 10, 3), 0, 256).astype(jnp.uint8)}
-    assert isinstance(vq, Reconstructs) and isinstance(vq, Encodes) and not isinstance(vq, Samples)
+    assert isinstance(vq, Reconstructs) and isinstance(vq, Quantizes) and not isinstance(vq, Samples)
     state, metrics = jax.jit(lambda: vq.train_step(vq.init(KEY, batch), batch, KEY))()
     assert {"loss", "mse", "nll", "commitment", "perplexity", "usage"} <= set(metrics)
     w = state.view()
     ids = jax.jit(vq.encode)(w, batch["image"], KEY)
     assert ids.shape == (4, 4, 5) and ids.dtype == jnp.int32
     np.testing.assert_allclose(jax.jit(vq.decode)(w, ids), jax.jit(vq.reconstruct)(w, batch, KEY), atol=1e-6)
-    params, vars = state.nets["net"].params, state.nets["net"].vars
-    after = jax.jit(lambda: vq.loss(params, w, batch, KEY, False)[1][1])()
-    jax.tree.map(np.testing.assert_array_equal, after, vars)
+    after = jax.jit(lambda: vq.loss(w, batch, KEY, False).vars)()
+    jax.tree.map(np.testing.assert_array_equal, after, state.nets["net"].vars)
     assert all(v.shape == (4,) for v in jax.eval_shape(vq.eval_step, w, batch, KEY).values())
+
+
+@pytest.mark.parametrize("quantizer", [EmaQuantizer(codes=8, dim=4), GradientQuantizer(codes=8, dim=4)], ids=type)
+def test_vectors_and_the_nearest_of_them(quantizer):
+    vq = method(quantizer)
+    batch = {"image": jax.random.randint(KEY, (4, 8, 8, 1), 0, 256).astype(jnp.uint8)}
+    w = jax.jit(lambda: vq.train_step(vq.init(KEY, batch), batch, KEY))()[0].view()
+    ids = jnp.arange(vq.codes).reshape(2, 2, 2)
+    vectors = jax.jit(vq.vectors)(w, ids)
+    assert vectors.shape == (2, 2, 2, 4) and vectors.dtype == jnp.float32
+    nearest = jax.jit(vq.nearest)
+    np.testing.assert_array_equal(nearest(w, vectors), ids)
+    gaps = jnp.linalg.norm(vectors.reshape(8, 1, 4) - vectors.reshape(1, 8, 4) + 1e9 * jnp.eye(8)[..., None], axis=-1)
+    step = (
+        0.49 * float(gaps.min()) * jax.nn.one_hot(jnp.arange(8) % 4, 4).reshape(vectors.shape)
+    )  # stays in the code's cell
+    np.testing.assert_array_equal(nearest(w, vectors + step), ids)
+    out = vq.net.module.apply(w.nets["net"], vectors, 1, method=lambda net, z, channels: net.decoder(z, channels))
+    np.testing.assert_allclose(vq.decode(w, ids), vq.likelihood.mean(out), atol=1e-6)
 
 
 def test_learns_digits(digits):

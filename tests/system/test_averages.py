@@ -14,7 +14,7 @@ from jaxgen.errors import UserError
 from jaxgen.evaluate import evaluate, sweep
 from jaxgen.runs.checkpoint import Averages, Checkpoints
 from jaxgen.runs.experiment import Experiment, open_source
-from jaxgen.runs.frozen import Run
+from jaxgen.runs.frozen import FrozenRun
 from jaxgen.runs.posthoc import choose, powers
 from jaxgen.sample import sample
 from jaxgen.train import train
@@ -25,8 +25,8 @@ QUIET = {"snapshot_every": 1, "eval": {"loss": {"every": 0, "num": 16}}}
 
 def open_run(config, workdir):
     """(state, snapshots on the host)"""
-    exp = Experiment.open(config, open_source(config, "train").info)
-    _, state = Checkpoints(workdir, read_only=True).trained(exp.abstract)
+    exp = Experiment.open(config, open_source(config, "train").spec)
+    _, state = Checkpoints(workdir, read_only=True).trained(lambda _: exp.abstract)
     averages = Averages(workdir, read_only=True)
     return state, {step: jax.device_get(averages.restore(step, powers(state))) for step in averages.steps()}
 
@@ -150,11 +150,11 @@ def test_a_run_lends_every_average_that_it_has_or_can_reconstruct(run):
     state, _ = open_run(config, path)
     mesh = parallel.make_mesh({"data": 1})
     for name in ("raw", "ema", "0.9", "std0.1", "std0.07"):
-        lender = Run(str(path), weights=name)
-        lent = lender.load(mesh)
-        same(lent.nets, choose(state, name, Averages(path, read_only=True)).weights().nets)
+        lender = FrozenRun(str(path), weights=name)
+        lent = lender.load(parallel.everywhere(mesh, lender.abstract))
+        same(lent.weights.nets, choose(state, name, Averages(path, read_only=True)).weights().nets)
         assert jax.tree.map(lambda x: (x.shape, x.dtype), lent) == jax.tree.map(
             lambda x: (x.shape, x.dtype), lender.abstract
         )
     with pytest.raises(UserError, match=r"no average 'std'"):
-        _ = Run(str(path), weights="std").abstract
+        _ = FrozenRun(str(path), weights="std").abstract

@@ -1,5 +1,6 @@
 """Configs: overrides, names, defaults and the messages for what is wrong."""
 
+import dataclasses
 import json
 
 import pytest
@@ -7,6 +8,7 @@ from cases import CONFIGS, ROOT
 
 from jaxgen.config import files as configs
 from jaxgen.config import registry
+from jaxgen.core.spec import given, labels, pictures
 from jaxgen.errors import UserError
 
 
@@ -31,9 +33,8 @@ def test_every_config_is_a_document(name):
 
 
 def test_every_name_in_the_tables_can_be_imported():
-    for table, members in registry.TABLES.items():
-        for name in members:
-            assert registry.fields(registry.lookup(table, name, "here")) is not None
+    for table, name, cls in every_part():
+        assert dataclasses.is_dataclass(cls), f"{table} {name}: {cls} has no fields that a config could set"
 
 
 def test_overrides_reach_what_the_file_does_not_mention(ddpm):
@@ -65,13 +66,13 @@ def test_a_net_keeps_one_average_or_several_or_none(ddpm):
         "(0.99, 0.999)": ["0.99", "0.999"],
         str((power, "half_life", 0.9)): ["std0.05", "500000img", "0.9"],
     }
-    for text, labels in forms.items():
+    for text, averages in forms.items():
         config = configs.override(ddpm, {"method.net.ema": text})
         again = configs.from_json(configs.to_json(config))
         assert configs.differences(again, config) == [] and configs.to_json(again) == configs.to_json(config)
         spec = {**config.method.net.to_dict(), "optimizer": "adam"}
-        net = registry.build("net", spec, {"shape": (8, 8, 1), "classes": 0, "batch": 4})
-        assert [rule.label for rule in net.ema] == labels, text
+        net = registry.build("net", spec, given(pictures((8, 8, 1)), 4, 100))
+        assert [rule.label for rule in net.ema] == averages, text
     several = configs.override(ddpm, {"method.net.ema": "(0.99, 'power')"})
     assert configs.override(several, {"method.net.ema": "0.5"}).method.net.ema.rate == 0.5
     assert configs.override(several, {"method.net.ema.name": "power"}).method.net.ema.std == 0.1
@@ -124,13 +125,59 @@ def test_json_has_tuples_back(ddpm):
     assert config.method.net.mults == (1, 2, 2, 2)
 
 
-@pytest.mark.parametrize("table", ["solver", "process", "nll"])
-def test_the_steps_of_a_part_are_its_own(table):
-    """A part that is only named takes its own default, not the length of the run."""
-    given = {"shape": (8, 8, 1), "classes": 10, "batch": 4, "steps": 123_457}
-    for name in registry.TABLES[table]:
-        cls = registry.lookup(table, name, table)
-        own = registry.fields(cls).get("steps")
-        if own is not None:
-            assert registry.complete(table, {"name": name}, given)["steps"] == own.default
-            assert registry.build(table, {"name": name}, given).steps == own.default
+def every_part():
+    """(table, name, class) of all that a config may name."""
+    return [(t, n, registry.lookup(t, n, "here")) for t, members in registry.TABLES.items() for n in members]
+
+
+def test_a_part_gets_the_facts_that_its_types_ask_for_and_no_others():
+    """Over every table: a field is given a fact if its type asks for it, whatever its name; all others keep their defaults."""
+    facts = given(pictures((6, 5, 3), 7), 4, 123_457)
+    seen = set()
+    for table, name, cls in every_part():
+        asked = registry.asked(cls)
+        seen |= set(asked.values())
+        assert set(asked.values()) <= set(facts), f"{name} asks for a fact that there is not"
+        open_fields = {k: registry.default(f) for k, f in registry.fields(cls).items()}
+        if table in ("net", "method", "evaluator", "optimizer") or dataclasses.MISSING in open_fields.values():
+            continue
+        try:
+            built = registry.build(table, {"name": name}, facts)
+        except UserError:  # needs another part
+            continue
+        for key, like in open_fields.items():
+            if key in asked:
+                assert getattr(built, key) == facts[asked[key]], (name, key)
+            elif key not in registry.KEYS:
+                assert getattr(built, key) == like, (name, key)
+    assert seen >= {"shape", "conditions", "spec", "batch", "steps"}
+
+
+def test_what_a_config_says_wins_over_what_the_data_decide():
+    facts = given(pictures((6, 6, 3), 7), 4, 100)
+    spec = {"name": "unet", "shape": (8, 8, 1), "optimizer": "adam"}
+    assert registry.build("net", spec, facts).module.shape == (8, 8, 1)
+    spec.pop("shape")
+    module = registry.build("net", spec, facts).module
+    assert module.shape == (6, 6, 3) and module.conditions == labels(7)
+
+
+def test_tasks_and_evaluators_are_sections_by_name(ddpm):
+    config = configs.override(ddpm, {"tasks.hide": {}, "eval.quality.num": "10"})
+    assert list(config.tasks) == ["hide"] and "name" not in config.tasks.hide and config.eval.quality.num == 10
+    again = configs.from_json(configs.to_json(config))
+    assert configs.differences(again, config) == []
+    with pytest.raises(UserError, match=r"config.tasks.hid is not a task; did you mean 'hide'"):
+        configs.override(ddpm, {"tasks.hid": {}})
+    with pytest.raises(UserError, match=r"config.tasks.hide.shap is not a field of hide; did you mean 'shape'"):
+        configs.override(ddpm, {"tasks.hide.shap": "box"})
+
+
+def test_phases_own_the_checkpoint_at_their_end(ddpm):
+    config = configs.override(ddpm, {"steps": 10, "phases": ({"until": 4, "data.batch": 32}, {"until": 7})})
+    stages = configs.phases(config)
+    assert [(s.start, s.stop, s.config.data.batch) for s in stages] == [(0, 4, 32), (4, 7, 128), (7, 10, 128)]
+    assert [configs.owner(stages, at) for at in (0, 4, 5, 7, 8, 10, 99)] == [0, 0, 1, 1, 2, 2, 2]
+    for until in (0, 10, "soon"):
+        with pytest.raises(UserError, match=r"config.phases\[0\]\['until'\]"):
+            configs.phases(configs.override(config, {"phases": ({"until": until},)}))

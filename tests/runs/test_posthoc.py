@@ -13,7 +13,7 @@ from jaxgen.errors import UserError
 from jaxgen.evaluate import table
 from jaxgen.evaluation.per_image import best
 from jaxgen.runs.checkpoint import Averages, Checkpoints
-from jaxgen.runs.posthoc import choose, inner, mismatch, powers, weights
+from jaxgen.runs.posthoc import choose, coefficients, inner, mismatch, powers
 
 STORED = (0.05, 0.1)
 
@@ -42,14 +42,14 @@ def test_a_stored_profile_is_itself(count):
     kept = snapshots(count, 960)
     for i in {0, count, 2 * count - 1}:
         std, t = kept[i]
-        x = weights(kept, std, t)
+        x = coefficients(kept, std, t)
         np.testing.assert_allclose(x, np.arange(len(kept)) == i, atol=1e-6)
         assert mismatch(kept, x, std, t) < 1e-6
 
 
 def test_coefficients_sum_to_one_and_mismatch_is_the_distance_of_the_profiles():
     kept, std, t = snapshots(6, 960), 0.2, 960.0
-    x = weights(kept, std, t)
+    x = coefficients(kept, std, t)
     assert x.sum() == pytest.approx(1.0, abs=1e-9)
     tau = (np.arange(100_000) + 0.5) / 100_000 * t
     made = sum(c * profile(tau, *p) for c, p in zip(x, kept, strict=True))
@@ -82,7 +82,7 @@ def test_reconstructions_are_the_averages_that_were_not_kept(trail, std, t):
     want, errors = average(trail, std)[t - 1], []
     for count in (4, 8, 16, 32):
         kept = snapshots(count, 960)
-        made = weights(kept, std, t) @ np.stack([stored[s][int(step) - 1] for s, step in kept])
+        made = coefficients(kept, std, t) @ np.stack([stored[s][int(step) - 1] for s, step in kept])
         errors.append(np.linalg.norm(made - want) / np.linalg.norm(want))
     assert errors == sorted(errors, reverse=True) and errors[-1] < errors[0] / 10
     assert errors[-1] < 1e-3
@@ -99,7 +99,7 @@ def test_a_sum_of_one_brings_reconstructions_nearer(trail):
             inner(gammas, times, exponent(std), 960.0),
         )
         want = average(trail, std)[-1]
-        error, loose = (np.linalg.norm(x @ rows - want) for x in (weights(kept, std, 960), free))
+        error, loose = (np.linalg.norm(x @ rows - want) for x in (coefficients(kept, std, 960), free))
         assert error < 0.7 * loose
 
 
@@ -113,7 +113,7 @@ def test_what_cannot_be_reconstructed_is_told():
         ((kept, 0.1, 24), "step 24 .* steps 25 to 100"),
     ):
         with pytest.raises(UserError, match=words):
-            weights(*arguments)
+            coefficients(*arguments)
 
 
 NETS = {
@@ -171,7 +171,7 @@ def test_weights_by_name(tmp_path):
     np.testing.assert_allclose(found["gen"], kept("gen", "std0.05"), rtol=1e-5, atol=1e-6)
     want = sum(
         x * np.float64(s.nets["disc"].ema["std0.1"]["kernel"])
-        for x, s in zip(weights([(0.1, 2.0), (0.1, 4.0), (0.1, 6.0)], 0.05, 6.0), trail[2::2], strict=True)
+        for x, s in zip(coefficients([(0.1, 2.0), (0.1, 4.0), (0.1, 6.0)], 0.05, 6.0), trail[2::2], strict=True)
     )
     np.testing.assert_allclose(found["disc"], want, rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match=r"--weights=0.99 is unknown; there are: raw, ema, 0.9, std0.1, std0.05"):
@@ -184,22 +184,30 @@ def test_weights_by_name(tmp_path):
     assert choose(bare, "ema", averages).name == "raw"
 
 
-def test_checkpoints_keep_averages_by_label_and_old_ones_are_read(tmp_path):
-    """A checkpoint from before averages had labels holds one tree per net."""
+def test_checkpoints_keep_every_average_and_another_model_is_named_not_called_damaged(tmp_path):
     state = run(2)[-1]
     like = jax.eval_shape(lambda: state)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=state.step.sharding), like)
-    nets = {"disc": state.nets["disc"], "plain": state.nets["plain"]}
-    old = state.replace(nets={k: n.replace(ema=n.ema.get("std0.1", {})) for k, n in nets.items()})
-    for name, saved, want in (("new", state, state), ("old", old, state.replace(nets=nets))):
-        checkpoints = Checkpoints(tmp_path / name)
-        checkpoints.save(2, saved, "{}")
-        checkpoints.close()
-        target = like.replace(nets={k: like.nets[k] for k in want.nets})
-        _, found = Checkpoints(tmp_path / name, read_only=True).trained(target)
-        assert jax.tree.structure(found) == jax.tree.structure(want)
-        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(want), strict=True):
-            np.testing.assert_array_equal(a, b)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(2, state, {})
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, read_only=True)
+    _, found = checkpoints.trained(lambda _: like)
+    assert jax.tree.structure(found) == jax.tree.structure(state)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
+        np.testing.assert_array_equal(a, b)
+    net = like.nets["plain"]
+    others = {
+        r"extra/memory is missing there and \(\) int32 here": like.replace(extra={"memory": like.step}),
+        r"nets/plain/params/.* is \(.*\) float32 there and \(7,\) float32 here": like.replace(
+            nets={**like.nets, "plain": net.replace(params=jax.tree.map(lambda x: jax.ShapeDtypeStruct(
+                (7,), x.dtype, sharding=x.sharding), net.params))}),
+        "step is .* int32 there and .* float32 here": like.replace(
+            step=jax.ShapeDtypeStruct((), np.float32, sharding=like.step.sharding)),
+    }  # fmt: skip
+    for words, other in others.items():
+        with pytest.raises(UserError, match=f"checkpoint 2 in .* is of another model: {words}; use the config"):
+            checkpoints.trained(lambda _, other=other: other)
 
 
 def test_the_table_marks_the_best_where_there_is_one():

@@ -1,0 +1,102 @@
+"""A codec: another run's encoder between the pixels and the method (Rombach et al. 2022, arXiv:2112.10752, section 3.1).
+
+    z = (encode(x) - mean) / std        what the method models
+    x = decode(std z + mean)            what its samples become
+
+mean and std of each channel of the latents are measured on the data once (the paper divides by the standard deviation of the
+first batch) and kept in the run's config. A VQ-VAE gives its vectors, and what is sampled goes to the nearest code before it
+is decoded; a VAE gives a draw of its posterior.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen.core import keys
+from jaxgen.core.lender import Frozen, Lender, Loan, Role
+from jaxgen.core.method import Encodes, Quantizes
+from jaxgen.core.spec import Field, Spec
+from jaxgen.core.task import Array, Batch, Task, picture_target
+from jaxgen.errors import UserError
+from jaxgen.images import to_float
+
+NAME = "codec"  # of the lent run, in the state and in the run's directory
+ROLE = Role(Encodes, "codec (a VAE, a VQ-VAE, ...)")
+
+
+@dataclass(frozen=True)
+class Codec(Task):
+    """The target becomes the latents of a trained run, or its codes as tokens. Latents without places are of one: [1, 1, D]."""
+
+    last: ClassVar[bool] = True
+
+    run: Lender
+    tokens: bool = False  # the codes' indices, int32 [h w], for models of sequences
+    mean: tuple = ()  # of each channel of the latents; () is measured
+    std: tuple = ()
+
+    def spec(self, spec: Spec) -> Spec:
+        """The target as latents [h, w, C] or tokens; a UserError for a run that is no codec of these pictures."""
+        field = picture_target(spec, self)
+        self.run.check("config.tasks.codec.run", ROLE, spec, self)
+        lent = self.run.abstract
+        if self.tokens and not isinstance(lent.model, Quantizes):
+            raise UserError("config.tasks.codec.tokens=True needs codes; name a VQ-VAE's run, or set it to False")
+        x = jax.ShapeDtypeStruct((1, *field.shape), jnp.float32)
+        z = jax.eval_shape(self.encode, lent, x, jax.eval_shape(lambda: jax.random.key(0)))
+        if len(self.mean) not in (0, z.shape[-1]) or len(self.mean) != len(self.std):
+            raise UserError(
+                f"config.tasks.codec.mean and std must hold {z.shape[-1]} numbers, one for each channel of the latents; () measures"
+            )
+        kind, values = ("tokens", lent.model.codes) if self.tokens else ("latent", 0)
+        return Spec({**spec, spec.target: Field(z.shape[1:], str(z.dtype), kind, "target", values)})
+
+    def encode(self, lent: Frozen, x: Array, rng: Array) -> Array:
+        """Pictures [B, H, W, C] -> latents [B, h, w, D] as the run has them, or int32 tokens [B, N]."""
+        z = lent.model.encode(lent.weights, x, rng)
+        if self.tokens:
+            return z.reshape(len(z), -1)
+        z = lent.model.vectors(lent.weights, z) if isinstance(lent.model, Quantizes) else z
+        return z if z.ndim > 2 else z[:, None, None]
+
+    def __call__(self, spec: Spec, frozen: dict[str, Frozen], batch: Batch, rng: Array) -> Batch:
+        """The target encoded, latents to mean 0 and standard deviation 1."""
+        z = self.encode(frozen[NAME], to_float(batch[spec.target]), rng)
+        if not self.tokens and self.mean:
+            z = (z - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        return {**batch, spec.target: jax.lax.stop_gradient(z)}
+
+    def undo(self, frozen: dict[str, Frozen], x: Array) -> Array:
+        """Latents or tokens -> pictures [B, H, W, C] in [-1, 1]."""
+        model, w = frozen[NAME].model, frozen[NAME].weights
+        shape = jax.eval_shape(model.encode, w, jnp.zeros((len(x), *model.spec.shape)), jax.random.key(0)).shape
+        if self.tokens:
+            return model.decode(w, x.reshape(shape))
+        z = x * jnp.asarray(self.std) + jnp.asarray(self.mean) if self.mean else x
+        return jnp.clip(
+            model.decode(w, model.nearest(w, z) if isinstance(model, Quantizes) else z.reshape(shape)), -1.0, 1.0
+        )
+
+    def loans(self) -> dict[str, Loan]:
+        """The run."""
+        return {NAME: Loan(self.run, ROLE)}
+
+    def kept_in(self, folder: Path) -> Task:
+        """With the run's copy."""
+        return replace(self, run=self.run.kept_in(folder / NAME))
+
+    def settle(self, frozen: dict[str, Frozen], batches: Iterator[Batch]) -> dict[str, Any]:
+        """mean and std of each channel over examples and places, in float64."""
+        if self.tokens or self.mean:
+            return {}
+        lent = frozen[NAME]
+        encode = jax.jit(lambda lent, x, i: self.encode(lent, to_float(x), keys.named(jax.random.key(0), "settle", i)))
+        target = lent.model.spec.target
+        z = np.concatenate([np.asarray(encode(lent, x[target], i), np.float64) for i, x in enumerate(batches)])
+        z = z.reshape(-1, z.shape[-1])
+        return {"mean": tuple(map(float, z.mean(0))), "std": tuple(map(float, np.maximum(z.std(0), 1e-6)))}

@@ -1,0 +1,74 @@
+"""Hide: a part of the picture is to be made anew from the rest (Pathak et al. 2016, arXiv:1604.07379, section 3.3)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.core.lender import Frozen
+from jaxgen.core.spec import Field, Spec
+from jaxgen.core.task import Batch, Task, picture_target, with_conditions
+from jaxgen.errors import UserError
+from jaxgen.images import to_float
+
+Array = jax.Array
+Area = tuple[Array, Array, Array, Array]  # int32 [B] each: first row, end of the rows, first column, end of the columns
+
+
+def _box(size: float, height: int, width: int, num: int, rng: Array) -> Area:
+    """A box with `size` of both sides, anywhere."""
+    rows, columns = round(size * height), round(size * width)
+    top, left = jax.random.randint(rng, (2, num), 0, jnp.array([[height - rows + 1], [width - columns + 1]]))
+    return top, top + rows, left, left + columns
+
+
+def _half(size: float, height: int, width: int, num: int, rng: Array) -> Area:
+    """A band with `size` of one side, along any of the four borders."""
+    rows, columns = round(size * height), round(size * width)
+    bands = [
+        (0, rows, 0, width), (height - rows, height, 0, width),
+        (0, height, 0, columns), (0, height, width - columns, width),
+    ]  # fmt: skip
+    return tuple(jnp.array(bands)[jax.random.randint(rng, (num,), 0, len(bands))].T)
+
+
+SHAPES: dict[str, Callable[[float, int, int, int, Array], Area]] = {"box": _box, "half": _half}
+
+
+@dataclass(frozen=True)
+class Hide(Task):
+    """Adds the conditions `mask` [H, W, 1], 1 where the picture is hidden, and `shown`, the picture with that part grey.
+
+    Every example has a place of its own; all frames of a clip share it.
+    """
+
+    shape: str = "box"  # "box": anywhere; "half": along one of the four borders
+    size: float = 0.5  # of what is hidden, in sides of the picture
+
+    def __post_init__(self) -> None:
+        if self.shape not in SHAPES:
+            raise UserError(f"task hide: shape={self.shape!r} is unknown; there are: {', '.join(SHAPES)}")
+        if not 0.0 < self.size < 1.0:
+            raise UserError(f"task hide: size={self.size} must lie between 0 and 1, a share of the picture's sides")
+
+    def spec(self, spec: Spec) -> Spec:
+        """With mask and shown; a UserError where there is no picture, or less than a pixel would be hidden."""
+        field = picture_target(spec, self)
+        if not all(0 < round(self.size * side) < side for side in field.shape[-3:-1]):
+            raise UserError(
+                f"task hide: size={self.size} hides no pixel of {field.shape[-3]}x{field.shape[-2]}, or all; change it"
+            )
+        mask = Field((*field.shape[:-1], 1), "float32", "mask")
+        return with_conditions(spec, self, mask=mask, shown=Field(field.shape, "float32", field.kind))
+
+    def __call__(self, spec: Spec, frozen: dict[str, Frozen], batch: Batch, rng: Array) -> Batch:
+        """The batch with mask and shown; the target stays whole."""
+        x = to_float(batch[spec.target])
+        num, (height, width) = len(x), x.shape[-3:-1]
+        top, bottom, left, right = (at[:, None] for at in SHAPES[self.shape](self.size, height, width, num, rng))
+        rows, columns = jnp.arange(height), jnp.arange(width)
+        hidden = ((top <= rows) & (rows < bottom))[:, :, None] & ((left <= columns) & (columns < right))[:, None]
+        hidden = hidden.reshape(num, *[1] * (x.ndim - 4), height, width, 1)
+        mask = jnp.broadcast_to(hidden, (*x.shape[:-1], 1)).astype(jnp.float32)
+        return {**batch, "mask": mask, "shown": jnp.where(hidden, 0.0, x).astype(jnp.float32)}

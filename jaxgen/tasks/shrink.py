@@ -1,0 +1,48 @@
+"""Shrink: the picture is to be made from a small one of itself, as in super-resolution (Saharia et al. 2021, arXiv:2104.07636)."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.core.lender import Frozen
+from jaxgen.core.spec import Field, Spec
+from jaxgen.core.task import Batch, Task, picture_target, with_conditions
+from jaxgen.errors import UserError
+from jaxgen.metrics.resize import resize, way
+
+Array = jax.Array
+
+
+@dataclass(frozen=True)
+class Shrink(Task):
+    """Adds the condition `small`, the picture at 1 / `factor` of its height and width; the target stays.
+
+    The default resizes as Pillow does and rounds to levels, so that `small` is what a file would hold.
+    """
+
+    factor: int = 2
+    how: str = "pil_bicubic_uint8"  # a way of jaxgen.metrics.resize; pil_box_uint8 takes means
+
+    def __post_init__(self) -> None:
+        way(self.how)
+        if self.factor < 2:
+            raise UserError(f"task shrink: factor={self.factor} must be at least 2")
+
+    def spec(self, spec: Spec) -> Spec:
+        """With small; a UserError where there is no picture, or none whose sides are multiples of the factor."""
+        field = picture_target(spec, self)
+        *frames, height, width, channels = field.shape
+        if height % self.factor or width % self.factor:
+            raise UserError(
+                f"task shrink: factor={self.factor} does not divide {height}x{width}; choose another factor or data.size"
+            )
+        shape = (*frames, height // self.factor, width // self.factor, channels)
+        return with_conditions(spec, self, small=Field(shape, "float32", field.kind))
+
+    def __call__(self, spec: Spec, frozen: dict[str, Frozen], batch: Batch, rng: Array) -> Batch:
+        """The batch with small, float32 in [-1, 1] (some ways overshoot)."""
+        x = batch[spec.target]
+        levels = (x.astype(jnp.float32) + 1.0) * 127.5 if jnp.issubdtype(x.dtype, jnp.floating) else x
+        size = (x.shape[-3] // self.factor, x.shape[-2] // self.factor)
+        return {**batch, "small": resize(levels, size, self.how) / 127.5 - 1.0}

@@ -1,0 +1,169 @@
+"""A trained run, opened again: overrides, phases of another resolution, other runs' weights, and what is refused."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import jaxgen
+from jaxgen.config import files as configs
+from jaxgen.errors import UserError
+from jaxgen.evaluate import evaluate
+from jaxgen.runs.directory import RunDir
+from jaxgen.runs.frozen import FrozenRun
+from jaxgen.runs.trained import Trained
+from jaxgen.sample import sample
+from jaxgen.train import train
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A labelled diffusion run, long enough to tell labels apart."""
+    path = tmp_path_factory.mktemp("run") / "digits"
+    changes = {"mesh": {"data": 1}, "steps": 60, "steps_per_call": 10, "save_every": 60, "method.net.optimizer.lr": 1e-2,
+               "method.net.optimizer.warmup": 0, "method.net.ema": "none", "eval.grid.every": 0, "eval.loss.every": 0}  # fmt: skip
+    train(configs.override(configs.load("configs/ddpm_digits.py:tiny"), changes), path)
+    return path
+
+
+def test_three_lines_of_python(digits):
+    run = jaxgen.open(digits)
+    images = run.sample(5, labels=[3])
+    assert images.shape == (5, 8, 8, 1) and images.dtype == np.uint8
+    np.testing.assert_array_equal(images, jaxgen.open(digits).sample(5, label=[3]))
+    assert (images != run.sample(5, labels=[4])).any() and (images != run.sample(5, labels=[3], seed=1)).any()
+
+
+def test_changes_hold_for_one_call_and_change_what_is_made(digits, tmp_path):
+    before = (digits / "config.json").read_text()
+    plain = sample(digits, num=4, out=tmp_path / "a")
+    changes = {"method.solver": "ddim", "method.solver.steps": "2", "method.guide.scale": "3.0"}
+    other = sample(digits, num=4, out=tmp_path / "b", changes=changes)
+    assert (plain != other).any() and (digits / "config.json").read_text() == before
+    np.testing.assert_array_equal(plain, sample(digits, num=4, out=tmp_path / "c"))
+    assert evaluate(digits, changes={"eval.loss.num": "8"})["loss"] > 0
+
+
+def test_what_cannot_change_and_what_is_not_known_is_one_line(digits):
+    cases = [
+        (
+            lambda: Trained.open(digits, changes={"method.net.width": "32"}),
+            r"config\.method\.net\.width: 16 -> 32.*cannot",
+        ),
+        (lambda: jaxgen.open(digits, changes={"method.solver.stps": 3}), "did you mean 'steps'"),
+        (lambda: jaxgen.open(digits, step=3), "no checkpoint of step 3"),
+        (
+            lambda: jaxgen.open(digits).sample(2, prompt="a cat"),
+            "the run knows no condition 'prompt'; it is told: label",
+        ),
+        (
+            lambda: jaxgen.open(digits).sample(2, labels=[10]),
+            "--labels=10 is out of range; the labels are 0 to 9: 0, 1",
+        ),
+        (
+            lambda: jaxgen.open(digits).sample(2, label=["cat"]),
+            r"label must be one label of shape \(\) or \[N, \.\.\.\] of them",
+        ),
+        (lambda: jaxgen.open(digits).sample(2, labels=3, label=4), "both --labels and label were given"),
+        (lambda: jaxgen.open(digits).sample(0), "--num=0 must be at least 1"),
+    ]
+    for act, words in cases:
+        with pytest.raises(UserError, match=words) as error:
+            act()
+        assert "\n" not in str(error.value)
+
+
+def test_a_run_of_a_jaxgen_without_specs_is_refused_in_one_line(digits, tmp_path):
+    shutil.copytree(digits, tmp_path / "old")
+    story = json.loads((tmp_path / "old/run.json").read_text())
+    story["data"] = {"shape": [8, 8, 1], "classes": 10, "num": 1500, "label_names": list("0123456789")}
+    (tmp_path / "old/run.json").write_text(json.dumps(story))
+    for step in (tmp_path / "old/checkpoints").iterdir():
+        shutil.rmtree(step / "story")
+    going_on = configs.override(RunDir(digits).config(), {"steps": 80})
+    new = configs.override(going_on, {"init": str(tmp_path / "old")})
+    for act in (lambda: jaxgen.open(tmp_path / "old"), lambda: evaluate(tmp_path / "old"),
+                lambda: train(going_on, tmp_path / "old"), lambda: train(new, tmp_path / "new")):  # fmt: skip
+        with pytest.raises(
+            UserError, match=r"was written by a jaxgen that stored no Spec of its data \(0\.1\); train it anew"
+        ):
+            act()
+
+
+def test_phases_of_another_resolution_are_opened_by_their_own_config_and_spec(tiny, tmp_path, capfd):
+    """Sampling, evaluation, lending and resumption at a step use what made that step; what starts afresh is said."""
+    config = tiny("vae_digits", phases=({"until": 2, "data.size": 4},), **{"data.size": 8})
+    train(config, tmp_path / "whole")
+    said = capfd.readouterr().err
+    assert "phase 2: nets/net/" in said and "start afresh" in said
+    for step, side in ((2, 4), (4, 8)):
+        assert sample(tmp_path / "whole", num=2, out=tmp_path / "s", step=step).shape == (2, side, side, 1)
+        assert np.isfinite(evaluate(tmp_path / "whole", step=step)["elbo"])
+        assert FrozenRun(str(tmp_path / "whole"), step=step).spec.shape == (side, side, 1)
+        assert RunDir(tmp_path / "whole").spec(step).shape == (side, side, 1)
+    for until, words in (
+        (3, r"data\.size: 8 -> 4"),
+        (1, r"data\.size: 4 -> 8"),
+    ):  # what is trained stays as it was trained
+        rewritten = configs.override(config, {"phases": ({"until": until, "data.size": 4},), "steps": 6})
+        shutil.copytree(tmp_path / "whole", tmp_path / f"{until}")
+        if until == 1:
+            shutil.rmtree(tmp_path / "1/checkpoints/4")
+        else:
+            rewritten = configs.override(rewritten, {"phases": ({"until": 5, "data.size": 4},)})
+        with pytest.raises(UserError, match=rf"another config up to step . \(config\.{words}\)"):
+            train(rewritten, tmp_path / f"{until}")
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut/checkpoints/4")
+    train(config, tmp_path / "cut")
+    ends = [jax.tree.leaves(jax.device_get(jaxgen.open(tmp_path / name).state.nets)) for name in ("whole", "cut")]
+    for a, b in zip(*ends, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_starts_from_anothers_weights_by_path_and_shape(tiny, tmp_path, capfd):
+    first = tiny("vae_digits")
+    train(first, tmp_path / "first")
+    wider = configs.override(
+        first, {"init": str(tmp_path / "first"), "method.net.decoder.width": 48, "seed": 7, "steps": 2}
+    )
+    train(wider, tmp_path / "second")
+    said = capfd.readouterr().err
+    assert f"variables from {tmp_path / 'first'}, step 4" in said and "decoder" in said and "start afresh" in said
+    from jaxgen.train import begin
+
+    exp = jaxgen.open(tmp_path / "second").exp
+    state, _ = begin(exp)
+    theirs = jax.device_get(jaxgen.open(tmp_path / "first").state.nets["net"])
+    mine = jax.device_get(state.nets["net"])
+    jax.tree.map(np.testing.assert_array_equal, mine.params["encoder"], theirs.params["encoder"])
+    stranger = tiny("dcgan_digits", init=str(tmp_path / "first"))
+    with pytest.raises(UserError, match=r"config\.init: none of the \d+ variables has the path and shape"):
+        train(stranger, tmp_path / "third")
+
+
+def test_pictures_that_are_asked_for_may_be_levels_or_floats_one_or_many(tiny, tmp_path):
+    """Whatever the form, the same picture gives the same sample; what has another shape is refused, not reshaped."""
+    config = tiny("super_resolution_digits", eval={}, **{"method.net.ema": "none"})
+    train(config, tmp_path)
+    run = jaxgen.open(tmp_path)
+    levels = np.random.default_rng(0).integers(0, 256, (4, 4, 1)).astype(np.uint8)
+    floats = levels.astype(np.float32) / 127.5 - 1.0
+    made = [run.sample(2, small=x) for x in (levels, floats, levels[None], np.stack([floats, floats]))]
+    for other in made[1:]:
+        np.testing.assert_array_equal(made[0], other)
+    for wrong in (np.zeros((8, 8, 1), np.uint8), np.zeros((4, 4)), "a picture"):
+        with pytest.raises(UserError, match=r"small must be one image of shape \(4, 4, 1\) or \[N, \.\.\.\] of them"):
+            run.sample(2, small=wrong)
+    assert len(repr(run)) < 300
+
+
+def test_runs_are_named_by_a_directory_with_their_options_in_the_same_breath():
+    config = configs.override(configs.load("configs/latent_digits.py"), {
+        "tasks.codec.run": "runs/a", "tasks.codec.run.step": "7", "init": "runs/b", "init.step": "3"})  # fmt: skip
+    assert (config.tasks.codec.run.path, config.tasks.codec.run.step) == ("runs/a", 7)
+    assert (config.init.path, config.init.step) == ("runs/b", 3)
+    assert configs.override(config, {"init.path": "runs/c"}).init.step == 3
+    assert configs.override(configs.load("configs/vae_digits.py"), {"init.path": "runs/c"}).init.path == "runs/c"

@@ -1,0 +1,129 @@
+"""A codec between pixels and method: latents of mean 0 and deviation 1, pixels from the run's own directory alone, refusals."""
+
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import untrained
+
+from jaxgen.config import files as configs
+from jaxgen.config import registry
+from jaxgen.core import parallel
+from jaxgen.core.spec import pictures
+from jaxgen.errors import UserError
+from jaxgen.runs.directory import RunDir
+from jaxgen.runs.experiment import Experiment, open_source
+from jaxgen.sample import sample
+from jaxgen.train import settled, train
+
+
+@pytest.fixture(scope="module")
+def codecs(tmp_path_factory):
+    """Kind of codec -> the directory of a run of it, trained for four steps."""
+    folder, found = tmp_path_factory.mktemp("codecs"), {}
+    for name in ("vae", "vqvae"):
+        config = configs.override(configs.load(f"configs/{name}_digits.py:tiny"), {"mesh": {"data": 1}, "eval": {}})
+        train(config, folder / name)
+        found[name] = folder / name
+    return found
+
+
+def latent(tiny, run, **changes):
+    changes = {"tasks.codec.run.path": str(run), "eval": {}, "method.net.attend": (), **changes}
+    return configs.override(tiny("latent_digits"), changes)
+
+
+KINDS = {"vqvae": {}, "vae": {"method.net.mults": (1,)}, "tokens": {}}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_latents_are_standardised_and_come_back_as_the_codecs_own_pixels(kind, tiny, codecs, tmp_path):
+    """decode(encode(x)) through the task is what the codec itself makes of x; each channel has mean 0 and deviation 1."""
+    run = codecs["vae" if kind == "vae" else "vqvae"]
+    config = latent(tiny, run, **KINDS[kind])
+    source = open_source(config, "train")
+    if kind == "tokens":
+        spec = pictures((8, 8, 1))
+        task = registry.build("task", {"name": "codec", "run": str(run), "tokens": True})
+    else:
+        config = settled(config, RunDir(tmp_path))
+        exp = Experiment.open(config, source.spec)
+        task, spec = exp.stages[0].task, exp.read_spec
+    mesh = parallel.make_mesh({"data": 1})
+    frozen = {n: loan.lender.load(parallel.everywhere(mesh, loan.lender.abstract)) for n, loan in task.loans().items()}
+    images = jnp.asarray(np.stack([source[i]["image"] for i in range(256)]))
+    z = task(spec, frozen, {"image": images}, jax.random.key(1))["image"]
+    after = task.spec(spec)["image"]
+    assert z.shape == (256, *after.shape) and z.dtype == after.dtype
+    back = task.undo(frozen, z)
+    model, w = frozen["codec"].model, frozen["codec"].weights
+    own = model.decode(w, model.encode(w, images, jax.random.key(1)))
+    np.testing.assert_allclose(back, jnp.clip(own, -1, 1), atol=2e-5)
+    if kind == "tokens":
+        assert after.kind == "tokens" and after.values == model.codes and int(z.max()) < model.codes
+    else:
+        flat = np.asarray(z, np.float64).reshape(-1, z.shape[-1])
+        np.testing.assert_allclose(flat.mean(0), 0.0, atol=0.25)
+        np.testing.assert_allclose(flat.std(0), 1.0, atol=0.25)
+
+
+def test_a_run_on_latents_samples_pixels_from_its_own_directory_alone(tiny, codecs, tmp_path):
+    codec, path = tmp_path / "codec", tmp_path / "run"
+    shutil.copytree(codecs["vqvae"], codec)
+    config = latent(tiny, codec)
+    train(config, path)
+    stored = json.loads((path / "config.json").read_text())["tasks"]["codec"]
+    assert len(stored["mean"]) == len(stored["std"]) == 8 and stored["mean"] != [0.0] * 8
+    assert json.loads((path / "run.json").read_text())["data"]["spec"]["image"]["shape"] == [8, 8, 1]
+    before = sample(path, num=4, out=tmp_path / "a")
+    shutil.rmtree(codec)
+    after = sample(path, num=4, out=tmp_path / "b")
+    np.testing.assert_array_equal(before, after)
+    assert after.shape == (4, 8, 8, 1) and after.dtype == np.uint8
+    train(configs.override(config, {"steps": 6}), path)  # the same command goes on, though the codec's own run is gone
+    assert sample(path, num=4, out=tmp_path / "c", step=6).shape == (4, 8, 8, 1)
+
+
+def test_mistakes_are_one_line(tiny, codecs, tmp_path):
+    def open_with(**changes):
+        config = latent(tiny, codecs["vqvae"], **changes)
+        return Experiment.open(config, open_source(config, "train").spec)
+
+    small = untrained(configs.load("configs/vqvae_digits.py:tiny"), pictures((16, 16, 1)), tmp_path, False)
+    colour = untrained(configs.load("configs/vqvae_mnist.py:tiny"), pictures((8, 8, 3)), tmp_path, False)
+    cases = [
+        ({"tasks.codec.run.path": ""}, r"config\.tasks\.codec\.run\.path is empty"),
+        ({"tasks.codec.run.path": "nowhere"}, "nowhere holds no run"),
+        ({"tasks.codec.run.path": small}, r"is a run of images \(16, 16, 1\), not \(8, 8, 1\); name another"),
+        ({"tasks.codec.run.path": colour}, r"is a run of images \(8, 8, 3\), not \(8, 8, 1\); name another"),
+        ({"tasks.codec.mean": (0.0,), "tasks.codec.std": (1.0,)}, "must hold 8 numbers"),
+        ({"tasks.codec.tokens": True}, "diffusion makes image, frames, latent, not tokens"),
+    ]
+    for changes, words in cases:
+        with pytest.raises(UserError, match=words) as error:
+            open_with(**changes)
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"there is no checkpoint of step 7 in .*; there are: \[2, 4\]"):
+        open_with(**{"tasks.codec.run.step": 7})
+    with pytest.raises(UserError, match=r"config\.method vae makes image, not latent"):
+        config = configs.override(tiny("vae_digits"), {"tasks.codec": {"run": str(codecs["vqvae"])}})
+        Experiment.open(config, open_source(config, "train").spec)
+    with pytest.raises(UserError, match="which is no codec"):
+        other = untrained(configs.override(configs.load("configs/classifier_digits.py:tiny"), {"mesh": {"data": 1}}),
+                          pictures((8, 8, 1), 10), tmp_path, False)  # fmt: skip
+        open_with(**{"tasks.codec.run.path": other})
+
+
+def test_codecs_come_after_the_tasks_that_need_pixels(tiny, codecs):
+    """However the sections are ordered (a ConfigDict sorts them): conditions are made of pixels, then the target is encoded."""
+    config = latent(tiny, codecs["vqvae"], **{"tasks.shrink": {}, "tasks.hide": {}})
+    exp = Experiment.open(config, open_source(config, "train").spec)
+    assert [type(stage.task).__name__ for stage in exp.stages] == ["Hide", "Shrink", "Codec"]
+    assert (
+        exp.spec["image"].kind == "latent"
+        and exp.spec["small"].shape == (4, 4, 1)
+        and exp.spec["shown"].shape == (8, 8, 1)
+    )

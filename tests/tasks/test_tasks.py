@@ -1,0 +1,283 @@
+"""Laws of tasks, over their table and over what examples may hold; and what hide, shrink and the degradations are."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxgen.config import registry
+from jaxgen.core import conditions
+from jaxgen.core.spec import PICTURES, Field, Spec, labels, pictures
+from jaxgen.errors import UserError
+from jaxgen.metrics.resize import resize
+from jaxgen.tasks.augment import Crop, Flip, Geometric
+from jaxgen.tasks.degrade import DEGRADATIONS
+from jaxgen.tasks.hide import SHAPES, Hide
+from jaxgen.tasks.shrink import Shrink
+
+AUGMENTS = sorted(registry.TABLES["augment"])
+TASKS = AUGMENTS + sorted(set(registry.TABLES["task"]) - {"codec"})  # a codec is made of a run
+SIDE, NUM = 16, 24
+SPECS = {
+    "image": pictures((SIDE, SIDE, 3), classes=5),
+    "floats": Spec(image=Field((SIDE, SIDE, 1), "float32", "image", "target")),
+    "wide": pictures((12, 20, 1)),
+    "conditions": Spec(
+        pictures((SIDE, SIDE, 3), classes=5),
+        hole=Field((SIDE, SIDE, 1), "float32", "mask"),
+        pair=Field((SIDE, SIDE, 3), "uint8", "image"),
+        little=Field((SIDE // 2, SIDE // 2, 3), "uint8", "image"),
+        code=Field((7,), "float32", "embedding"),
+    ),
+    "frames": Spec(
+        pictures((4, SIDE, SIDE, 3), classes=5),
+        first=Field((SIDE, SIDE, 3), "uint8", "image"),
+        hole=Field((SIDE, SIDE, 1), "bool", "mask"),
+    ),
+    "latent": Spec(labels(5), image=Field((8, 8, 4), "float32", "latent", "target")),
+}
+LATENT = [(name, kind) for name in TASKS for kind in SPECS if kind != "latent" or name in ("flip", "crop")]
+
+
+def build(name):
+    return registry.build("augment" if name in AUGMENTS else "task", name)
+
+
+def examples(spec, num=NUM):
+    rng = np.random.default_rng(0)
+
+    def draw(field):
+        shape = (num, *field.shape)
+        if field.kind == "label":
+            return rng.integers(0, field.values, shape).astype(field.dtype)
+        if field.kind == "mask":
+            return (rng.random(shape) < 0.5).astype(field.dtype)
+        return (
+            rng.integers(0, 256, shape, np.uint8)
+            if field.dtype == "uint8"
+            else rng.uniform(-1, 1, shape).astype("float32")
+        )
+
+    return {name: jnp.asarray(draw(field)) for name, field in spec.items()}
+
+
+def applied(task, spec):
+    """(batch, seed) -> batch, compiled."""
+    task.spec(spec)
+    program = jax.jit(partial(task, spec, {}))
+    return lambda batch, seed: program(batch, jax.random.key(seed))
+
+
+@pytest.mark.parametrize(("name", "kind"), LATENT)
+def test_the_spec_says_what_comes_out(name, kind):
+    task, spec = build(name), SPECS[kind]
+    after = task.spec(spec)
+    out = jax.eval_shape(partial(task, spec, {}), spec.abstract(NUM), jax.eval_shape(lambda: jax.random.key(0)))
+    assert {k: (v.shape, v.dtype) for k, v in out.items()} == {
+        k: (v.shape, v.dtype) for k, v in after.abstract(NUM).items()
+    }
+    assert after.target == spec.target and after.shape == spec.shape and after.classes == spec.classes
+    told = jax.eval_shape(lambda batch: conditions.read(after, batch, NUM), out)
+    nulls = jax.eval_shape(lambda: conditions.nulls(after, NUM))
+    assert told == nulls  # what an example says of a condition has the form of saying nothing
+
+
+@pytest.mark.parametrize(("name", "kind"), LATENT)
+def test_the_key_decides_everything_and_what_has_no_places_stays(name, kind):
+    task, spec = build(name), SPECS[kind]
+    run, batch = applied(task, spec), examples(spec)
+    a, b, other = (run(batch, seed) for seed in (1, 1, 2))
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key])
+    assert name == "shrink" or any((np.asarray(a[key]) != np.asarray(other[key])).any() for key in a)
+    for key in batch.keys() - spec.of(*PICTURES).keys() | (batch.keys() if task.always else set()):
+        np.testing.assert_array_equal(a[key], batch[key])
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_sample_has_the_shape_it_had_before(name):
+    task, spec = build(name), SPECS["image"]
+    x = jax.random.normal(jax.random.key(0), (NUM, *task.spec(spec).shape))
+    assert task.undo({}, x).shape == (NUM, *spec.shape)
+
+
+def smooth(num=NUM, side=SIDE):
+    """[num, side, side, 3] without symmetry, in [-1, 1]."""
+    rng = np.random.default_rng(1)
+    y, x = np.meshgrid(np.arange(side) / side, np.arange(side) / side, indexing="ij")
+    a, b, c = rng.uniform(1, 3, (3, num, 1, 1, 3))
+    return jnp.asarray(np.sin(a * y[..., None] + b) * np.cos(c * x[..., None] - a), jnp.float32)
+
+
+@pytest.mark.parametrize("name", AUGMENTS)
+def test_one_draw_moves_all_that_has_places_alike(name):
+    """One picture as target, as pair, as a clip's every frame, at half the size and as a mask: so it comes out."""
+    spec = Spec(
+        image=Field((SIDE, SIDE, 3), "float32", "image", "target"),
+        pair=Field((SIDE, SIDE, 3), "float32", "image"),
+        clip=Field((4, SIDE, SIDE, 3), "float32", "frames"),
+        code=Field((SIDE, SIDE, 3), "float32", "latent"),
+        half=Field((SIDE // 2, SIDE // 2, 3), "float32", "image"),
+        hole=Field((SIDE, SIDE, 1), "float32", "mask"),
+    )
+    x = smooth()
+    halved = lambda x: resize(x, (SIDE // 2, SIDE // 2), "pil_box")  # noqa: E731
+    clip = jnp.stack([x * scale for scale in (1.0, 0.5, -1.0, 0.25)], 1)
+    batch = {
+        "image": x,
+        "pair": x,
+        "clip": clip,
+        "code": x,
+        "half": halved(x),
+        "hole": (x[..., :1] > 0).astype("float32"),
+    }
+    out = applied(build(name), spec)(batch, 3)
+    moved = np.abs(out["image"] - x).max((1, 2, 3)) > 0.02
+    assert moved.sum() > NUM / 4
+    np.testing.assert_allclose(out["pair"], out["image"], atol=1e-6)
+    np.testing.assert_allclose(out["code"], out["image"], atol=1e-6)
+    for t, scale in enumerate((1.0, 0.5, -1.0, 0.25)):
+        np.testing.assert_allclose(out["clip"][:, t], scale * out["image"], atol=1e-5)
+    exact = name != "geometric"  # which resamples
+    far = np.abs(out["half"] - halved(out["image"]))  # mirrors of two sizes differ by a pixel at the border
+    assert far.max() < 1e-6 if exact else np.quantile(far, 0.98) < 0.06
+    assert set(np.unique(out["hole"])) == {0.0, 1.0}
+    agree = np.asarray(out["hole"] == (out["image"][..., :1] > 0)).mean()
+    assert agree == 1.0 if exact else agree > 0.97
+
+
+def test_flipping_is_exact_and_has_its_probability():
+    spec = SPECS["conditions"]
+    batch = examples(spec, 400)
+    for p in (0.0, 0.3, 1.0):
+        out = applied(Flip(p), spec)(batch, 0)
+        same, mirrored = (
+            np.asarray((out["pair"] == x).all((1, 2, 3))) for x in (batch["pair"], batch["pair"][:, :, ::-1])
+        )
+        assert (same != mirrored).all() and abs(mirrored.mean() - p) <= 0.1
+        np.testing.assert_array_equal(out["little"][mirrored], batch["little"][mirrored][:, :, ::-1])
+
+
+@pytest.mark.parametrize("pad", [0, 1, 3])
+def test_crop_cuts_from_the_reflected_image(pad):
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 2), np.uint8)
+    padded = np.pad(image, ((pad, pad), (pad, pad), (0, 0)), mode="reflect")
+    cuts = {padded[y : y + 5, x : x + 7].tobytes() for y in range(2 * pad + 1) for x in range(2 * pad + 1)}
+    out = applied(Crop(pad), pictures((5, 7, 2)))({"image": jnp.asarray(np.stack([image] * 1500))}, 0)
+    assert {x.tobytes() for x in np.asarray(out["image"])} == cuts
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("kind", ["image", "floats", "wide", "frames"])
+def test_what_is_hidden_is_grey_and_the_rest_is_shown(shape, kind):
+    spec = Spec({k: f for k, f in SPECS[kind].items() if f.kind != "mask"})
+    batch = examples(spec, 400)
+    out = applied(Hide(shape, 0.25), spec)(batch, 0)
+    x = conditions.prepare(spec, "image", batch["image"])
+    mask = np.asarray(out["mask"])
+    assert set(np.unique(mask)) == {0.0, 1.0}
+    np.testing.assert_array_equal(out["shown"], np.where(mask == 1, 0.0, x))
+    np.testing.assert_array_equal(out["image"], batch["image"])
+    if kind == "frames":
+        assert (mask == mask[:, :1]).all()  # all frames hide the same
+        mask = mask[:, 0]
+    height, width = mask.shape[1:3]
+    rows, columns = mask.any((2, 3)), mask.any((1, 3))
+    assert (mask[..., 0] == rows[:, :, None] * columns[:, None]).all()  # a rectangle
+    starts = np.stack([rows.argmax(1), columns.argmax(1)], 1)
+    sides = np.stack([rows.sum(1), columns.sum(1)], 1)
+    if shape == "box":
+        assert (sides == (height // 4, width // 4)).all()
+        for axis, room in enumerate((height - height // 4, width - width // 4)):
+            assert set(starts[:, axis]) == set(range(room + 1))
+    else:
+        bands = {(height // 4, width), (height, width // 4)}
+        assert {tuple(s) for s in sides.tolist()} == bands
+        places = {(0, 0, height // 4, width), (height - height // 4, 0, height // 4, width),
+                  (0, 0, height, width // 4), (0, width - width // 4, height, width // 4)}  # fmt: skip
+        assert {(*a, *b) for a, b in zip(starts.tolist(), sides.tolist(), strict=True)} == places
+    counts = np.unique(np.concatenate([starts, sides], 1), axis=0, return_counts=True)[1]
+    assert counts.max() < 4 * len(mask) / len(counts)  # no place is preferred
+
+
+def test_half_is_half():
+    spec = SPECS["image"]
+    out = applied(Hide("half"), spec)(examples(spec), 0)
+    np.testing.assert_array_equal(out["mask"].mean((1, 2, 3)), 0.5)
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_a_shrunk_image_is_what_pillow_would_write(factor):
+    spec = SPECS["image"]
+    batch = examples(spec)
+    small = applied(Shrink(factor), spec)(batch, 0)["small"]
+    side = SIDE // factor
+    want = [
+        np.asarray(Image.fromarray(np.asarray(x)).resize((side, side), Image.Resampling.BICUBIC))
+        for x in batch["image"]
+    ]
+    np.testing.assert_allclose((small + 1) * 127.5, np.stack(want), atol=1e-4)
+    assert small.min() >= -1.0 and small.max() <= 1.0  # bicubic overshoots; a file does not
+
+
+def test_box_takes_means_and_clips_shrink_frame_by_frame():
+    spec = SPECS["frames"]
+    batch = examples(spec)
+    small = applied(Shrink(2, "pil_box"), spec)(batch, 0)["small"]
+    x = conditions.prepare(spec, "image", batch["image"])
+    np.testing.assert_allclose(small, x.reshape(NUM, 4, SIDE // 2, 2, SIDE // 2, 2, 3).mean((3, 5)), atol=1e-5)
+    still = Spec(image=Field(spec.shape[1:], "uint8", "image", "target"))
+    frame = applied(Shrink(2, "pil_box"), still)({"image": batch["image"][:, 1]}, 0)["small"]
+    np.testing.assert_allclose(small[:, 1], frame, atol=1e-6)
+
+
+TOKENS = Spec(text=Field((8,), "int32", "tokens", "target", 100))
+BAD = {
+    "flip of nothing": (lambda: Flip().spec(TOKENS), "task flip needs a picture"),
+    "crop of nothing": (lambda: Crop().spec(TOKENS), "task crop needs a picture"),
+    "geometric of nothing": (
+        lambda: Geometric().spec(TOKENS),
+        "task geometric needs a picture .*'text' is of kind tokens",
+    ),
+    "hide of nothing": (lambda: Hide().spec(TOKENS), "task hide needs a picture"),
+    "shrink of latents": (
+        lambda: Shrink().spec(SPECS["latent"]),
+        "task shrink needs a picture .*'image' is of kind latent",
+    ),
+    "told twice": (lambda: Hide().spec(Hide().spec(SPECS["image"])), "task hide adds 'mask'"),
+    "augmented twice": (lambda: Geometric().spec(Geometric().spec(SPECS["image"])), "task geometric adds 'augment'"),
+    "no multiple": (lambda: Shrink(3).spec(SPECS["image"]), "factor=3 does not divide 16x16"),
+    "factor": (lambda: Shrink(1), "factor=1 must be at least 2"),
+    "way": (lambda: Shrink(2, "area"), "'area' is unknown; there are: clean, pil_bicubic"),
+    "shape": (lambda: Hide("circle"), "'circle' is unknown; there are: box, half"),
+    "all": (lambda: Hide(size=1.0), "size=1.0 must lie between"),
+    "no pixel": (lambda: Hide(size=0.02).spec(SPECS["image"]), "hides no pixel of 16x16"),
+    "p": (lambda: Geometric(p=1.5), "p=1.5 must lie in"),
+    "sizes": (
+        lambda: Crop().spec(Spec(pictures((9, 9, 1)), small=Field((4, 4, 1), "uint8", "image"))),
+        "smallest picture, 4x4, and one is 9x9",
+    ),
+    "less than a pixel": (lambda: Crop(1).spec(SPECS["conditions"]), "pad=1 is less than a pixel"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_mistakes_are_named_in_one_line(case):
+    call, message = BAD[case]
+    with pytest.raises(UserError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", DEGRADATIONS)
+def test_degradations_of_clips_are_those_of_their_frames(name):
+    x = jnp.stack([smooth(6)] * 2, 1)
+    bad = jax.jit(lambda x: DEGRADATIONS[name](x, 2.0 if name != "mask" else 0.5, jax.random.key(0)))
+    out = bad(x)
+    assert out.shape == x.shape and (np.abs(out - x).max((1, 2, 3, 4)) > 0.01).all()
+    if name in ("blur", "downsample"):  # the others draw
+        np.testing.assert_allclose(out[:, 1], bad(x[:, 1]), atol=1e-5)
+        np.testing.assert_allclose(out[2, 0], bad(x[2, 0]), atol=1e-5)
