@@ -128,7 +128,7 @@ class Quantizer(nn.Module):
 
     def book(self) -> Array:
         """Its entries [codes, dim]."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must say its entries: book()")
 
     def lookup(self, ids: Array) -> Array:
         """ids [...] -> entries [..., dim]."""

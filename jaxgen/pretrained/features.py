@@ -217,7 +217,7 @@ class Published:
 
     def read(self, path: Path) -> Any:
         """The weights in that file, as numpy arrays shaped like `shapes`."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must read its own file: read(path)")
 
     @property
     def abstract(self) -> Frozen:
