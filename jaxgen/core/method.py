@@ -29,9 +29,7 @@ class Loss:
 
     each: Array  # [B]
     metrics: Metrics = struct.field(default_factory=dict)  # [B] or scalar each
-    vars: Variables = struct.field(
-        default_factory=dict
-    )  # collections of the net that changed: batch_stats, codebook, ...
+    vars: Variables = struct.field(default_factory=dict)  # collections of the net that changed
     extra: dict[str, PyTree] = struct.field(default_factory=dict)  # parts of the state's `extra` that changed
 
 

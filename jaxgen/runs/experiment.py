@@ -100,9 +100,7 @@ class Experiment:
     config: ConfigDict
     data: Spec  # of the source
     mesh: Mesh
-    kept: Path | None = (
-        None  # where copies of the runs lie that tasks need: a run's own directory is enough to sample it
-    )
+    kept: Path | None = None  # where copies of the runs lie that its tasks need
 
     def __post_init__(self) -> None:
         shards, updates = parallel.batch_devices(self.mesh), getattr(self.method, "microbatches", 1)
