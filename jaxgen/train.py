@@ -149,9 +149,10 @@ def begin(exp: Experiment) -> tuple[TrainState, list[str]]:
     lender = build("run", exp.config.init.to_dict(), where="config.init")
     lender.check("config.init", Role(Method, "run", target=False), exp.spec, exp.method)
     lent = lender.load(parallel.everywhere(exp.mesh, lender.abstract))
-    state, taken, fresh = take(state, lent.weights)
-    kept = f"; {listed(fresh)} start afresh" if fresh else ""
-    return state, [f"init: {len(taken)} variables from {lender.path}, step {lender.at}{kept}"]
+    state, stayed = take(state, lent.weights)
+    taken = sum(len(jax.tree.leaves(net.variables(False))) for net in state.nets.values()) - len(stayed)
+    kept = f"; {listed(stayed)} start afresh" if stayed else ""
+    return jax.device_put(state, exp.shardings), [f"init: {taken} variables from {lender.path}, step {lender.at}{kept}"]
 
 
 def listed(names: list[str], most: int = 3) -> str:

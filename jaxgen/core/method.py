@@ -160,9 +160,7 @@ def start_from(net: NetState, variables: Variables, name: str) -> NetState:
             f"method.net is not the net of {name}: {odd[0]} is {shapes[0].get(odd[0])} here and {shapes[1].get(odd[0])} there; "
             "give both the same method.net"
         )
-    given = jax.tree.map(jnp.copy, given)  # not the buffers themselves, which a step would give away
-    params = given.pop("params")
-    return net.replace(params=params, vars=given, ema={label: jax.tree.map(jnp.copy, params) for label in net.ema})
+    return net.started(given)
 
 
 def value_and_grads(loss: Callable[[Weights], Loss], w: Weights, net: str) -> tuple[Array, Loss, PyTree]:

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 
 from jaxgen.core.lender import Frozen
@@ -27,6 +28,12 @@ class NetState:
         """What `module.apply` takes: raw, or the average of that label, or (True, or no such label) the default one."""
         label = ema if ema in self.ema else self.default
         return {"params": self.ema[label] if ema and self.ema else self.params, **self.vars}
+
+    def started(self, variables: Variables) -> "NetState":
+        """The net with these variables, from where its averages begin too; copies, as a step gives its buffers away."""
+        copied = jax.tree.map(jnp.copy, variables)
+        ema = {label: jax.tree.map(jnp.copy, copied["params"]) for label in self.ema}
+        return self.replace(params=copied["params"], vars=others(copied), ema=ema)
 
 
 @struct.dataclass
@@ -79,11 +86,11 @@ def path_name(path: tuple) -> str:
     return "/".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)
 
 
-def adopt(fresh: TrainState, old: TrainState) -> tuple[TrainState, list[str]]:
-    """Carry a state into a changed model (the next phase of a run).
+def adopt(fresh: PyTree, old: PyTree) -> tuple[PyTree, list[str]]:
+    """Carry a state, or variables by net, into a changed model: the next phase of a run, or another run.
 
     Every leaf of `fresh` that has a leaf of the same path, shape and dtype in `old` takes its value; the rest stay
-    fresh. Returns the state and the names of the leaves that stayed fresh.
+    fresh. Returns the tree and the names of the leaves that stayed fresh.
     """
     known = {path_name(p): leaf for p, leaf in jax.tree_util.tree_leaves_with_path(old)}
     stayed: list[str] = []

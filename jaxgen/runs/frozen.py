@@ -13,7 +13,7 @@ from jaxgen.core.lender import Frozen, Role
 from jaxgen.core.method import Method
 from jaxgen.core.net import std_of
 from jaxgen.core.spec import Spec
-from jaxgen.core.state import PyTree, TrainState, Weights, path_name
+from jaxgen.core.state import TrainState, Weights, adopt
 from jaxgen.errors import UserError
 from jaxgen.runs.checkpoint import Averages, Checkpoints
 from jaxgen.runs.directory import RunDir
@@ -88,28 +88,12 @@ class FrozenRun:
         return replace(self, path=str(folder)) if folder.is_dir() else self
 
 
-def take(state: TrainState, lent: Weights) -> tuple[TrainState, list[str], list[str]]:
-    """A fresh state whose nets start from lent weights, by path and shape -> (state, what was taken, what was not)."""
-    known = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(lent.nets)}
-    taken: list[str] = []
-    fresh: list[str] = []
-
-    def from_net(name: str) -> PyTree:
-        def pick(path: tuple, mine: jax.Array) -> jax.Array:
-            at = f"{name}/{path_name(path)}"
-            fits = at in known and (known[at].shape, known[at].dtype) == (mine.shape, mine.dtype)
-            (taken if fits else fresh).append(at)
-            return jax.device_put(known[at], mine.sharding) if fits else mine
-
-        net = state.nets[name]
-        variables = jax.tree_util.tree_map_with_path(pick, net.variables(False))
-        params = variables.pop("params")
-        ema = {label: jax.tree.map(jax.numpy.copy, params) for label in net.ema}  # averages begin there too
-        return net.replace(params=params, vars=variables, ema=ema)
-
-    nets = {name: from_net(name) for name in state.nets}
-    if not taken:
+def take(state: TrainState, lent: Weights) -> tuple[TrainState, list[str]]:
+    """A fresh state whose nets start from lent weights, by path and shape -> (state, names of the variables that stayed fresh)."""
+    fresh = {name: net.variables(False) for name, net in state.nets.items()}
+    adopted, stayed = adopt(fresh, lent.nets)
+    if len(stayed) == (num := len(jax.tree.leaves(fresh))):
         raise UserError(
-            f"config.init: none of the {len(fresh)} variables has the path and shape of one there; name another run"
+            f"config.init: none of the {num} variables has the path and shape of one there; name another run"
         )
-    return state.replace(nets=nets), taken, fresh
+    return state.replace(nets={name: net.started(adopted[name]) for name, net in state.nets.items()}), stayed
