@@ -127,7 +127,7 @@ def settled(config: ConfigDict, run: RunDir) -> ConfigDict:
     if (run.path / "config.json").is_file():
         old = run.config().tasks.to_dict()
         for name, task in config.tasks.to_dict().items():
-            stored = {k: v for k, v in old.get(name, {}).items() if v and k in task and not task[k]}
+            stored = {k: v for k, v in old.get(name, {}).items() if task.get(k) == () != v}  # left open now, found then
             config = override(config, {f"tasks.{name}.{k}": v for k, v in stored.items()})
         run.claim(config, write=False)
         return config

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import close, normal
 from flax import linen as nn
 
 from jaxgen.nets import layers
@@ -15,24 +16,8 @@ from jaxgen.nets.autoencoder import ConvDecoder
 from jaxgen.nets.convolution import conv2d, conv_transpose2d, upsample2x
 from jaxgen.nets.gan import DcganGenerator
 
+pytestmark = pytest.mark.usefixtures("highest_precision")
 GOLDEN = Path(os.environ.get("JAXGEN_GOLDEN", Path(__file__).parents[2] / "../shared/golden"))
-
-
-@pytest.fixture(autouse=True)
-def highest_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
-
-
-def normal(seed, *shape):
-    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
-
-
-def close(got, want, tolerance=1e-5):
-    """Largest error against the largest value wanted."""
-    for g, w in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
-        assert g.shape == w.shape and g.dtype == w.dtype
-        assert np.abs(np.asarray(g) - np.asarray(w)).max() <= tolerance * max(np.abs(np.asarray(w)).max(), 1e-3)
 
 
 def value_and_grads(f, x, k):

@@ -93,9 +93,7 @@ class DpmPlus(Tabulated):
     eta: float = 0.0  # 0: the flow; 1: the reverse SDE
     noise: float = 1.0  # factor on the noise
     bend: str = "midpoint"  # form of the second-order term: midpoint | heun
-    curvature: float = (
-        0.5  # share of m'' in order 3: half in every published program, which is exact to order 2; 1: to 3
-    )
+    curvature: float = 0.5  # share of m'' in order 3: half as published, which is exact to order 2; 1: to order 3
     taper: bool = True  # with fewer than 15 steps the order falls towards the end
     clip: bool = False
     grid: Grid = field(default_factory=Even)
