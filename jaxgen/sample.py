@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxgen.core import parallel
-from jaxgen.images import beside, save_grid, save_png
+from jaxgen.images import save_grid, save_png
 from jaxgen.runs.trained import Trained
 
 
@@ -36,22 +36,23 @@ def sample(
     trained = Trained.open(workdir, step, changes)
     exp, run = trained.exp, trained.run
     (choice,) = trained.choose([weights])
-    images, cond, data = trained.make(num, trained.asked(labels, **(asked or {})), seed, choice)
+    wanted = trained.asked(labels, **(asked or {}))
+    made = trained.make(num, wanted, seed, choice)
     if parallel.is_lead():
         kind = "" if weights == "ema" else f"_{choice.name}"
         target = Path(out) if str(out) else run.path / "samples" / f"{trained.at:07d}_seed{seed}{kind}"
         target = target.with_suffix("") if target.suffix in (".png", ".npz") else target
         label, classes = exp.spec.label, exp.spec.classes
-        columns = classes if label and not labels and classes <= 16 else 0
-        rows = [*exp.drawn(cond), images, *([data[exp.data.target]] if data else [])]
+        pictures, columns = exp.sheet(made)
+        in_turn = label and label not in wanted and classes <= 16  # a column for every label
         grid, arrays = (target.with_name(target.name + end) for end in (".png", ".npz"))  # names may hold dots: std0.07
-        save_grid(grid, beside(rows), columns if len(rows) == 1 else 4 * len(rows))
+        save_grid(grid, pictures, columns or (classes if in_turn else 0))
         part = target.with_name(target.name + ".part.npz")
-        asked = {"labels" if k == "label" else k: v for k, v in cond.items() if k in (label, *exp.from_data)}
-        np.savez(part, images=images, **asked)
+        told = {"labels" if k == label else k: v for k, v in made.cond.items() if k in (label, *exp.from_data)}
+        np.savez(part, images=made.images, **told)
         part.replace(arrays)
-        for i, image in enumerate(images if files else ()):
+        for i, image in enumerate(made.images if files else ()):
             save_png(target / f"{i:05d}.png", image)
         how = f"{choice.name} {choice.how or 'weights'}, seed {seed}"
         print(f"{num} samples of step {trained.at} ({how}): {grid}", file=sys.stderr)
-    return images
+    return made.images

@@ -152,7 +152,7 @@ class Neighbours:
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """Medians over samples and over held-out images, their ratio, and a picture."""
         train = exp.open_source("train")
-        made = to_uint8(exp.sample(ema, self.num, self.seed))
+        made = to_uint8(exp.sample(ema, self.num, self.seed).images)
         held = np.concatenate([images for images, _ in features.source_batches(source, self.num)])
         watch = _bar("neighbours", len(train))
         distance, rows = nearest_rows(np.concatenate([made, held]), watch(features.source_batches(train)), self.near)
@@ -212,7 +212,7 @@ class Diversity:
         """diversity, diversity_of_data and their ratio."""
         compare = _distance(self.distance, self.weights)
         classes = max(1, exp.spec.classes)
-        made = to_uint8(exp.sample(ema, self.num, self.seed))
+        made = to_uint8(exp.sample(ema, self.num, self.seed).images)
         rows = [row for row in features.source_batches(source, self.num)]
         real = np.concatenate([images for images, _ in rows])
         labels = np.concatenate([labels for _, labels in rows]) if classes > 1 else np.zeros(len(real), int)

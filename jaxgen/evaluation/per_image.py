@@ -16,7 +16,7 @@ from jaxgen.core.state import Array, Weights
 from jaxgen.core.task import Batch
 from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
-from jaxgen.images import beside, to_float, to_uint8
+from jaxgen.images import beside, to_float
 from jaxgen.metrics import pixel
 from jaxgen.metrics.bits_per_dim import bits_per_dim
 from jaxgen.metrics.ssim import ssim
@@ -143,14 +143,12 @@ class Grid:
         columns = exp.spec.classes if exp.spec.classes <= 16 and not exp.from_data else 0
         num = max(1, self.num // columns) * columns if columns else self.num
 
-        def drawn(w: Weights) -> np.ndarray:
-            parts = list(exp.samples(w, num, self.seed, source=source))
-            rows = [[*exp.drawn(p.cond), p.images, *([p.data[exp.data.target]] if p.data else [])] for p in parts]
-            return beside([np.concatenate([to_uint8(x) for x in row]) for row in zip(*rows, strict=True)])
-
         averaged = any(a is not b for a, b in zip(jax.tree.leaves(raw), jax.tree.leaves(ema), strict=True))
-        made = {"ema": drawn(ema), "raw": drawn(raw)} if averaged else {"raw": drawn(raw)}
-        return Report(images=made, columns=columns or 4 * (len(made["raw"]) // num) * (len(made["raw"]) > num))
+        drawn = {"ema": ema, "raw": raw} if averaged else {"raw": raw}
+        made = {name: exp.sheet(exp.sample(w, num, self.seed, source=source)) for name, w in drawn.items()}
+        return Report(
+            images={name: pictures for name, (pictures, _) in made.items()}, columns=made["raw"][1] or columns
+        )
 
 
 def fidelity(y: Array, x: Array) -> dict[str, Array]:

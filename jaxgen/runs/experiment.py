@@ -23,7 +23,7 @@ from jaxgen.core.task import Batch, Task
 from jaxgen.data.pipeline import eval_batches
 from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
-from jaxgen.images import to_uint8
+from jaxgen.images import beside, to_uint8
 
 OPEN: dict[tuple, "Experiment"] = {}  # the last few
 
@@ -364,14 +364,14 @@ class Experiment:
         """The labels asked for in grids and sample sets: 0, 1, ..., classes - 1, 0, ..."""
         return np.arange(num, dtype=np.int32) % max(1, self.spec.classes)
 
-    def sample(self, w: Weights, num: int, seed: int = 0, asked: Mapping[str, Any] | None = None) -> np.ndarray:
-        """float32 [num, H, W, C] on every host, made batch by batch on all devices."""
-        return np.concatenate([made.images for made in self.samples(w, num, seed, asked)])
+    def sample(self, *args: Any, **kwargs: Any) -> Made:
+        """All batches of `samples` together."""
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *self.samples(*args, **kwargs))
 
     def samples(
         self, w: Weights, num: int, seed: int = 0, asked: Mapping[str, Any] | None = None, source: Source | None = None
     ) -> Iterator[Made]:
-        """`sample` in batches, so that any number needs the memory of one.
+        """`num` samples in batches, made on all devices and given to every host, so that any number needs the memory of one.
 
         asked: condition -> values [n, ...], repeated over the samples; labels that are not asked for run through all in turn.
         Conditions that only data can give come from examples 0, 1, ... of `source` (the held-out set where none is given).
@@ -402,15 +402,21 @@ class Experiment:
             found = (*jax.device_get((images, cond)), parallel.to_host(placed[0]))
             yield Made(*jax.tree.map(lambda x, left=num - start: x[:left], found))
 
-    def drawn(self, cond: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """The conditions that are pictures of the data's shape or smaller, as uint8 [N, H, W, C] to be put beside samples."""
-        height, width, channels = self.data[self.data.target].shape[-3:]
-        found = []
-        for name in self.from_data:
-            *_, h, w, c = self.spec[name].shape if len(self.spec[name].shape) >= 3 else (0, 0, 0)
-            if self.spec[name].kind == "image" and c == channels and h and height % h == 0 and width % w == 0:
-                found.append(to_uint8(cond[name]).repeat(height // h, -3).repeat(width // w, -2))
-        return found
+    def sheet(self, made: Made) -> tuple[np.ndarray, int]:
+        """(uint8 pictures [N, H, W, C] to be drawn as a grid, its columns; 0: near square).
+
+        Where conditions came from data, each sample stands between the pictures that were given and the original.
+        """
+        if not made.data:
+            return to_uint8(made.images), 0
+        height, width, channels = self.data.shape[-3:]
+        row = []
+        for name, field in self.spec.of("image").items():
+            h, w, c = field.shape
+            if name in self.from_data and c == channels and height % h == 0 and width % w == 0:
+                row.append(to_uint8(made.cond[name]).repeat(height // h, -3).repeat(width // w, -2))
+        row += [made.images, made.data[self.data.target]]
+        return beside(row), 4 * len(row)
 
     def sampler(self, num: int) -> Callable[[Weights, tuple[Batch, Batch], Array], tuple[Array, Batch]]:
         """(weights, (data or {}, what is asked for), rng) -> (samples as the data are [num, ...], all conditions).

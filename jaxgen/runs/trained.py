@@ -86,10 +86,8 @@ class Trained:
         """`num` samples with what was asked of each."""
         if num < 1:
             raise UserError(f"--num={num} must be at least 1")
-        parts = list(self.exp.samples(choice.weights(), num, seed, asked))
-        together = {k: np.concatenate([p.cond[k] for p in parts]) for k in parts[0].cond}
-        data = {k: np.concatenate([p.data[k] for p in parts]) for k in parts[0].data}
-        return Made(to_uint8(np.concatenate([p.images for p in parts])), together, data)
+        made = self.exp.sample(choice.weights(), num, seed, asked)
+        return made._replace(images=to_uint8(made.images))
 
     def sample(
         self, num: int = 16, labels: int | Iterable[int] = (), seed: int = 0, weights: str = "ema", **conditions: Any
