@@ -17,12 +17,14 @@ from jaxgen.runs.trained import Trained
 from jaxgen.sample import sample
 from jaxgen.train import train
 
+SMALL = {"method.net.mults": (1,), "method.net.attend": ()}  # what is asked here does not depend on the net
+
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """A labelled diffusion run, long enough to tell labels apart."""
     path = tmp_path_factory.mktemp("run") / "digits"
-    changes = {"mesh": {"data": 1}, "steps": 60, "steps_per_call": 10, "save_every": 60, "method.net.optimizer.lr": 1e-2,
+    changes = {**SMALL, "mesh": {"data": 1}, "steps": 60, "steps_per_call": 10, "save_every": 60, "method.net.optimizer.lr": 1e-2,
                "method.net.optimizer.warmup": 0, "method.net.ema": "none", "eval.grid.every": 0, "eval.loss.every": 0}  # fmt: skip
     train(configs.override(configs.load("configs/ddpm_digits.py:tiny"), changes), path)
     return path
@@ -146,7 +148,7 @@ def test_a_run_starts_from_anothers_weights_by_path_and_shape(tiny, tmp_path, ca
 
 def test_pictures_that_are_asked_for_may_be_levels_or_floats_one_or_many(tiny, tmp_path):
     """Whatever the form, the same picture gives the same sample; what has another shape is refused, not reshaped."""
-    config = tiny("super_resolution_digits", eval={}, **{"method.net.ema": "none"})
+    config = tiny("super_resolution_digits", eval={}, **SMALL, **{"method.net.ema": "none"})
     train(config, tmp_path)
     run = jaxgen.open(tmp_path)
     levels = np.random.default_rng(0).integers(0, 256, (4, 4, 1)).astype(np.uint8)

@@ -32,18 +32,24 @@ def codecs(tmp_path_factory):
 
 
 def latent(tiny, run, **changes):
-    changes = {"tasks.codec.run.path": str(run), "eval": {}, "method.net.attend": (), **changes}
+    changes = {
+        "tasks.codec.run.path": str(run),
+        "eval": {},
+        "method.net.attend": (),
+        "method.net.mults": (1,),
+        **changes,
+    }
     return configs.override(tiny("latent_digits"), changes)
 
 
-KINDS = {"vqvae": {}, "vae": {"method.net.mults": (1,)}, "tokens": {}}
+KINDS = ("vqvae", "vae", "tokens")
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_latents_are_standardised_and_come_back_as_the_codecs_own_pixels(kind, tiny, codecs, tmp_path):
     """decode(encode(x)) through the task is what the codec itself makes of x; each channel has mean 0 and deviation 1."""
     run = codecs["vae" if kind == "vae" else "vqvae"]
-    config = latent(tiny, run, **KINDS[kind])
+    config = latent(tiny, run)
     source = open_source(config, "train")
     if kind == "tokens":
         spec = pictures((8, 8, 1))
