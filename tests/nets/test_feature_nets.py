@@ -206,8 +206,9 @@ def products(jaxpr):
     for eqn in jaxpr.eqns:
         if eqn.primitive.name in ("conv", "conv_general_dilated", "dot_general"):
             yield eqn.params["precision"]
-        for inner in jax.core.jaxprs_in_params(eqn.params):
-            yield from products(inner)
+        for inner in jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda value: hasattr(value, "eqns")):
+            if hasattr(inner, "eqns"):  # a program within, such as that of a jit
+                yield from products(inner)
 
 
 @pytest.mark.parametrize("module", [InceptionV3(), *(t() for t in TRUNKS)], ids=lambda m: type(m).__name__)
