@@ -1,6 +1,6 @@
 """Data: sources (where examples come from), transforms (host augmentations), pipeline (batches by step number)."""
 
-from jaxgen.data.pipeline import Stream, eval_batches, index_stream, load_all, train_stream
+from jaxgen.data.pipeline import Stream, eval_batches, index_stream, load_all, share, train_stream
 from jaxgen.data.sources import Arrays, Digits, Folder, Shapes, Source, Tfds
 from jaxgen.data.transforms import Crop, Flip
 
@@ -17,5 +17,6 @@ __all__ = [
     "eval_batches",
     "index_stream",
     "load_all",
+    "share",
     "train_stream",
 ]

@@ -188,6 +188,29 @@ def train_stream(
     return Stream(batches, workers or threads(source), prefetch)
 
 
+def share(source: Source, num: int, seed: int = 0) -> np.ndarray:
+    """Indices [num] of a seeded share of a source, ascending; num = 0, or as many as there are: all.
+
+    Where the source knows its labels, a class has as much of the share as of the source, to a picture or two. A larger
+    share of one seed holds the smaller.
+    """
+    if num < 0:
+        raise UserError(f"num={num} must be a number of examples, or 0 for all")
+    if not 0 < num < len(source):
+        return np.arange(len(source))
+    rng = np.random.default_rng(seed)
+    order, labels = rng.permutation(len(source)), source.labels
+    if labels is None:
+        return np.sort(order[:num])
+    order = order[np.argsort(labels[order], kind="stable")]  # class by class
+    counts = np.bincount(labels)
+    counts = counts[counts > 0]
+    rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    # where each stands in its class, evenly over 0 .. 1 from a start of the class's own: the first of all are the share
+    place = (rank + np.repeat(rng.random(len(counts)), counts)) / np.repeat(counts, counts)
+    return np.sort(order[np.argsort(place, kind="stable")[:num]])
+
+
 def index_stream(num: int, batch: int, seed: int, host: int = 0, hosts: int = 1) -> Stream:
     """The record indices of `train_stream`'s batches, int32 [B/hosts]: for data that is kept on the device."""
     _refuse_impossible(num, batch, seed, host, hosts)

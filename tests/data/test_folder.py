@@ -201,12 +201,12 @@ def test_class_folders_are_labels_in_sorted_order(tmp_path: Path):
 def test_the_split_is_by_name_and_stable(tmp_path: Path):
     for i in range(60):
         Image.new("L", (2, 2), i).save(tmp_path / f"{i}.png")
-    held = set(Folder(str(tmp_path), eval_fraction=0.2).open("eval").files)
-    train = set(Folder(str(tmp_path), eval_fraction=0.2).open("train").files)
+    held = set(Folder(str(tmp_path), eval_fraction=0.2).open("eval").names)
+    train = set(Folder(str(tmp_path), eval_fraction=0.2).open("train").names)
     assert not held & train and len(held | train) == 60 and 4 <= len(held) <= 22
     for i in range(60, 90):
         Image.new("L", (2, 2), i).save(tmp_path / f"{i}.png")
-    assert held <= set(Folder(str(tmp_path), eval_fraction=0.2).open("eval").files)
+    assert held <= set(Folder(str(tmp_path), eval_fraction=0.2).open("eval").names)
 
 
 def test_few_images_still_leave_one_to_evaluate(tmp_path: Path):

@@ -1,8 +1,10 @@
 """Laws of the data pipeline, over every kind of source."""
 
+import itertools
 import os
 import pickle
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from jaxgen.data import (
     eval_batches,
     index_stream,
     load_all,
+    share,
     train_stream,
 )
 from jaxgen.data.pipeline import permutation
@@ -154,6 +157,37 @@ def test_evaluation_of_a_part(source: Source):
     batches = list(eval_batches(source, 4, num=10))
     assert [batch["valid"].tolist() for batch in batches] == [[1] * 4, [1] * 4, [1, 1, 0, 0]]
     np.testing.assert_array_equal(batches[-1]["image"][-1], source[9]["image"])
+
+
+def test_a_share_is_seeded_nested_and_balanced(source: Source):
+    whole = np.arange(len(source))
+    for num in (0, len(source), len(source) + 5):
+        np.testing.assert_array_equal(share(source, num), whole)
+    shares = [set(share(source, num).tolist()) for num in range(1, len(source) + 1)]
+    assert [len(rows) for rows in shares] == list(range(1, len(source) + 1))
+    assert all(less < more for less, more in itertools.pairwise(shares))
+    rows = share(source, 10)
+    assert (np.diff(rows) > 0).all() and (rows == share(source, 10, 0)).all()
+    assert rows.tolist() not in ([*range(10)], share(source, 10, seed=1).tolist())
+    with pytest.raises(UserError, match="num=-1"):
+        share(source, -1)
+    if source.labels is None:
+        return
+    assert source.labels.tolist() == [source[i]["label"] for i in whole]
+    for num in (5, 10, 20, len(source) - 3):
+        parts = np.bincount(source.labels[share(source, num)], minlength=source.spec.classes)
+        assert np.abs(parts - np.bincount(source.labels) * num / len(source)).max() < 2
+
+
+def test_a_share_of_equal_classes_has_equal_parts():
+    source = Digits().open("train")
+    order = np.argsort(source.labels, kind="stable")  # as class folders are
+    even = replace(
+        source, rows=source.rows[np.concatenate([order[source.labels[order] == c][:140] for c in range(10)])]
+    )
+    for num in (7, 10, 64, 256, 1000):
+        parts = np.bincount(even.labels[share(even, num)], minlength=10)
+        assert parts.max() - parts.min() <= 1 and parts.sum() == num
 
 
 def test_load_all_equals_reading_one_by_one(source: Source):

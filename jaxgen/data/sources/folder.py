@@ -4,8 +4,10 @@ import itertools
 import logging
 import os
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,43 +15,65 @@ import numpy as np
 
 from jaxgen.core.spec import Spec, pictures
 from jaxgen.data import decode
-from jaxgen.data.sources.source import line, one_of, split_rows
+from jaxgen.data.sources.source import Source, line, one_of, split_rows
 from jaxgen.errors import UserError
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class FolderSource:
+class FolderSource(Source):
     """Image files, decoded when asked for. A file that cannot be decoded stands aside for the next that can."""
 
     spec: Spec
-    files: tuple[str, ...]
-    labels: np.ndarray
+    root: str
+    names: tuple[str, ...]  # of the files below the root, with "/"
     size: int
     resize: str
     on_broken: str
     broken: dict[str, Exception] = field(default_factory=dict)  # the files already warned about
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.names)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         if not 0 <= i < len(self):
             raise IndexError(i)
         for j in itertools.chain(range(i, len(self)), range(i)):
             try:
-                example = {"image": decode.photo(self.files[j], self.spec.shape[2], self.size, self.resize)}
+                example = {"image": decode.photo(self.file(j), self.spec.shape[2], self.size, self.resize)}
                 if example["image"].shape != self.spec.shape:
                     raise ValueError(f"its shape is {example['image'].shape}, not {self.spec.shape}")
             except decode.BROKEN as e:
                 if self.on_broken == "stop":
-                    raise UserError(f"image '{self.files[j]}' is broken: {line(e)}") from e
-                if self.broken.setdefault(self.files[j], e) is e:  # atomic: threads may meet the same file
-                    log.warning("skipped broken image '%s': %s", self.files[j], line(e))
+                    raise UserError(f"image '{self.file(j)}' is broken: {line(e)}") from e
+                if self.broken.setdefault(self.names[j], e) is e:  # atomic: threads may meet the same file
+                    log.warning("skipped broken image '%s': %s", self.file(j), line(e))
                 continue
             return example | {"label": self.labels[j]} if self.spec.classes else example
-        raise UserError(f"none of the {len(self)} images can be decoded, such as '{self.files[0]}'")
+        raise UserError(f"none of the {len(self)} images can be decoded, such as '{self.file(0)}'")
+
+    def file(self, i: int) -> str:
+        """The path of image i."""
+        return os.path.join(self.root, self.names[i])
+
+    @cached_property
+    def labels(self) -> np.ndarray | None:
+        """int32 [N], by the names of the class folders."""
+        if not self.spec.classes:
+            return None
+        index = {name: k for k, name in enumerate(self.spec["label"].names)}
+        return np.array([index[name.partition("/")[0]] for name in self.names], np.int32)
+
+    def facts(self) -> Any:
+        """Names and sizes of the files, and how they are brought to one size."""
+        with ThreadPoolExecutor(8) as pool:
+            sizes = list(pool.map(os.path.getsize, map(self.file, range(len(self)))))
+        return [super().facts(), self.names, sizes, self.size, self.resize]
+
+    def contents(self) -> Iterator[bytes]:
+        """The files as they are stored."""
+        return (Path(self.file(i)).read_bytes() for i in range(len(self)))
 
 
 @dataclass(frozen=True)
@@ -96,12 +120,8 @@ class Folder:
             if own != shape:
                 raise UserError(f"'{self.eval_path}' has images {own}, '{self.path}' has {shape}: set size")
         names = self._sound(root, names, broken)
-        index = {name: np.int32(k) for k, name in enumerate(classes)}
-        labels = np.array([index[name.partition("/")[0]] for name in names] if classes else [], np.int32)
-        files = tuple(str(root / name) for name in names)
-        return FolderSource(
-            pictures(shape, len(classes), classes), files, labels, self.size, self.resize, self.on_broken
-        )
+        spec = pictures(shape, len(classes), classes)
+        return FolderSource(spec, str(root), tuple(names), self.size, self.resize, self.on_broken)
 
     def _classes(self, names: list[str]) -> tuple[str, ...]:
         """Sorted names of the class folders; () if the set is flat."""

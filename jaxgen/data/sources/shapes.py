@@ -1,18 +1,19 @@
 """Rendered scenes with captions."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from jaxgen.core.spec import Field, Spec, pictures
 from jaxgen.data import scenes
-from jaxgen.data.sources.source import one_of
+from jaxgen.data.sources.source import Source, one_of
 from jaxgen.errors import UserError
 
 
 @dataclass(frozen=True)
-class ShapesSource:
+class ShapesSource(Source):
     """Rendered scenes; example i is a pure function of (seed, split, i)."""
 
     spec: Spec
@@ -26,12 +27,27 @@ class ShapesSource:
     def __getitem__(self, i: int) -> dict[str, Any]:
         if not 0 <= i < len(self):
             raise IndexError(i)
-        scene = scenes.scene(i, self.options.seed, self.split, self.options.max_shapes)
+        scene = self._scene(i)
         return {
             "image": scenes.render(scene, self.options.size),
-            "label": np.int32(self.spec["label"].names.index(scene.shapes[0].kind)),
+            "label": self._label(scene),
             "caption": scenes.caption(scene),
         }
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """int32 [N]: what the scenes are, without a picture of them."""
+        return np.array([self._label(self._scene(i)) for i in range(len(self))], np.int32)
+
+    def facts(self) -> Any:
+        """All that the scenes are a function of."""
+        return [self.spec.to_json(), asdict(self.options), self.split, len(self)]
+
+    def _scene(self, i: int) -> scenes.Scene:
+        return scenes.scene(i, self.options.seed, self.split, self.options.max_shapes)
+
+    def _label(self, scene: scenes.Scene) -> np.int32:
+        return np.int32(self.spec["label"].names.index(scene.shapes[0].kind))
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,24 @@
 """What a data set is to the rest of the house, and what several formats need to become one."""
 
 import difflib
+import hashlib
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from tqdm import tqdm
 
 from jaxgen.core.spec import Spec
 from jaxgen.errors import UserError
 
 
 class Source(Protocol):
-    """A split of a data set: random access, deterministic, picklable."""
+    """A split of a data set: random access, deterministic, picklable. A source of one's own may inherit what is here."""
 
     spec: Spec  # all that its examples hold; the run decides what of it a method is told
+    notes: tuple[str, ...] = ()  # facts that the plan of a run tells: what is held out, left aside, converted
 
     def __len__(self) -> int:
         """Number of examples."""
@@ -23,9 +26,39 @@ class Source(Protocol):
     def __getitem__(self, i: int) -> dict[str, Any]:
         """Example i: an array or number for every field of the spec, str for text."""
 
+    @property
+    def labels(self) -> np.ndarray | None:
+        """int32 [N] where they are known without reading the examples; None: unlabelled, or not that cheap."""
+        return None
+
+    def facts(self) -> Any:
+        """What tells this split from others without reading it: plain values, none of them a place or a time."""
+        return [self.spec.to_json(), len(self), None if self.labels is None else self.labels.tolist()]
+
+    def contents(self) -> Iterator[bytes]:
+        """Every byte of it, in order, in pieces: one for each example."""
+        for i in range(len(self)):
+            yield b"".join(
+                value.encode() if isinstance(value, str) else np.ascontiguousarray(value).tobytes()
+                for value in self[i].values()
+            )
+
+    def fingerprint(self, content: bool = False) -> str:
+        """Sixteen hex digits of what the split holds: names, sizes, labels, number, order; with `content` also every byte.
+
+        The same for a copy elsewhere. Without `content` nothing is read, so a picture repainted at equal size goes unseen.
+        """
+        found = hashlib.sha256(repr(self.facts()).encode())
+        if content:
+            for piece in tqdm(
+                self.contents(), "fingerprint", len(self), leave=False, disable=None, delay=2, unit="img"
+            ):
+                found.update(hashlib.sha256(piece).digest())  # of each, so that no byte moves over a border unseen
+        return found.hexdigest()[:16]
+
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(Source):
     """Rows of arrays in memory or memory-mapped, [N, ...] by name."""
 
     spec: Spec
@@ -37,6 +70,15 @@ class Rows:
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         return {name: values[self.rows[i]] for name, values in self.arrays.items()}
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """int32 [N]."""
+        return self.arrays["label"][self.rows] if "label" in self.arrays else None
+
+    def facts(self) -> Any:
+        """With the places of the rows in their arrays."""
+        return [super().facts(), self.rows.tolist()]
 
 
 def one_of(value: str, known: Iterable[str], what: str) -> None:

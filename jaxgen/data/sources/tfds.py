@@ -2,26 +2,28 @@
 
 import io
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxgen.core.spec import Spec, pictures
 from jaxgen.data import decode
-from jaxgen.data.sources.source import line, one_of
+from jaxgen.data.sources.source import Source, line, one_of
 from jaxgen.errors import UserError
 
 
 @dataclass(frozen=True)
-class TfdsSource:
+class TfdsSource(Source):
     """Records of a TFDS split, decoded by Pillow (which reads more formats than tf.io, and never needs TensorFlow)."""
 
     spec: Spec
     records: Sequence[bytes]
     options: "Tfds"
+    about: tuple  # the set's name and version; of each shard in use its file's name and size, the records skipped and taken
 
     def __len__(self) -> int:
         return len(self.records)
@@ -41,6 +43,15 @@ class TfdsSource:
         if not self.spec.classes:
             return {"image": image}
         return {"image": image, "label": np.int32(features[options.label_key].int64_list.value[0])}
+
+    def facts(self) -> Any:
+        """Of the set's files: a look at every record would cost as much as reading the set."""
+        options = self.options
+        return [self.spec.to_json(), self.about, options.image_key, options.label_key, options.size, options.resize]
+
+    def contents(self) -> Iterator[bytes]:
+        """The records as they are stored."""
+        return (self.records[i] for i in range(len(self)))
 
 
 @dataclass(frozen=True)
@@ -77,7 +88,9 @@ class Tfds:
                 raise UserError(f"TFDS set {self.dataset!r} cannot give split {part!r}; its splits: {known}") from e
         classes, names = self._labels(builder.info.features, tfds)
         spec = pictures(self._shape(builder.info.features, tfds), classes, names)
-        return TfdsSource(spec, records.data_source, self)
+        shards = builder.info.splits[part].file_instructions
+        files = tuple((Path(s.filename).name, Path(s.filename).stat().st_size, s.skip, s.take) for s in shards)
+        return TfdsSource(spec, records.data_source, self, (builder.info.full_name, *files))
 
     def _builder(self, tfds: Any) -> Any:
         try:
