@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from jaxgen.core.given import expand
 from jaxgen.errors import UserError
 from jaxgen.runs import setup as backend
 
@@ -32,8 +33,15 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="python -m jaxgen.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    p.add_argument("made", metavar="A", help="the generated images")
-    p.add_argument("real", metavar="B", nargs="?", default="", help="the reference: images, or statistics (.npz, .pkl)")
+    p.add_argument("made", type=expand, metavar="A", help="the generated images")
+    p.add_argument(
+        "real",
+        type=expand,
+        metavar="B",
+        nargs="?",
+        default="",
+        help="the reference: images, or statistics (.npz, .pkl)",
+    )
     p.add_argument("--measures", default="fid", help="fid, kid, is, precision_recall, density_coverage, sfid, "
                    "fid_infinity, intra_fid, agreement, entropy (default fid)")  # fmt: skip
     p.add_argument("--protocol", default="pytorch", help="pytorch, clean, fidelity, tf or native (default pytorch)")
@@ -49,13 +57,23 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--size", type=int, default=0, help="folders: side to which images are brought (default: as they are)"
     )
-    p.add_argument("--data_dir", default="", help="tfds: where sets are prepared")
-    p.add_argument("--native", default="", metavar="RUN", help="native: the run directory of a classifier")
+    p.add_argument("--data_dir", type=expand, default="", metavar="DIR", help="tfds: where sets are prepared")
+    p.add_argument("--native", type=expand, default="", metavar="RUN", help="native: the run directory of a classifier")
     p.add_argument(
-        "--weights", default="", metavar="FILE", help="weights of Inception or of LPIPS's trunk (default: download)"
+        "--weights",
+        type=expand,
+        default="",
+        metavar="FILE",
+        help="weights of Inception or of LPIPS's trunk (default: download)",
     )
-    p.add_argument("--out", default="", metavar="FILE", help="append the results to this .jsonl")
-    p.add_argument("--save", default="", metavar="FILE", help="write A's statistics (.npz or .pkl) and measure nothing")
+    p.add_argument("--out", type=expand, default="", metavar="FILE", help="append the results to this .jsonl")
+    p.add_argument(
+        "--save",
+        type=expand,
+        default="",
+        metavar="FILE",
+        help="write A's statistics (.npz or .pkl) and measure nothing",
+    )
     p.add_argument("--against", action="store_true", help="compute the same by pytorch-fid, clean-fid or torch-fidelity, "
                    "where installed, and compare")  # fmt: skip
     return p

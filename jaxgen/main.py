@@ -16,6 +16,7 @@ import sys
 import warnings
 from typing import Any
 
+from jaxgen.core.given import expand
 from jaxgen.errors import UserError
 
 MODES = ("train", "eval", "sample", "sweep", "show")
@@ -34,7 +35,9 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     p.add_argument("--config", default="", metavar="FILE[:tiny]", help="what to train; a run directory remembers it")
-    p.add_argument("--workdir", default="", metavar="DIR", help="the run directory: checkpoints, metrics, samples")
+    p.add_argument(
+        "--workdir", type=expand, default="", metavar="DIR", help="the run directory: checkpoints, metrics, samples"
+    )
     p.add_argument("--mode", default="train", choices=MODES)
     p.add_argument("--step", type=int, default=-1, help="eval, sample, sweep: the checkpoint (default: the newest)")
     p.add_argument(
@@ -55,11 +58,15 @@ def parser() -> argparse.ArgumentParser:
         help="ask for another condition of the run (a literal)",
     )
     s.add_argument("--seed", type=int, default=0, help="of the samples (default 0)")
-    s.add_argument("--out", default="", metavar="PATH", help="PATH.png and PATH.npz (default: in DIR/samples)")
+    s.add_argument(
+        "--out", type=expand, default="", metavar="PATH", help="PATH.png and PATH.npz (default: in DIR/samples)"
+    )
     s.add_argument("--files", action="store_true", help="write every image as a file of its own too")
     d = p.add_argument_group("machine")
     d.add_argument("--distributed", action="store_true", help="join the other hosts (SLURM, Open MPI, TPU, GKE)")
-    d.add_argument("--cache", default="", metavar="DIR", help="compiled programs (default: JAXGEN_CACHE or ~/.cache)")
+    d.add_argument(
+        "--cache", type=expand, default="", metavar="DIR", help="compiled programs (default: JAXGEN_CACHE or ~/.cache)"
+    )
     p.add_argument("--traceback", action="store_true", help="show where an error came from")
     return p
 

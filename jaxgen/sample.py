@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxgen.core import parallel
+from jaxgen.core.given import expand
 from jaxgen.images import save_grid, save_png
 from jaxgen.runs.trained import Trained
 
@@ -40,7 +41,7 @@ def sample(
     made = trained.make(num, wanted, seed, choice)
     if parallel.is_lead():
         kind = "" if weights == "ema" else f"_{choice.name}"
-        target = Path(out) if str(out) else run.path / "samples" / f"{trained.at:07d}_seed{seed}{kind}"
+        target = Path(expand(out)) if str(out) else run.path / "samples" / f"{trained.at:07d}_seed{seed}{kind}"
         target = target.with_suffix("") if target.suffix in (".png", ".npz") else target
         label, classes = exp.spec.label, exp.spec.classes
         pictures, columns = exp.sheet(made)

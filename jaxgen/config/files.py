@@ -11,6 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from jaxgen.config.registry import KEYS, TABLES, complete, keys, members, nearest, typed
+from jaxgen.core.given import expand
 from jaxgen.errors import UserError
 
 
@@ -93,7 +94,7 @@ def available(folder: str | Path = "configs") -> dict[str, str]:
 
 def load(argument: str) -> ConfigDict:
     """`FILE.py` or `FILE.py:ARG` -> what its get_config(ARG) returns."""
-    name, _, arg = argument.partition(":")
+    name, _, arg = expand(argument).partition(":")
     path = Path(name)
     if not path.is_file():
         raise UserError(f"--config={name}: no such file{nearest(name, available(path.parent) or available())}")

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
-from jaxgen.core.given import Given
+from jaxgen.core.given import Given, OnDisk, expand
 from jaxgen.errors import UserError
 
 TABLES: dict[str, dict[str, str]] = {}  # table -> name -> "module:Class"; jaxgen.tables fills all of these
@@ -87,9 +87,11 @@ def kinds(annotation: Any) -> tuple[type, ...]:
 
 
 def typed(value: Any, field: dataclasses.Field, where: str) -> Any:
-    """`value` as the field's type wants it (lists as tuples, ints as floats); a mismatch is a UserError."""
+    """`value` as the field's type wants it (lists as tuples, ints as floats, paths without `~`); a mismatch is a UserError."""
     if isinstance(value, list):
         value = tuple(value)
+    if isinstance(value, str) and OnDisk() in getattr(field.type, "__metadata__", ()):
+        value = expand(value)
     wanted = kinds(field.type)
     if not wanted or type(value) in wanted:
         return value

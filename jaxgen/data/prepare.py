@@ -6,8 +6,8 @@ python -m jaxgen.data.prepare cifar10 --data_dir=DIR
 import argparse
 import importlib.util
 import sys
-from pathlib import Path
 
+from jaxgen.core.given import expand
 from jaxgen.errors import UserError
 
 
@@ -17,7 +17,7 @@ def prepare(dataset: str, data_dir: str = "") -> str:
         raise UserError("preparing a TFDS set needs TensorFlow (reading it does not): pip install 'jaxgen[prepare]'")
     import tensorflow_datasets as tfds
 
-    root = str(Path(data_dir).expanduser()) if data_dir else None
+    root = expand(data_dir) or None
     try:
         builder = tfds.builder(dataset, data_dir=root, file_format="array_record")
     except (ValueError, AssertionError) as e:

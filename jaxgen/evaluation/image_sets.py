@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from jaxgen.config.registry import nearest
 from jaxgen.core import keys, parallel
+from jaxgen.core.given import FilePath
 from jaxgen.core.method import Reconstructs, Restores, Samples
 from jaxgen.core.state import Array, Weights
 from jaxgen.core.task import Batch
@@ -57,10 +58,10 @@ class SampleQuality:
     num: int = 50_000  # generated images
     measures: tuple = ("fid",)
     protocol: str = "pytorch"
-    native: str = ""  # protocol="native": the run directory of a classifier
-    inception: str = ""  # a file of Inception's weights, where they are not to be downloaded
+    native: FilePath = ""  # protocol="native": the run directory of a classifier
+    inception: FilePath = ""  # a file of Inception's weights, where they are not to be downloaded
     of: str = "samples"
-    against: str = "train"  # "train", "eval", or a file of statistics (.npz, .pkl)
+    against: FilePath = "train"  # "train", "eval", or a file of statistics (.npz, .pkl)
     reference_num: int = 0  # images of the reference; 0: all of them
     batch: int = 64
     seed: int = 0
@@ -205,7 +206,7 @@ class Diversity:
     every: int = 0
     num: int = 1000  # samples, half as many pairs
     distance: str = "pixels"
-    weights: str = ""  # a file of the LPIPS trunk's weights, where they are not to be downloaded
+    weights: FilePath = ""  # a file of the LPIPS trunk's weights, where they are not to be downloaded
     seed: int = 0
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:

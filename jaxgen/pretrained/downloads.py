@@ -20,6 +20,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from jaxgen.core.given import expand
 from jaxgen.errors import UserError
 
 CHUNK = 1 << 18
@@ -144,7 +145,7 @@ def fetch(name: str, path: str | Path = "") -> Path:
         raise UserError(f"no weights called {name!r}; known: {', '.join(TABLE)}")
     record = TABLE[name]
     if path:
-        path = Path(path).expanduser()
+        path = Path(expand(path))
         if not path.is_file():
             raise UserError(f"{path}: no such file; weights {name!r} are {record.file}, from {record.url}")
         if path.name == record.file and not (digest := _sha256(path)).startswith(record.sha256):

@@ -21,6 +21,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxgen.config import files as configs
+from jaxgen.core.given import expand
 from jaxgen.core.spec import Spec
 from jaxgen.errors import UserError
 from jaxgen.runs.checkpoint import Checkpoints
@@ -40,7 +41,7 @@ class RunDir:
     """Paths and records of one run."""
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = Path(expand(path))
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--workdir={self.path} is a file; name a directory")
 

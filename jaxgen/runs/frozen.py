@@ -9,6 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxgen.config import files as configs
+from jaxgen.core.given import FilePath
 from jaxgen.core.lender import Frozen, Role
 from jaxgen.core.method import Method
 from jaxgen.core.net import std_of
@@ -25,7 +26,7 @@ from jaxgen.runs.posthoc import choose
 class FrozenRun:
     """A run directory as a part of another run. It lends its nets and `extra`, not what was lent to it."""
 
-    path: str = ""
+    path: FilePath = ""
     step: int = -1  # the checkpoint; -1: the newest
     weights: str = "ema"  # raw, ema (the default average), the label of one that is kept, stdX to reconstruct one
 

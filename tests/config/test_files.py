@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 from cases import CONFIGS, ROOT
 
 from jaxgen.config import files as configs
 from jaxgen.config import registry
+from jaxgen.core.given import OnDisk
 from jaxgen.core.spec import given, labels, pictures
 from jaxgen.errors import UserError
 
@@ -151,6 +153,20 @@ def test_a_part_gets_the_facts_that_its_types_ask_for_and_no_others():
             elif key not in registry.KEYS:
                 assert getattr(built, key) == like, (name, key)
     assert seen >= {"shape", "conditions", "spec", "batch", "steps"}
+
+
+def test_a_field_that_names_a_file_or_a_folder_says_so(monkeypatch):
+    """Over every table: `~` is a home directory in a config as in a shell, wherever the text is a path."""
+    monkeypatch.setenv("HOME", "/home/ada")
+    for _, name, cls in every_part():
+        for key, field in registry.fields(cls).items():
+            marked = OnDisk() in getattr(field.type, "__metadata__", ())
+            assert marked or not re.search(r"(^|_)(path|dir|file|folder)$", key), f"{name}.{key} is a path: FilePath"
+            if marked:
+                assert registry.typed("~/x", field, key) == "/home/ada/x", (name, key)
+    config = configs.load(f"{ROOT}/configs/vae_digits.py")
+    config = configs.override(config, {"data": "folder", "data.path": "~/pictures", "init": "~/runs/a"})
+    assert (config.data.path, config.init.path) == ("/home/ada/pictures", "/home/ada/runs/a")
 
 
 def test_what_a_config_says_wins_over_what_the_data_decide():

@@ -15,7 +15,7 @@ import pytest
 from cases import QUICK_COMPILATION, ROOT
 from PIL import Image
 
-from jaxgen import main
+from jaxgen import compare, main
 from jaxgen.config import files as configs
 from jaxgen.errors import UserError
 from jaxgen.runs.directory import RunDir
@@ -153,6 +153,18 @@ def test_mistakes_about_the_run_directory(trained, tmp_path):
         with pytest.raises(UserError, match=re.escape(words)) as error:
             main.run(args)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("verb", [main, compare])
+def test_a_flag_that_names_a_file_or_a_folder_knows_home(verb, monkeypatch):
+    """`--workdir=~/x` makes no folder called "~"."""
+    monkeypatch.setenv("HOME", "/home/ada")
+    parser = verb.parser()
+    paths = [a for a in parser._actions if a.metavar in ("DIR", "FILE", "PATH", "RUN", "A", "B")]
+    words = [f"{a.option_strings[0]}=~/x" if a.option_strings else "~/x" for a in paths]
+    args = parser.parse_args(words)
+    assert len(paths) >= 3 and [getattr(args, a.dest) for a in paths] == ["/home/ada/x"] * len(paths)
+    assert RunDir("~/x").path == Path("/home/ada/x")
 
 
 def test_a_signal_saves_and_the_same_command_goes_on(tmp_path):

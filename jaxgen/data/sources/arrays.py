@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxgen.core.given import FilePath
 from jaxgen.core.spec import Field, Spec, pictures
 from jaxgen.data.sources.source import Rows, one_of, split_rows
 from jaxgen.errors import UserError
@@ -21,8 +22,8 @@ class Arrays:
     `eval_fraction` of the rows is held out.
     """
 
-    path: str
-    eval_path: str = ""
+    path: FilePath
+    eval_path: FilePath = ""
     eval_fraction: float = 0.1
     image_key: str = "image"
     label_key: str = "label"

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxgen.core.given import FilePath
 from jaxgen.core.spec import Spec, pictures
 from jaxgen.data import decode
 from jaxgen.data.sources.source import Source, line, one_of, split_rows
@@ -89,8 +90,8 @@ class Folder:
     eval_path: a second directory for evaluation; without it `eval_fraction` of the files, by a hash of their names.
     """
 
-    path: str
-    eval_path: str = ""
+    path: FilePath
+    eval_path: FilePath = ""
     eval_fraction: float = 0.1
     size: int = 0
     resize: str = "cover"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxgen.core.given import FilePath
 from jaxgen.core.spec import Spec, pictures
 from jaxgen.data import decode
 from jaxgen.data.sources.source import Source, line, one_of
@@ -64,7 +65,7 @@ class Tfds:
     """
 
     dataset: str
-    data_dir: str = ""
+    data_dir: FilePath = ""
     split: str = "train"
     eval_split: str = "test"
     image_key: str = "image"
