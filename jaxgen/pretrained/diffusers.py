@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
-from safetensors.numpy import load_file, save_file
 
 from jaxgen.core.spec import labels
 from jaxgen.errors import UserError
 from jaxgen.nets.unet import ACTIVATIONS, UNet
 from jaxgen.pretrained.layout import Tensors, only_label, ours, suffix, theirs
+from jaxgen.pretrained.torch_files import read_tensors, write_tensors
 
 TENSORS_FILE = "diffusion_pytorch_model.safetensors"
 
@@ -283,21 +283,36 @@ def to_diffusers(module: UNet, variables: Any) -> Tensors:
     return weights
 
 
-def load_unet(folder: str | Path) -> tuple[UNet, dict[str, Any]]:
-    """A folder written by diffusers' `save_pretrained` -> (module, variables as numpy float32)."""
+def read_folder(folder: str | Path, what: str) -> tuple[dict[str, Any], Tensors]:
+    """config.json and tensors of a folder written by diffusers' `save_pretrained`; `what`: the model that must be in it.
+
+    Raises UserError for a folder without these files, and for damaged ones.
+    """
     folder = Path(folder)
     for name in ("config.json", TENSORS_FILE):
         if not (folder / name).is_file():
-            raise UserError(f"{folder} has no {name}: give the folder of a diffusers UNet2DModel in safetensors format")
-    module = UNet(**unet_fields(json.loads((folder / "config.json").read_text())))
-    return module, from_diffusers(module, load_file(folder / TENSORS_FILE))
+            raise UserError(f"{folder} has no {name}: give the folder of a diffusers {what} in safetensors format")
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except ValueError as error:
+        raise UserError(f"{folder / 'config.json'} is not valid JSON ({error}); load it anew") from None
+    return config, read_tensors(folder / TENSORS_FILE)
+
+
+def write_folder(folder: str | Path, config: dict[str, Any], weights: Tensors) -> None:
+    """Write a folder that diffusers' `from_pretrained` reads."""
+    write_tensors(Path(folder) / TENSORS_FILE, weights)
+    (Path(folder) / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def load_unet(folder: str | Path) -> tuple[UNet, dict[str, Any]]:
+    """A folder written by diffusers' `save_pretrained` -> (module, variables as numpy float32)."""
+    config, weights = read_folder(folder, "UNet2DModel")
+    module = UNet(**unet_fields(config))
+    return module, from_diffusers(module, weights)
 
 
 def save_unet(folder: str | Path, module: UNet, variables: Any) -> None:
     """Write a folder that diffusers' `UNet2DModel.from_pretrained` reads."""
-    folder = Path(folder)
     weights = to_diffusers(module, variables)
-    config = unet_config(module, weights["conv_in.weight"].shape[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_file(weights, folder / TENSORS_FILE, metadata={"format": "pt"})
+    write_folder(folder, unet_config(module, weights["conv_in.weight"].shape[1]), weights)

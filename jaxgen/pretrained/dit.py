@@ -5,7 +5,6 @@ in names, in the frequencies of time (`freq_shift`), in an epsilon, and in that 
 label once per block; copies that are equal become one.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,12 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict
-from safetensors.numpy import load_file, save_file
 
 from jaxgen.core.spec import labels
 from jaxgen.errors import UserError
 from jaxgen.nets.dit import SIZES, DiT, position_waves, stack_blocks, unstack_blocks
-from jaxgen.pretrained.diffusers import TENSORS_FILE
+from jaxgen.pretrained.diffusers import read_folder, write_folder
 from jaxgen.pretrained.layout import Tensors, fill, only_label, ours, suffix, theirs
 
 HEADS = {size["width"]: size["heads"] for size in SIZES.values()}
@@ -262,21 +260,12 @@ def shares_embedding(weights: Tensors) -> bool:
 
 def load_dit(folder: str | Path) -> tuple[DiT, dict[str, Any]]:
     """A folder written by diffusers' `save_pretrained` -> (module, variables as numpy float32)."""
-    folder = Path(folder)
-    for name in ("config.json", TENSORS_FILE):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder} has no {name}: give the folder of a diffusers DiT in safetensors format")
-    weights = load_file(folder / TENSORS_FILE)
-    fields = dit_fields(json.loads((folder / "config.json").read_text()))
-    module = DiT(**fields | dict(block_embed=not shares_embedding(weights)))
+    config, weights = read_folder(folder, "DiT")
+    module = DiT(**dit_fields(config) | dict(block_embed=not shares_embedding(weights)))
     return module, from_diffusers(module, weights)
 
 
 def save_dit(folder: str | Path, module: DiT, variables: Any) -> None:
     """Write a folder that diffusers' `DiTTransformer2DModel.from_pretrained` reads."""
-    folder = Path(folder)
     weights = to_diffusers(module, variables)
-    config = dit_config(module, weights["pos_embed.proj.weight"].shape[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    save_file(weights, folder / TENSORS_FILE, metadata={"format": "pt"})
+    write_folder(folder, dit_config(module, weights["pos_embed.proj.weight"].shape[1]), weights)

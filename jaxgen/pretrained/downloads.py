@@ -9,12 +9,15 @@ import hashlib
 import http.client
 import os
 import shutil
+import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import numpy as np
@@ -82,57 +85,97 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _append(part: Path, record: Download, bar: tqdm) -> bool:
-    """What one connection brings of the file, from where `part` ends. True if the server left nothing out."""
-    have = part.stat().st_size
+def _append(part: BinaryIO, have: int, record: Download, bar: tqdm) -> bool:
+    """What one connection brings of the file, of which `part` holds `have` bytes. True if the server left nothing out."""
     request = urllib.request.Request(record.url, headers={"Range": f"bytes={have}-"} if have else {})
-    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer, part.open("ab") as file:
+    with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
         if have and answer.status != HTTPStatus.PARTIAL_CONTENT:  # this server begins at the beginning
-            file.truncate(0)
+            part.truncate(0)
             have = 0
         bar.total = record.size or (have + answer.length if answer.length else None)
         bar.n = have
         while block := answer.read(CHUNK):
-            file.write(block)
+            view = memoryview(block)
+            try:
+                while view:
+                    view = view[part.write(view) :]
+            except OSError as error:
+                raise UserError(
+                    f"{part.name} cannot be written ({error.strerror}); free some space or set JAXGEN_CACHE to a "
+                    "folder with more, and run again: it goes on from there"
+                ) from error
             bar.update(len(block))
         return not answer.length  # of a cut answer, http.client only says how many bytes are missing
 
 
-def _download(record: Download, target: Path) -> None:
-    """Bring the file to `target` by way of NAME.part, which stays for the next run if this one is broken off."""
-    part = target.with_name(f"{record.file}.part")
-    part.touch()
-    have = part.stat().st_size
+def _download(part: BinaryIO, record: Download, target: Path) -> None:
+    """Fill `part`, which stays for the next run if this one is broken off, and make it the file `target`."""
+    have = os.fstat(part.fileno()).st_size
     free = shutil.disk_usage(target.parent).free
     if record.size - have > free:
         raise UserError(
             f"{record.file} needs {record.size - have:,} bytes, {target.parent} has {free:,}; set JAXGEN_CACHE"
         )
+    size = f" ({record.size / 1e6:.0f} MB)" if record.size else ""
+    print(f"loading {record.file}{size} to {target.parent}", file=sys.stderr)
     with tqdm(desc=record.file, unit="B", unit_scale=True, disable=None) as bar:
         whole = 0 < record.size <= have
         while not whole:
             reason = "the connection broke off"
             try:
-                whole = _append(part, record, bar)
+                whole = _append(part, have, record, bar)
             except urllib.error.HTTPError as error:
                 whole = error.code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE  # nothing is left to send
                 reason = f"HTTP {error.code}"
             except (OSError, http.client.HTTPException) as error:
                 reason = str(getattr(error, "reason", error)) or type(error).__name__
-            before, have = have, part.stat().st_size
+            before, have = have, os.fstat(part.fileno()).st_size
             if not whole and have <= before:  # as long as a connection brings something, another one is tried
                 raise UserError(
                     f"{record.file} cannot be loaded ({reason}). Offline, put the file of {record.url} "
                     f"(licence: {record.licence}) at {target}"
                 )
-    digest = _sha256(part)
+    digest = _sha256(Path(part.name))
     if not digest.startswith(record.sha256):
-        part.unlink()
+        os.unlink(part.name)
+        size = f"{have:,} bytes instead of {record.size:,}" if record.size not in (0, have) else "its size"
         raise UserError(
-            f"{record.file} came with SHA-256 {digest[:16]}..., not {record.sha256[:16]}...: the download was damaged "
-            "and is removed; run again"
+            f"{record.file} came with SHA-256 {digest[:16]}..., not {record.sha256[:16]}... ({size}): the download was "
+            f"damaged and is removed; run again, or put the file of {record.url} at {target}"
         )
-    part.replace(target)
+    os.replace(part.name, target)
+
+
+def _is_at(path: Path, file: BinaryIO) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[BinaryIO]:
+    """The file `path`, opened to be added to by this process alone: of those that ask at once, one loads, the others wait.
+
+    The file is its own lock, so nothing else lies about; without a byte in it, it does not stay either.
+    """
+    while True:
+        with path.open("ab", buffering=0) as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"another process is loading {path.stem}; waiting for it", file=sys.stderr)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError:
+                pass  # some network drives know no locks: a file that two have written fails its hash
+            if not _is_at(path, file):  # whoever held it has made it the whole file, or removed it
+                continue
+            try:
+                yield file
+            finally:
+                if _is_at(path, file) and not path.stat().st_size:
+                    path.unlink()
+            return
 
 
 def fetch(name: str, path: str | Path = "") -> Path:
@@ -165,13 +208,11 @@ def fetch(name: str, path: str | Path = "") -> Path:
         )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        lock = target.with_name(f"{record.file}.lock").open("w")
+        with _alone(target.with_name(f"{record.file}.part")) as part:
+            if not target.is_file():
+                _download(part, record, target)
     except OSError as error:
         raise UserError(f"{target.parent} cannot be written ({error.strerror}); set JAXGEN_CACHE") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # processes of one run ask at the same moment: one loads, the others wait
-        if not target.is_file():
-            _download(record, target)
     return target
 
 

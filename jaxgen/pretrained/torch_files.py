@@ -1,4 +1,5 @@
-"""Tensors of PyTorch's files (.pth, .pt, .ckpt) and of .safetensors, read without PyTorch and without running code.
+"""Tensors of PyTorch's files (.pth, .pt, .ckpt) and of .safetensors, read without PyTorch and without running code; the
+latter are written too.
 
 A .pth is a pickle, and a pickle is a program that names functions and calls them. Here the only names that mean
 anything are those of a dict of tensors, none of them does more than write down its arguments, and any other is refused.
@@ -12,13 +13,14 @@ PyTorch 0.1, `_rebuild_tensor` and `Parameter`.
 import collections
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import safetensors
+from safetensors.numpy import save_file
 
 from jaxgen.errors import UserError
 
@@ -266,3 +268,18 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     if not tensors:
         raise UserError(f"{path} holds no named tensors; save a state_dict()")
     return tensors
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write a .safetensors file that PyTorch reads too; it appears whole, and readable by whom the umask says."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.touch()
+    mode = part.stat().st_mode
+    try:
+        save_file({name: np.asarray(a, order="C") for name, a in tensors.items()}, part, metadata={"format": "pt"})
+        part.chmod(mode)  # safetensors makes files that only their owner may read
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

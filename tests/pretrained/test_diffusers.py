@@ -95,6 +95,12 @@ def test_wrong_weights_are_named(tmp_path):
         load_unet(tmp_path)
     with pytest.raises(UserError, match=r"config\.json"):
         load_unet(tmp_path / "nowhere")
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        load_unet(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"config\.json is not valid JSON"):
+        load_unet(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,17 @@
 """Downloads from a server of the test's own: resumption, damage, wrong files, no connection."""
 
+import errno
 import hashlib
+import subprocess
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import ROOT
 
 from jaxgen.errors import UserError
 from jaxgen.pretrained import downloads
@@ -23,6 +28,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.content, self.cuts, self.ranges, self.status = CONTENT, [], True, 200
         self.asked: list[str] = []  # the Range headers
+        self.damaged = 0  # how many of the coming answers have a wrong byte
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -38,7 +44,10 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(server.content) - start))
         self.end_headers()
         end = start + server.cuts.pop(0) if server.cuts else len(server.content)
-        self.wfile.write(server.content[start:end])
+        content = server.content[start:end]
+        if server.damaged:
+            server.damaged, content = server.damaged - 1, content[:-1] + b"?"
+        self.wfile.write(content)
 
     def log_message(self, *_):
         pass
@@ -64,7 +73,7 @@ def change(monkeypatch, **fields):
 
 
 def left(tmp_path):
-    return sorted(p.name for p in (tmp_path / "weights").iterdir() if p.suffix != ".lock")
+    return sorted(p.name for p in (tmp_path / "weights").iterdir())
 
 
 def test_loaded_once_then_found(server, tmp_path):
@@ -148,10 +157,11 @@ def test_a_file_put_there_by_hand(server, tmp_path):
 
 
 @pytest.mark.parametrize("status", [404, 503])
-def test_a_server_that_refuses(status, server):
+def test_a_server_that_refuses(status, server, tmp_path):
     server.status = status
     with pytest.raises(UserError, match=rf"HTTP {status}.*Offline, put the file of http://"):
         fetch("toy")
+    assert left(tmp_path) == []
 
 
 def test_offline_one_line_says_what_to_put_where(server, monkeypatch, tmp_path):
@@ -162,6 +172,7 @@ def test_offline_one_line_says_what_to_put_where(server, monkeypatch, tmp_path):
     assert "\n" not in line
     for word in ("http://127.0.0.1:1/a/toy.pth", "CC0", str(tmp_path / "weights/toy.pth"), "refused"):
         assert word in line
+    assert left(tmp_path) == []
 
 
 def test_a_path_of_ones_own_wins(server, tmp_path):
@@ -177,14 +188,72 @@ def test_a_path_of_ones_own_wins(server, tmp_path):
     assert named.read_bytes() == b"my weights"
 
 
-def test_processes_that_ask_at_once_load_once(server):
-    threads = [threading.Thread(target=fetch, args=("toy",)) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+def at_once(number):
+    """What so many callers of `fetch` get: the content or the error's text."""
+
+    def ask(_):
+        try:
+            return fetch("toy").read_bytes()
+        except UserError as error:
+            return str(error)
+
+    with ThreadPoolExecutor(number) as pool:
+        return list(pool.map(ask, range(number)))
+
+
+def test_those_that_ask_at_once_load_once(server, tmp_path):
+    assert at_once(6) == [CONTENT] * 6
     assert server.asked == [""]
+    assert left(tmp_path) == ["toy.pth"]
+
+
+def test_those_that_wait_for_one_that_fails_try_themselves(server, tmp_path):
+    server.cuts = [300_000, 0]  # the first to come gives up, the next takes up what it left
+    got = at_once(4)
+    assert sorted(g == CONTENT for g in got) == [False, True, True, True]
+    assert any("broke off" in g for g in got if g != CONTENT)
+    assert left(tmp_path) == ["toy.pth"]
+
+
+def test_those_that_wait_for_a_damaged_one_load_it_anew(server, tmp_path):
+    server.damaged = 1
+    got = at_once(4)
+    assert sorted(g == CONTENT for g in got) == [False, True, True, True]
+    assert any("damaged" in g for g in got if g != CONTENT)
+    assert left(tmp_path) == ["toy.pth"]
+
+
+def test_a_drive_without_locks_serves(server, monkeypatch):
+    def none(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(downloads.fcntl, "flock", none)
     assert fetch("toy").read_bytes() == CONTENT
+
+
+def test_a_disk_that_fills_up_on_the_way(server, tmp_path):
+    """A quota of half the file: the line says how to make room, and the next run goes on."""
+    limited = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))\n"
+        "from jaxgen.pretrained.downloads import *\n"
+        f"TABLE['toy'] = {TABLE['toy']!r}\n"
+        "try: fetch('toy')\n"
+        "except UserError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", limited], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "cannot be written (File too large); free some space" in done.stdout
+    assert (tmp_path / "weights/toy.pth.part").stat().st_size == 400_000
+    assert fetch("toy").read_bytes() == CONTENT
+    assert server.asked[1:] == ["bytes=400000-"]
+
+
+def test_another_page_instead_of_the_file(server, tmp_path):
+    """What a portal answers to everything: its size tells it from damage."""
+    server.content = b"<html>please log in</html>"
+    with pytest.raises(UserError, match=r"26 bytes instead of 700,001.*put the file of http://"):
+        fetch("toy")
+    assert left(tmp_path) == []
 
 
 def test_a_full_disk_is_noticed_first(server, monkeypatch):

@@ -11,7 +11,7 @@ from pickles import Call, Name, Reference, Storages, pickled, state_dict, stream
 from safetensors.numpy import save_file
 
 from jaxgen.errors import UserError
-from jaxgen.pretrained.torch_files import read_tensors
+from jaxgen.pretrained.torch_files import read_tensors, write_tensors
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {
@@ -196,6 +196,19 @@ def test_references_to_other_things_are_refused(tmp_path):
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Damage
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_what_is_written_is_read_again_by_those_whom_the_umask_lets(umask, tmp_path):
+    before = os.umask(umask)
+    try:
+        for _ in range(2):  # over an older file too
+            write_tensors(tmp_path / "new/weights.safetensors", WEIGHTS | {"turned": WEIGHTS["conv.weight"].T})
+    finally:
+        os.umask(before)
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["weights.safetensors"]
+    assert (tmp_path / "new/weights.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
+    assert_same(read_tensors(tmp_path / "new/weights.safetensors"), WEIGHTS | {"turned": WEIGHTS["conv.weight"].T})
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -64,6 +64,14 @@ def test_a_run_says_what_it_does_and_leaves_its_story(trained):
     assert start["versions"]["jax"] and start["commit"] and CONFIG in start["command"] and start["devices"]
 
 
+def test_a_run_is_readable_by_those_whom_the_umask_lets(trained):
+    umask = os.umask(0)
+    os.umask(umask)
+    for path in (trained, *trained.rglob("*")):
+        want = 0o777 if path.is_dir() else 0o666
+        assert path.stat().st_mode & 0o777 == want & ~umask, path
+
+
 def test_the_workdir_alone_samples_evaluates_and_goes_on(trained):
     done = run(f"--workdir={trained}", "--mode=sample", "--num=9", "--files")
     assert done.returncode == 0, done.stderr
