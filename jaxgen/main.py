@@ -26,15 +26,20 @@ def parser() -> argparse.ArgumentParser:
     """The command line; `--config.KEY=VALUE` is taken apart by `split`."""
     from jaxgen.config.files import available
 
-    configs = "\n".join(f"  {path:<46} {line}" for path, line in available().items())
+    configs = "\n".join(f"  {name:<32} {line}" for name, line in available().items())
     p = argparse.ArgumentParser(
         prog="python -m jaxgen.main",
         description=__doc__,
-        epilog=f"configs (add :tiny for the CPU form of seconds):\n{configs}" if configs else "",
+        epilog=f"configs, by name from any directory (add :tiny for the form that takes seconds on a CPU):\n{configs}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    p.add_argument("--config", default="", metavar="FILE[:tiny]", help="what to train; a run directory remembers it")
+    p.add_argument(
+        "--config",
+        default="",
+        metavar="NAME[:tiny]",
+        help="what to train: a config below, or FILE.py of your own; a run directory remembers it",
+    )
     p.add_argument(
         "--workdir", type=expand, default="", metavar="DIR", help="the run directory: checkpoints, metrics, samples"
     )

@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import json
+import traceback
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
@@ -83,27 +84,61 @@ def _set(c: ConfigDict, path: str, value: Any) -> None:
     c[last] = value
 
 
-def available(folder: str | Path = "configs") -> dict[str, str]:
-    """Config file -> first line of its docstring."""
+def shipped() -> Path:
+    """The folder of the configs that come with jaxgen: inside the package where it was installed, beside it in a clone."""
+    package = Path(__file__).parents[1]
+    return next((p for p in (package / "configs", package.parent / "configs") if p.is_dir()), package / "configs")
+
+
+def available(folder: str | Path = "") -> dict[str, str]:
+    """Name of a config -> first line of its docstring; of those that come with jaxgen, or of a folder of one's own."""
     found = {}
-    for path in sorted(Path(folder).glob("*.py")):
-        doc = ast.get_docstring(ast.parse(path.read_text())) or ""
-        found[path.as_posix()] = doc.split("\n")[0]
+    for path in sorted(Path(folder or shipped()).glob("*.py")):
+        with path.open(errors="replace") as file:
+            found[path.stem] = file.readline().strip().strip('"')
     return found
 
 
 def load(argument: str) -> ConfigDict:
-    """`FILE.py` or `FILE.py:ARG` -> what its get_config(ARG) returns."""
+    """`FILE.py`, or the name of a config that comes with jaxgen, or either with `:ARG` -> what its get_config(ARG) returns."""
     name, _, arg = expand(argument).partition(":")
     path = Path(name)
+    if not path.is_file() and (shipped() / f"{name}.py").is_file():
+        path = shipped() / f"{name}.py"
     if not path.is_file():
-        raise UserError(f"--config={name}: no such file{nearest(name, available(path.parent) or available())}")
-    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+        known = [str(path.with_name(f"{other}.py")) for other in available(path.parent)] if path.suffix == ".py" else []
+        hint = nearest(name, known) if known else nearest(path.stem, available())
+        raise UserError(f"--config={name}: no such {'file' if path.suffix or path.parent.name else 'config'}{hint}")
+    if path.suffix != ".py":
+        raise UserError(
+            f"--config={name} is no config: that is a Python file with get_config(arg), or a name from --help"
+        )
     if arg not in ("", "tiny"):
         raise UserError(f"--config={argument}: the argument {arg!r} is unknown{nearest(arg, ['tiny'])}")
-    return module.get_config(arg)
+    spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"--config={name} defines no get_config(arg), which returns a ConfigDict")
+        config = module.get_config(arg)
+    except UserError:
+        raise
+    except Exception as error:  # whatever somebody's own file does
+        raise UserError(
+            f"--config={name}{_line(error, path)}: {type(error).__name__}: {' '.join(str(getattr(error, 'msg', error)).split())}"
+        ) from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"--config={name}: get_config returned a {type(config).__name__}; return a ConfigDict")
+    return config
+
+
+def _line(error: Exception, path: Path) -> str:
+    """`, line 12`: where in a file something went wrong."""
+    if isinstance(error, SyntaxError):
+        return f", line {error.lineno}"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) == path]
+    return f", line {lines[-1]}" if lines else ""
 
 
 def parse_value(text: str) -> Any:

@@ -29,8 +29,7 @@ def test_every_config_is_whole_and_survives_json(name, arg):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_is_a_document(name):
-    line = configs.available(ROOT / "configs")[f"{ROOT}/configs/{name}.py"]
-    assert len(line) > 20
+    assert len(configs.available()[name]) > 20
     assert f"--config=configs/{name}.py" in (ROOT / f"configs/{name}.py").read_text()
 
 
@@ -116,6 +115,49 @@ def test_mistakes_are_told_in_one_line_that_names_the_cure(ddpm, changes, words)
 def test_a_missing_file_names_the_nearest(tmp_path):
     with pytest.raises(UserError, match=r"no such file; did you mean '.*ddpm_cifar\.py'"):
         configs.load(f"{ROOT}/configs/ddpm_cifra.py")
+
+
+def test_a_config_that_comes_with_jaxgen_is_known_by_name_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert sorted(configs.available()) == CONFIGS
+    assert configs.load("ddpm_digits").steps == 3000 and configs.load("ddpm_digits:tiny").steps == 4
+    with pytest.raises(UserError, match="no such config; did you mean 'ddpm_digits'"):
+        configs.load("ddpm_digit")
+    with pytest.raises(
+        UserError, match="no such file; did you mean 'ddpm_digits'"
+    ):  # not silently another file than named
+        configs.load("configs/ddpm_digits.py")
+    (tmp_path / "ddpm_digits.py").write_text((ROOT / "configs/ddpm_cifar.py").read_text())
+    assert configs.load("ddpm_digits.py").data.name == "tfds" and configs.load("ddpm_digits").data.name == "digits"
+
+
+BROKEN = {
+    "syntax": ("def get_config(arg):\n    return (1\n", r"line 2: SyntaxError: '\(' was never closed"),
+    "import": ("import os\nimport nowhere\n", "line 2: ModuleNotFoundError: No module named 'nowhere'"),
+    "nothing": ("x = 1\n", r"defines no get_config\(arg\)"),
+    "inside": ("def get_config(arg):\n    x = {}\n    return x['a']\n", "line 3: KeyError: 'a'"),
+    "no argument": ("def get_config():\n    return 1\n", "TypeError: get_config.. takes 0 positional arguments"),
+    "no config": ("def get_config(arg):\n    return {}\n", "get_config returned a dict; return a ConfigDict"),
+    "bytes": ("x = '\xff'\n", "line 1: SyntaxError"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_config_file_that_is_none_says_where_in_one_line(kind, tmp_path):
+    text, words = BROKEN[kind]
+    (tmp_path / "mine.py").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError, match=words) as error:
+        configs.load(f"{tmp_path}/mine.py")
+    assert "\n" not in str(error.value) and str(error.value).startswith(f"--config={tmp_path}/mine.py")
+
+
+def test_what_is_no_config_file_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"README.md is no config: that is a Python file with get_config\(arg\)"):
+        configs.load(f"{ROOT}/README.md")
+    with pytest.raises(UserError, match="no such"):
+        configs.load(str(tmp_path))
+    with pytest.raises(UserError, match="no such"):
+        configs.load("")
 
 
 def test_values_are_python_literals_or_text():

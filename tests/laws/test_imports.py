@@ -33,6 +33,7 @@ PACKAGES = {
     "sample": {"numpy"},
     "compare": {"jax", "numpy", "tqdm", "pytorch_fid", "cleanfid", "torch_fidelity"},
     "main": set(),
+    "__main__": set(),
     "__init__": set(),
 }
 # room -> rooms of the house that it may know (itself always); a dotted name is one file of a room
@@ -58,6 +59,7 @@ ROOMS = {
     "compare": {"errors", "images", "core", "data", "evaluation", "metrics", "pretrained", "runs"},
     "train": {"errors", "core", "config", "data", "evaluate", "evaluation", "runs"},
     "main": {"errors", "core", "config", "runs", "train", "evaluate", "sample"},
+    "__main__": {"main"},
     "__init__": {"tables", "config", "runs"},
 }
 

@@ -50,7 +50,7 @@ def trained(tmp_path_factory) -> Path:
 def test_without_arguments_it_helps():
     done = run()
     assert done.returncode == 0
-    for word in ("--workdir", "--mode", "configs/ddpm_cifar.py", "configs/vae_digits.py", "resume"):
+    for word in ("--workdir", "--mode", "\n  ddpm_cifar ", "\n  vae_digits ", "resume"):
         assert word in done.stdout
 
 
