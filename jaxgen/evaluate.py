@@ -9,7 +9,7 @@ from jaxgen.config import registry
 from jaxgen.core import parallel
 from jaxgen.core.state import Weights
 from jaxgen.data.sources import Source
-from jaxgen.errors import UserError
+from jaxgen.errors import NotFinite, UserError
 from jaxgen.evaluation.per_image import Evaluator, Report, best, examine
 from jaxgen.images import save_grid
 from jaxgen.runs.directory import environment
@@ -29,11 +29,20 @@ def evaluators(exp: Experiment) -> dict[str, Evaluator]:
 
 
 def reports(
-    exp: Experiment, tests: dict[str, Evaluator], raw: Weights, ema: Weights, source: Source
+    exp: Experiment, tests: dict[str, Evaluator], raw: Weights, ema: Weights, source: Source, label: str = "ema"
 ) -> Iterator[tuple[str, Report]]:
-    """(name, report) of each evaluator in turn; all hosts take part."""
+    """(name, report) of each evaluator in turn; all hosts take part. `label`: what the averaged weights are called.
+
+    Nothing that is not finite is reported: a NotFinite names the weights, the cause and the cure.
+    """
     for name, test in tests.items():
-        yield name, test(exp, raw, ema, source)
+        at_work = {"raw": raw} if getattr(test, "raw", False) else {label: ema, "raw": raw}
+        with exp.explaining(at_work, f"config.eval.{name}: "):
+            exp.refuse_broken(next(iter(at_work.values())))
+            report = test(exp, raw, ema, source)
+            if broken := report.broken():
+                raise NotFinite(f"{', '.join(broken)} became NaN or infinite")
+        yield name, report
 
 
 def measured(
@@ -41,7 +50,7 @@ def measured(
 ) -> Iterator[tuple[str, Report]]:
     """(name, report) of each evaluator with those weights as the averaged ones; figures go to results.jsonl."""
     exp, state = trained.exp, trained.state
-    for name, report in reports(exp, tests, state.view(), choice.weights(), source):
+    for name, report in reports(exp, tests, state.view(), choice.weights(), source, choice.name):
         for key, value in report.scalars.items() if parallel.is_lead() else ():
             ema = choice.name if report.about.get("averaged", True) else "raw"
             record = {"metric": key, "value": value, "evaluator": name, **report.about, "ema": ema}

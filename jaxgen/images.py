@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
+from jaxgen.errors import NotFinite
+
 Array = jax.Array
 
 
@@ -20,11 +22,21 @@ def to_float(x: Array) -> Array:
 
 
 def to_uint8(x: Array | np.ndarray) -> np.ndarray:
-    """Floats in [-1, 1] -> uint8 by rounding to the nearest level (the inverse of `to_float`); uint8 passes."""
+    """Floats in [-1, 1] -> uint8 by rounding to the nearest level (the inverse of `to_float`); uint8 passes.
+
+    What is not finite has no level: a NotFinite.
+    """
     x = np.asarray(x)
     if x.dtype == np.uint8:
         return x
+    if not np.isfinite(x).all():
+        raise NotFinite("pictures hold NaN or infinity")
     return np.clip(np.rint((x.astype(np.float32) + 1.0) * 127.5), 0, 255).astype(np.uint8)
+
+
+def within(x: Array) -> Array:
+    """Floats cut off at [-1, 1]. Infinity is not taken for black or white: it becomes NaN."""
+    return jnp.where(jnp.isfinite(x), jnp.clip(x, -1.0, 1.0), jnp.nan)
 
 
 def grid(images: np.ndarray, columns: int = 0, pad: int = 1) -> np.ndarray:

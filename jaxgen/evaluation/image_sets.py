@@ -20,7 +20,7 @@ from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
 from jaxgen.evaluation import features
 from jaxgen.evaluation.per_image import Report, averages, fidelity, first_pictures, looked_at
-from jaxgen.images import beside, to_float, to_uint8
+from jaxgen.images import beside, to_float, to_uint8, within
 from jaxgen.metrics.pixel import l1, luma, psnr, shave
 from jaxgen.metrics.ssim import ssim
 from jaxgen.pretrained.features import Lpips
@@ -277,7 +277,7 @@ class Restoration:
         degrade, target = DEGRADATIONS[self.degradation], exp.spec.target
 
         def seen(x: Array) -> Array:
-            x = jnp.clip(x, *SPAN)
+            x = within(x)
             return shave(luma(x, SPAN) if self.y else (x + 1.0) * 127.5, self.border)
 
         def restore(w: Weights, batch: Batch, rng: Array) -> tuple[Array, Array, Array]:
@@ -293,7 +293,7 @@ class Restoration:
 
         name = f"{self.degradation}_"
         scalars = averages(exp, ema, source, self.num, self, figures)
-        pictures = beside([np.clip(p, *SPAN) for p in first_pictures(exp, ema, source, self.shown, self, restore)])
+        pictures = beside(first_pictures(exp, ema, source, self.shown, self, restore))
         about = {
             "N": self.num or len(source),
             "degradation": self.degradation,
@@ -335,7 +335,7 @@ class FromConditions:
             if given:
                 found["baseline_"] = jax.image.resize(part.cond[given], truth.shape, "cubic")
             for prefix, x in found.items():
-                for key, value in fidelity(jnp.clip(x, *SPAN), truth).items():
+                for key, value in fidelity(within(x), truth).items():
                     total.setdefault(prefix + key, []).append(np.asarray(value))
         return Report(
             {k: float(np.concatenate(v).mean()) for k, v in total.items()}, about={"N": min(self.num, len(source))}

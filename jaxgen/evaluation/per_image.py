@@ -32,6 +32,10 @@ class Report:
     columns: int = 0  # of the grids; 0 is near square
     about: dict[str, Any] = field(default_factory=dict)  # what figures depend on besides: N, protocol, hashes
 
+    def broken(self) -> list[str]:
+        """The figures and pictures that hold NaN or infinity."""
+        return [k for part in (self.scalars, self.images) for k, v in part.items() if not np.isfinite(v).all()]
+
 
 class Evaluator(Protocol):
     """Runs on all hosts together; `source` is the held-out data (None when a method needs none)."""

@@ -27,11 +27,12 @@ from jaxgen.diffusion.solvers.table import Denoiser, Estimate, NegativeLogLikeli
 from jaxgen.diffusion.times import Times, Uniform
 from jaxgen.diffusion.weight import Simple, Weight
 from jaxgen.errors import UserError
+from jaxgen.images import within
 
 
 def bounded(spec: Spec, x: Array) -> Array:
     """Samples of a spec's target: pictures cut off at [-1, 1], anything else as it is."""
-    return jnp.clip(x, -1.0, 1.0) if spec[spec.target].kind in ("image", "frames") else x
+    return within(x) if spec[spec.target].kind in ("image", "frames") else x
 
 
 def learns_null(method: LossMethod) -> bool:

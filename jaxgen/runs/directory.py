@@ -136,7 +136,7 @@ class RunDir:
     def result(self, record: dict[str, Any]) -> None:
         """Append to results.jsonl."""
         with (self.path / "results.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(record, allow_nan=False) + "\n")
 
 
 def environment() -> dict[str, Any]:

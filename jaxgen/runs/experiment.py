@@ -1,6 +1,7 @@
 """A config turned into objects: data, tasks, method, mesh, shardings and the compiled functions that train, evaluate, sample."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +23,7 @@ from jaxgen.core.state import Array, NetState, PyTree, TrainState, Variables, We
 from jaxgen.core.task import Batch, Task
 from jaxgen.data.pipeline import eval_batches
 from jaxgen.data.sources import Source
-from jaxgen.errors import UserError
+from jaxgen.errors import NotFinite, UserError
 from jaxgen.images import beside, to_uint8
 
 OPEN: dict[tuple, "Experiment"] = {}  # the last few
@@ -83,6 +84,10 @@ def stages(config: ConfigDict, data: Spec, kept: Path | None) -> tuple[Stage, ..
 def method_spec(config: ConfigDict, data: Spec, kept: Path | None) -> Spec:
     """Of the batches that the method sees."""
     return next((stage.after for stage in reversed(stages(config, data, kept))), read_spec(config, data))
+
+
+class BrokenSamples(NotFinite):
+    """Samples that are NaN or infinite."""
 
 
 class Made(NamedTuple):
@@ -325,6 +330,58 @@ class Experiment:
 
         return jax.jit(finite, out_shardings=parallel.replicated(self.mesh))
 
+    @contextmanager
+    def explaining(self, weights: Mapping[str, Weights], where: str = "") -> Iterator[None]:
+        """A NotFinite from inside is told with step and weights, cause and cure.
+
+        weights: by name, first those at work, then others that the run keeps.
+        """
+        try:
+            yield
+        except NotFinite as error:
+            reach = {name: self.reach(w) for name, w in weights.items()}
+            broken = {name: [k for k, v in nets.items() if not np.isfinite(v)] for name, nets in reach.items()}
+            name = next((name for name in broken if broken[name]), next(iter(weights)))
+            if broken[name]:
+                cures = [*(f"--weights={k}" for k in broken if not broken[k]), "an earlier checkpoint (--step=N)"]
+                why = f"these weights of {', '.join(broken[name])} are NaN or infinite; take {' or '.join(cures)}"
+            else:
+                why = self._cause(max(reach[name].values()), isinstance(error, BrokenSamples))
+            raise NotFinite(f"{where}{error} (step {int(weights[name].step)}, weights {name}): {why}") from error
+
+    def reach(self, w: Weights) -> dict[str, float]:
+        """The largest absolute value among the variables of every net; NaN or infinity where there is any."""
+
+        def largest(nets: dict[str, Variables]) -> dict[str, Array]:
+            floats = {
+                k: [x for x in jax.tree.leaves(v) if jnp.issubdtype(x.dtype, jnp.floating)] for k, v in nets.items()
+            }
+            return {k: jnp.max(jnp.stack([jnp.abs(x).max().astype(jnp.float32) for x in v])) for k, v in floats.items()}
+
+        if "reach" not in self.compiled:
+            self.compiled["reach"] = jax.jit(largest, out_shardings=parallel.replicated(self.mesh))
+        return {name: float(value) for name, value in self.compiled["reach"](w.nets).items()}
+
+    def refuse_broken(self, w: Weights) -> None:
+        """A NotFinite unless all weights are finite: figures of NaN may look sound (a code, a class, a picture is always found)."""
+        if not np.isfinite(list(self.reach(w).values())).all():
+            raise NotFinite("nothing is measured")
+
+    def _cause(self, largest: float, sampled: bool) -> str:
+        """Why weights that are finite give what is not, and the cure."""
+        if largest > 1e8:
+            return f"these weights reach {largest:.1g}, as training had diverged; take an earlier checkpoint (--step=N)"
+        method = self.config.method.to_dict()
+        if not sampled or "solver" not in method:
+            return "these weights are finite, but a net overflows with them; take an earlier checkpoint (--step=N)"
+        steps, scale = method["solver"].get("steps"), method.get("guide", {}).get("scale")
+        cures = [f"--config.method.solver.steps={2 * steps}"] if steps else []
+        cures += [f"--config.method.guide.scale={max(1.0, scale / 2):g}"] if scale and scale > 1 else []
+        told = f"{method['solver']['name']}{f' of {steps} steps' if steps else ''}{f', guidance {scale:g}' if scale else ''}"
+        return (
+            f"these weights are finite, so the solver diverges ({told}); try {' or '.join(cures) or 'another solver'}"
+        )
+
     @cached_property
     def compiled(self) -> dict[Hashable, Callable]:
         """Programs by their owner, so that each is compiled once per run."""
@@ -400,6 +457,9 @@ class Experiment:
             placed = parallel.put_batch(self.mesh, data), parallel.put_batch(self.mesh, cond)
             images, cond = program(w, placed, keys.named(root, "sample", i))
             found = (*jax.device_get((images, cond)), parallel.to_host(placed[0]))
+            sound = np.isfinite(found[0][: num - start]).reshape(min(size, num - start), -1).all(1)
+            if not sound.all():
+                raise BrokenSamples(f"{(~sound).sum()} of {len(sound)} samples are NaN or infinite")
             yield Made(*jax.tree.map(lambda x, left=num - start: x[:left], found))
 
     def sheet(self, made: Made) -> tuple[np.ndarray, int]:
@@ -430,6 +490,8 @@ class Experiment:
             cond = conditions.read(self.spec, {**seen, **asked}, num)
             x = self.method.sample(w, rng, num, cond)
             x = jax.lax.with_sharding_constraint(x, parallel.batch_sharding(self.mesh))
-            return self.show(w.frozen, x), cond
+            sound = jnp.isfinite(x).reshape(num, -1).all(1)  # a codec may make fine pictures of NaN
+            shown = self.show(w.frozen, x)
+            return jnp.where(sound.reshape(-1, *(1,) * (shown.ndim - 1)), shown, jnp.nan), cond
 
         return self.jit(("sample", num), make)

@@ -86,7 +86,10 @@ class Trained:
         """`num` samples with what was asked of each."""
         if num < 1:
             raise UserError(f"--num={num} must be at least 1")
-        made = self.exp.sample(choice.weights(), num, seed, asked)
+        w = choice.weights()
+        with self.exp.explaining({choice.name: w, "raw": self.state.view()}):
+            self.exp.refuse_broken(w)
+            made = self.exp.sample(w, num, seed, asked)
         return made._replace(images=to_uint8(made.images))
 
     def sample(

@@ -73,7 +73,7 @@ class Writers:
         if not self.active:
             return
         named = {f"{prefix}/{k}": float(v) for k, v in values.items()}
-        self.jsonl.write(json.dumps({"step": step, **named}) + "\n")
+        self.jsonl.write(json.dumps({"step": step, **named}, allow_nan=False) + "\n")
         self.jsonl.flush()
         self.drawn = False
         for name, value in named.items():

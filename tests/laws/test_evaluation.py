@@ -1,11 +1,21 @@
 """Every evaluator of every config: the figures and pictures of one device are those of eight, the padding counts for nothing."""
 
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
 import numpy as np
+import pytest
+from cases import ROOT
 
 from jaxgen import evaluate
 from jaxgen.config import files as configs
 from jaxgen.data.pipeline import load_all
-from jaxgen.runs.experiment import open_source
+from jaxgen.errors import NotFinite
+from jaxgen.evaluation import per_image
+from jaxgen.images import to_uint8, within
+from jaxgen.runs.experiment import Experiment, open_source
 
 
 def test_evaluation_on_eight_devices_is_that_on_one(kind, shared, advance):
@@ -22,6 +32,62 @@ def test_evaluation_on_eight_devices_is_that_on_one(kind, shared, advance):
             np.testing.assert_allclose(value, eight.scalars[key], rtol=1e-4, atol=1e-6, err_msg=f"{label} {key}")
         for key, images in one.images.items():
             np.testing.assert_allclose(images, eight.images[key], atol=2e-4, err_msg=f"{label} {key}")
+
+
+def test_nothing_is_measured_of_broken_weights(kind, shared, advance):
+    """Not even what looks sound: of NaN logits a class is the first, and of NaN latents a code."""
+    config = shared(kind)
+    exp, state, _ = advance(config, num=0)
+    w, broken = state.view(ema=True), jax.tree.map(lambda x: x * np.nan, state.view().nets)
+    held_out, raw = open_source(config, "eval"), state.view()
+    for name, test in evaluate.evaluators(exp).items():
+        with pytest.raises(NotFinite, match=rf"config\.eval\.{name}: .*step 0, weights ema.*--weights=raw"):
+            list(evaluate.reports(exp, {name: test}, raw, w.replace(nets=broken), held_out))
+
+
+@dataclasses.dataclass(frozen=True)
+class Broken:
+    """An evaluator that reports what is not finite."""
+
+    value: float
+    part: str
+
+    def __call__(self, *_):
+        return per_image.Report(
+            **{self.part: {"it": np.full((2, 8, 8, 1) if self.part == "images" else (), self.value)}}
+        )
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_figure_that_is_not_finite_is_no_figure(value, tiny, advance):
+    """Whatever made it: the checkpoint and the likely cause are named, and infinity is not taken for white."""
+    exp, state, _ = advance(tiny("vae_digits"), num=0)
+    w = state.view()
+    for part in ("scalars", "images"):
+        with pytest.raises(NotFinite, match=r"config\.eval\.loss: it became NaN.*step 0.*finite, but a net overflows"):
+            list(evaluate.reports(exp, {"loss": Broken(value, part)}, w, w, None))
+    large = w.replace(nets=jax.tree.map(lambda x: x * 1e20, w.nets))
+    with pytest.raises(NotFinite, match=r"step 0, weights ema\): .*reach .*training had diverged"):
+        list(evaluate.reports(exp, {"loss": Broken(value, "scalars")}, w, large, None))
+    with pytest.raises(NotFinite):
+        to_uint8(np.full((2, 2), value))
+    assert np.isnan(within(np.float32([value]))).all()
+
+
+def test_broken_samples_name_the_solver(tiny, advance, monkeypatch):
+    """With finite weights it is the sampler that diverges: the message says which, and what to try."""
+    exp, state, _ = advance(tiny("vae_digits"), num=0)
+    own = Experiment(exp.config, exp.data, exp.mesh)  # with programs of its own
+    broken = jnp.zeros((5, 8, 8, 1)).at[1:, 3].set(np.inf)
+    monkeypatch.setattr(type(own.method), "sample", lambda *_: broken)
+    told = pytest.raises(NotFinite, match=r"4 of 5 samples are NaN or infinite \(step 0, weights std0\.1\)")
+    with told, own.explaining({"std0.1": state.view()}):
+        own.sample(state.view(), 5)
+    config = configs.normalise(configs.load(f"{ROOT}/configs/ddpm_digits.py:tiny"))
+    cause = Experiment(config, exp.data, exp.mesh)._cause(1.0, sampled=True)
+    cures = re.findall(r"--config\.(\S+)=(\S+)", cause)
+    assert "ddim of 4 steps, guidance 1.5" in cause and len(cures) == 2
+    configs.override(config, dict(cures))  # what is advised is accepted
 
 
 def test_every_image_counts_once(tiny, advance):

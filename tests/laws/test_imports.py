@@ -41,7 +41,7 @@ SPEC = {"core.spec", "core.given"}
 ROOMS = {
     "errors": set(),
     "tables": {"core", "data", "diffusion", "evaluation", "losses", "methods", "nets", "runs", "tasks"},
-    "images": set(),
+    "images": {"errors"},
     "core": {"errors", "images"},
     "config": {"errors", "core.given", "core.net"},
     "diffusion": {"errors", "metrics", "core.conditions", *SPEC},
