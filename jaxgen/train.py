@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jaxgen import evaluate
-from jaxgen.config.files import override, owner, phases, to_json
+from jaxgen.config.files import normalise, override, owner, phases, to_json
 from jaxgen.config.registry import build
 from jaxgen.core import parallel
 from jaxgen.core.lender import Role
@@ -66,6 +66,12 @@ def train(config: ConfigDict, workdir: str | Path) -> None:
     """
     began = time.monotonic()
     run = RunDir(workdir)
+    with run.alone():
+        resume(normalise(config), run, began)
+
+
+def resume(config: ConfigDict, run: RunDir, began: float) -> None:
+    """`train` in a directory that no other process writes to."""
     config = settled(config, run)
     stages = phases(config)
 
@@ -124,7 +130,7 @@ def settled(config: ConfigDict, run: RunDir) -> ConfigDict:
 
     Runs that the tasks need are copied into the run's directory first, so that they are its own from the first step on.
     """
-    if (run.path / "config.json").is_file():
+    if run.begun:
         old = run.config().tasks.to_dict()
         for name, task in config.tasks.to_dict().items():
             stored = {k: v for k, v in old.get(name, {}).items() if task.get(k) == () != v}  # left open now, found then
@@ -384,6 +390,7 @@ class Loop:
     def save(self, state: TrainState, at: int) -> None:
         """Start a checkpoint of step `at`, unless the weights are broken."""
         self.refuse_broken(state, at)
+        self.run.confirm()
         story = {"config": json.loads(to_json(self.config)), "spec": self.exp.data.to_json()}
         self.checkpoints.save(at, state, story)
 

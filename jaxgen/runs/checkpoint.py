@@ -25,6 +25,12 @@ def _saved(state: TrainState) -> dict[str, PyTree]:
     return {"step": state.step, "nets": state.nets, "extra": state.extra}
 
 
+def saved(workdir: str | Path) -> list[int]:
+    """Steps of the whole checkpoints in a run directory, oldest first: a look at the folder, in which no host waits for another."""
+    folder = Path(workdir).resolve() / Checkpoints.folder_name
+    return sorted(ocp.utils.checkpoint_steps(folder)) if folder.is_dir() else []
+
+
 class Steps:
     """A folder of numbered trees; each is there whole or not at all."""
 

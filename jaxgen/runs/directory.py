@@ -2,6 +2,7 @@
 
 config.json   the config, every default spelled out
 run.json      the data's Spec, versions, commit, devices, command of every start
+lock          who trains here now (jaxgen.runs.lock)
 checkpoints/  averages/  metrics.jsonl  tensorboard/  samples/  loss.png  results.jsonl  frozen/
 """
 
@@ -12,7 +13,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -21,10 +23,12 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxgen.config import files as configs
+from jaxgen.core import parallel
 from jaxgen.core.given import expand
 from jaxgen.core.spec import Spec
 from jaxgen.errors import UserError
-from jaxgen.runs.checkpoint import Checkpoints
+from jaxgen.runs.checkpoint import Checkpoints, saved
+from jaxgen.runs.lock import Lock
 from jaxgen.runs.writers import write_text
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
@@ -44,6 +48,33 @@ class RunDir:
         self.path = Path(expand(path))
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--workdir={self.path} is a file; name a directory")
+        self.lock: Lock | None = None
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """The right to write here, which one training at a time has: a UserError on every host where another has it."""
+        refused: Exception | None = None
+        try:
+            self.lock = Lock(self.path).__enter__() if parallel.is_lead() else None
+        except (UserError, OSError) as error:
+            refused = error
+        if parallel.agree(refused is not None):
+            raise refused or UserError(f"--workdir={self.path} was refused to the first host; its message says why")
+        try:
+            yield
+        finally:
+            if self.lock:
+                self.lock.__exit__()
+
+    def confirm(self) -> None:
+        """A UserError where another training has taken over, before anything is written under it."""
+        if self.lock:
+            self.lock.confirm()
+
+    @property
+    def begun(self) -> bool:
+        """Whether there is a checkpoint: a directory without one belongs to no config."""
+        return (self.path / "config.json").is_file() and bool(saved(self.path))
 
     def config(self) -> ConfigDict:
         """The config of the run that lives here."""
@@ -57,8 +88,8 @@ class RunDir:
             raise UserError(f"{file} is not valid JSON ({error}); restore it or choose another --workdir") from None
 
     def claim(self, config: ConfigDict, write: bool = True) -> None:
-        """Make this the directory of `config`; refuse when another model lives here."""
-        if (self.path / "config.json").is_file():
+        """Make this the directory of `config`; refuse when another model has trained here."""
+        if self.begun:
             self.refuse_other(config)
         if write:
             write_text(self.path / "config.json", configs.to_json(config))
@@ -123,9 +154,8 @@ class RunDir:
     def keep(self, name: str, other: "RunDir", step: int) -> None:
         """Copy what is needed of another run, as frozen/`name`: this directory alone is then enough to sample."""
         place, part = self.path / "frozen" / name, self.path / "frozen" / f"{name}.part"
-        if place.is_dir():
-            return
-        shutil.rmtree(part, ignore_errors=True)
+        for old in (place, part):  # of a start that led to nothing
+            shutil.rmtree(old, ignore_errors=True)
         shutil.copytree(other.path / "checkpoints" / str(step), part / "checkpoints" / str(step))
         for file in ("config.json", "run.json"):
             shutil.copy(other.path / file, part / file)
