@@ -7,12 +7,13 @@ import traceback
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
-from jaxgen.config.registry import KEYS, TABLES, complete, keys, members, nearest, typed
+from jaxgen.config.registry import KEYS, TABLES, complete, keys, members, nearest, takes, typed
 from jaxgen.core.given import expand
+from jaxgen.core.ranges import Count, Natural, Seed
 from jaxgen.errors import UserError
 
 
@@ -20,18 +21,17 @@ from jaxgen.errors import UserError
 class Feed:
     """How data reaches the step; the keys of config.data that are not the source's."""
 
-    batch: int = 64  # global batch of one update, over all devices and hosts
+    batch: Count = 64  # global batch of one update, over all devices and hosts
     labels: bool = False  # hand the labels to the method (and so make it conditional)
     augment: tuple = ()  # on the device, inside the step: names or dicts of the table `augment`
     transforms: tuple = ()  # on the host, by Grain: names or dicts of the table `transform`
-    placement: str = "auto"  # host | device | auto: keep the whole set on the device when it fits in `device_mb`
-    device_mb: int = 1024
-    workers: int = 0  # decoding threads; 0: what suits the image size
-    prefetch: int = 4  # batches
+    placement: Literal["auto", "host", "device"] = "auto"  # auto: all on the device when it fits in `device_mb`
+    device_mb: Natural = 1024
+    workers: Natural = 0  # decoding threads; 0: what suits the image size
+    prefetch: Natural = 4  # batches
 
 
 FEED = tuple(f.name for f in dataclass_fields(Feed))
-PLACEMENTS = ("auto", "host", "device")
 SECTIONS = {"tasks": "task", "eval": "evaluator"}  # sections of members by name -> their table
 
 
@@ -44,13 +44,13 @@ class RunOptions:
     tasks: dict = field(default_factory=dict)  # task name -> its fields, in the order in which they see the data
     eval: dict = field(default_factory=dict)  # evaluator name -> its fields
     init: str | dict = ""  # the run directory whose weights the nets start from, where path and shape are the same
-    seed: int = 0
-    steps: int = 1000
-    steps_per_call: int = 1  # steps per dispatch (a scan); worth raising when a step is short
-    log_every: int = 100
-    save_every: int = 5_000
-    keep: int = 3  # newest checkpoints kept
-    snapshot_every: int = 0  # keep the power averages of these steps for good, to reconstruct others from; 0: none
+    seed: Seed = 0
+    steps: Count = 1000
+    steps_per_call: Count = 1  # steps per dispatch (a scan); worth raising when a step is short
+    log_every: Count = 100
+    save_every: Count = 5_000
+    keep: Count = 3  # newest checkpoints kept
+    snapshot_every: Natural = 0  # keep the power averages of these steps for good, to reconstruct others from; 0: none
     mesh: dict = field(default_factory=lambda: {"data": -1})
     sharding: tuple = ((".*", "replicate"),)  # regex on the state's paths -> replicate | fsdp | axis names
     phases: tuple = ()  # ({"until": step, "data.batch": ..., ...}, ...): changes that hold up to a step
@@ -209,7 +209,8 @@ def _renamed(section: str, old: Any, name: Any) -> Any:
     allowed = keys(table, name, f"config.{section}") + (FEED if table == "source" else ())
     same = old.items() if isinstance(old, dict) else ()  # several (a tuple) have nothing to hand on to one
     own = members(table, name, f"config.{section}")  # so that their keys can be set in the same breath
-    return {**own, **{k: v for k, v in same if k in allowed}, "name": name}
+    kept = {k: v for k, v in same if k in allowed and takes(table, name, k, v, f"config.{section}")}
+    return {**own, **kept, "name": name}
 
 
 def normalise(config: ConfigDict) -> ConfigDict:
@@ -228,10 +229,6 @@ def normalise(config: ConfigDict) -> ConfigDict:
     out["init"] = complete("run", out["init"], "config.init") if out["init"] else ""
     for section, table in SECTIONS.items():
         out[section] = {k: _section(section, table, k, v) for k, v in out[section].items()}
-    for key, least in (("steps", 1), ("steps_per_call", 1), ("log_every", 1), ("save_every", 1), ("keep", 1),
-                       ("snapshot_every", 0)):  # fmt: skip
-        if out[key] < least:
-            raise UserError(f"config.{key}={out[key]} must be at least {least}")
     return ConfigDict(out)
 
 
@@ -244,12 +241,6 @@ def _data(spec: dict[str, Any]) -> dict[str, Any]:
         if key != "name" and key not in allowed and key not in known:
             raise UserError(f"config.data.{key} is not a field of {name}{nearest(key, [*allowed, *known])}")
     feed = {k: typed(spec.get(k, getattr(Feed(), k)), f, f"config.data.{k}") for k, f in known.items()}
-    if feed["batch"] < 1:
-        raise UserError(f"config.data.batch={feed['batch']} must be at least 1")
-    if feed["placement"] not in PLACEMENTS:
-        raise UserError(
-            f"config.data.placement={feed['placement']!r} is unknown{nearest(feed['placement'], PLACEMENTS)}"
-        )
     return {**complete("source", {k: v for k, v in spec.items() if k not in known}, "config.data"), **feed}
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from jaxgen.core.given import Given, OnDisk, expand
+from jaxgen.core.ranges import Range
 from jaxgen.errors import UserError
 
 TABLES: dict[str, dict[str, str]] = {}  # table -> name -> "module:Class"; jaxgen.tables fills all of these
@@ -73,37 +74,75 @@ def as_spec(table: str, value: Any, where: str) -> dict[str, Any]:
     return dict(value.items())
 
 
-def kinds(annotation: Any) -> tuple[type, ...]:
-    """The plain types that an annotation admits: `int | str` -> (int, str); () when anything goes."""
-    if typing.get_origin(annotation) is typing.Annotated:
-        return kinds(typing.get_args(annotation)[0])
-    if annotation in (bool, int, float, str, tuple, dict):
-        return (annotation,)
-    if typing.get_origin(annotation) is tuple:
-        return (tuple,)
-    if isinstance(annotation, types.UnionType):
-        return tuple(k for member in typing.get_args(annotation) for k in kinds(member))
-    return ()
+WORDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text", tuple: "a tuple", dict: "a dict"}
+
+
+def fit(value: Any, kind: Any) -> Any:
+    """`value` as a type wants it: lists as tuples, 1 as 1.0, 1e3 as 1000, paths without `~`.
+
+    A ValueError says what it must be, and may hold a value that is.
+    """
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        value = fit(value, parts[0])
+        for mark in parts[1:]:
+            if isinstance(mark, Range) and value not in mark:
+                raise ValueError(str(mark))
+            if isinstance(mark, OnDisk):
+                value = expand(value)
+        return value
+    if origin is typing.Literal:
+        if (type(value), value) in [(type(part), part) for part in parts]:
+            return value
+        raise ValueError(
+            f"one of {', '.join(map(str, parts))}", *difflib.get_close_matches(str(value), map(str, parts), n=1)
+        )
+    if origin in (types.UnionType, typing.Union):
+        return _fit_any(value, parts)
+    if (kind is tuple or origin is tuple) and isinstance(value, tuple | list):
+        return tuple(fit(one, parts[0]) for one in value) if parts and parts[-1] is Ellipsis else tuple(value)
+    if kind is float and type(value) is int:
+        return float(value)
+    if kind is int and type(value) is float and value.is_integer():
+        return int(value)
+    if (plain := origin or kind) in WORDS and type(value) is not plain:
+        raise ValueError(WORDS[plain], *([(value,)] if plain is tuple else ()))
+    return value
+
+
+def _fit_any(value: Any, kinds: tuple) -> Any:
+    wanted = []
+    for kind in kinds:
+        try:
+            return fit(value, kind)
+        except ValueError as error:
+            wanted.append(str(error))
+    raise ValueError(" or ".join(wanted))
 
 
 def typed(value: Any, field: dataclasses.Field, where: str) -> Any:
-    """`value` as the field's type wants it (lists as tuples, ints as floats, paths without `~`); a mismatch is a UserError."""
-    if isinstance(value, list):
-        value = tuple(value)
-    if isinstance(value, str) and OnDisk() in getattr(field.type, "__metadata__", ()):
-        value = expand(value)
-    wanted = kinds(field.type)
-    if not wanted or type(value) in wanted:
-        return value
-    if float in wanted and type(value) is int:
-        return float(value)
-    names = " or ".join(k.__name__ for k in wanted)
-    raise UserError(f"{where} must be {names} (such as {default(field)!r}), got {value!r} ({type(value).__name__})")
+    """`value` as the field's type wants it and within its range; all else is a UserError."""
+    try:
+        return fit(value, field.type)
+    except ValueError as error:
+        what, like = (*error.args, default(field))[:2]
+        such_as = "" if like is dataclasses.MISSING else f", such as {like!r}"
+        each = " each" if isinstance(value, tuple | list) else ""
+        raise UserError(f"{where}={value!r} must{each} be {what}{such_as}") from None
 
 
 def keys(table: str, name: str, where: str) -> tuple[str, ...]:
     """What a config dict of this name may hold."""
     return (*fields(lookup(table, name, where)), *(NET_PARTS if table == "net" else ()))
+
+
+def takes(table: str, name: str, key: str, value: Any, where: str) -> bool:
+    """Whether a config dict of this name may hold `value` at `key`."""
+    known = fields(lookup(table, name, where))
+    try:
+        return key not in known or fit(value, known[key].type) is not None
+    except ValueError:
+        return False
 
 
 def members(table: str, name: str, where: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from jaxgen.core.conditions import Cond, read
 from jaxgen.core.lender import Frozen, Loan
 from jaxgen.core.net import Net
 from jaxgen.core.parallel import microbatches
+from jaxgen.core.ranges import Count
 from jaxgen.core.spec import DataSpec, Spec
 from jaxgen.core.state import Array, NetState, PyTree, TrainState, Variables, Weights, path_name
 from jaxgen.core.task import Batch
@@ -180,7 +181,7 @@ class LossMethod:
 
     net: Net
     spec: DataSpec  # of the batches that it sees
-    microbatches: int = 1  # gradient accumulation: the batch is split in so many parts, one update is made
+    microbatches: Count = 1  # gradient accumulation: the batch is split in so many parts, one update is made
 
     makes: ClassVar[tuple[str, ...]] = ("image", "frames", "latent")  # kinds of targets
 

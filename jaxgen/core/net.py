@@ -3,13 +3,14 @@
 import functools
 import math
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from jaxgen.core.ranges import BelowOne, NonNegative, Positive, Range
 from jaxgen.core.spec import BatchSize
 from jaxgen.core.state import Array, NetState, PyTree, Variables, others
 from jaxgen.errors import UserError
@@ -46,12 +47,8 @@ class NoEma:
 class Decay:
     """Constant decay; with `warmup` min(rate, (1 + t) / (10 + t)), so that short runs forget their random start."""
 
-    rate: float = 0.9999
+    rate: BelowOne = 0.9999
     warmup: bool = True
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.rate < 1.0:
-            raise UserError(f"ema.rate={self.rate} must lie in [0, 1); ema=none keeps no average")
 
     @property
     def label(self) -> str:
@@ -68,13 +65,9 @@ class Decay:
 class HalfLife:
     """Half-life in images, at most `rampup` times the images seen before (Karras et al. 2022, EDM); rampup=0: no limit."""
 
-    images: float = 500_000.0
-    rampup: float = 0.05
+    images: Positive = 500_000.0
+    rampup: NonNegative = 0.05
     batch: BatchSize = 1
-
-    def __post_init__(self) -> None:
-        if self.images <= 0 or self.rampup < 0:
-            raise UserError(f"ema.images={self.images} must be positive and ema.rampup={self.rampup} at least 0")
 
     @property
     def label(self) -> str:
@@ -95,10 +88,7 @@ class Power:
     however long the run, and other widths can be reconstructed afterwards (jaxgen.runs.posthoc).
     """
 
-    std: float = 0.1
-
-    def __post_init__(self) -> None:
-        exponent(self.std)  # refuses what is no width
+    std: Annotated[float, Range(above=0, below=WIDEST)] = 0.1
 
     @property
     def label(self) -> str:

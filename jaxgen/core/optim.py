@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxgen.core.ranges import BelowOne, Natural, NonNegative, Positive
 from jaxgen.core.spec import RunLength
 from jaxgen.core.state import Array, PyTree, path_name
 from jaxgen.errors import UserError
@@ -56,13 +57,13 @@ def to_unit_magnitude(pattern: str) -> optax.GradientTransformation:
 class Optimizer:
     """What all optimizers share. Order: freeze -> clip -> scale -> decay -> learning rate -> unit magnitude."""
 
-    lr: float = 1e-3
-    warmup: int = 0  # steps of linear warm-up from 0
+    lr: Positive = 1e-3
+    warmup: Natural = 0  # steps of linear warm-up from 0
     schedule: str = "constant"  # constant | cosine | linear (both end at lr * final when the run ends) | inverse_sqrt
-    final: float = 0.0
-    hold: int = 0  # inverse_sqrt: lr / sqrt(max(step / hold, 1)) (EDM2, eq. 67)
-    clip: float = 0.0  # global gradient norm; 0 switches it off
-    weight_decay: float = 0.0  # decoupled (AdamW)
+    final: NonNegative = 0.0
+    hold: Natural = 0  # inverse_sqrt: lr / sqrt(max(step / hold, 1)) (EDM2, eq. 67)
+    clip: NonNegative = 0.0  # global gradient norm; 0 switches it off
+    weight_decay: NonNegative = 0.0  # decoupled (AdamW)
     decay: str = r".*kernel"  # regex of the params that weight decay touches
     unit: str = ""  # regex of the params kept at unit magnitude: forced weight normalisation (EDM2, section 2.3)
     train: str = r".*"  # regex of the params that are trained
@@ -118,7 +119,7 @@ class Optimizer:
 class Sgd(Optimizer):
     """Stochastic gradient descent with (Nesterov) momentum."""
 
-    momentum: float = 0.0
+    momentum: BelowOne = 0.0
     nesterov: bool = False
 
     def scale(self) -> optax.GradientTransformation:
@@ -130,9 +131,9 @@ class Sgd(Optimizer):
 class Adam(Optimizer):
     """Adam (Kingma & Ba 2014); AdamW when weight_decay > 0."""
 
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
+    b1: BelowOne = 0.9
+    b2: BelowOne = 0.999
+    eps: Positive = 1e-8
 
     def scale(self) -> optax.GradientTransformation:
         """Bias-corrected moments."""
@@ -143,9 +144,9 @@ class Adam(Optimizer):
 class RAdam(Optimizer):
     """Rectified Adam (Liu et al. 2020): momentum alone until the second moment is known well enough."""
 
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
+    b1: BelowOne = 0.9
+    b2: BelowOne = 0.999
+    eps: Positive = 1e-8
 
     def scale(self) -> optax.GradientTransformation:
         """Rectified moments."""
@@ -156,8 +157,8 @@ class RAdam(Optimizer):
 class RmsProp(Optimizer):
     """RMSProp (Tieleman & Hinton 2012)."""
 
-    rho: float = 0.99
-    eps: float = 1e-8
+    rho: BelowOne = 0.99
+    eps: Positive = 1e-8
 
     def scale(self) -> optax.GradientTransformation:
         """Root mean square of past gradients."""

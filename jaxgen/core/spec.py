@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.given import Given
+from jaxgen.core.ranges import Count, Natural
 from jaxgen.errors import UserError
 
 KINDS = ("image", "frames", "latent", "mask", "label", "tokens", "embedding", "text")
@@ -146,12 +147,12 @@ def labels(classes: int, names: tuple[str, ...] = ()) -> Spec:
     return Spec(label=Field((), "int32", "label", "condition", classes, tuple(names))) if classes else Spec()
 
 
-TargetShape = Annotated[tuple[int, ...], Given("shape")]
-Classes = Annotated[int, Given("classes")]
+TargetShape = Annotated[tuple[Count, ...], Given("shape")]
+Classes = Annotated[Count, Given("classes")]
 Conditions = Annotated[Spec, Given("conditions")]
 DataSpec = Annotated[Spec, Given("spec")]
-BatchSize = Annotated[int, Given("batch")]  # examples of one update
-RunLength = Annotated[int, Given("steps")]
+BatchSize = Annotated[Count, Given("batch")]  # examples of one update
+RunLength = Annotated[Natural, Given("steps")]
 
 
 def given(spec: Spec, batch: int, steps: int) -> dict[str, Any]:

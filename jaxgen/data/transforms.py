@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from jaxgen.core.ranges import Natural, Share
 from jaxgen.errors import UserError
 
 Pictures = dict[str, np.ndarray]
@@ -24,7 +25,7 @@ class Transform(Protocol):
 class Flip:
     """Mirror left-right with probability `p`."""
 
-    p: float = 0.5
+    p: Share = 0.5
 
     def __call__(self, pictures: Pictures, rng: np.random.Generator) -> Pictures:
         """All pictures mirrored, or none."""
@@ -35,7 +36,7 @@ class Flip:
 class Crop:
     """Pad by reflection on every side and cut out the original size at a random place."""
 
-    pad: int = 4
+    pad: Natural = 4
 
     def __call__(self, pictures: Pictures, rng: np.random.Generator) -> Pictures:
         """All pictures cut at one place; those of several sizes are a UserError."""

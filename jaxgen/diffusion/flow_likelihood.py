@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.core.ranges import Count, NonNegative, Positive
 from jaxgen.diffusion.bound import per_image
 from jaxgen.diffusion.process import Process, ratio
 from jaxgen.diffusion.solvers.table import Denoiser, x0_of
@@ -23,17 +24,15 @@ Array = jax.Array
 class FlowLikelihood:
     """How the likelihood is integrated, between two levels of sigma / alpha (or the process's own ends, if those are nearer)."""
 
-    steps: int = 50
-    low: float = 1e-3  # where the data are taken to be
-    high: float = 200.0  # where only noise is left: N(0, high^2 I) is the prior of y
-    probes: int = 1  # draws of e, averaged
-    prior_variance: float = 1.0  # of the data: the prior at the end is N(0, high^2 + prior_variance)
+    steps: Count = 50
+    low: Positive = 1e-3  # where the data are taken to be
+    high: Positive = 200.0  # where only noise is left: N(0, high^2 I) is the prior of y
+    probes: Count = 1  # draws of e, averaged
+    prior_variance: NonNegative = 1.0  # of the data: the prior at the end is N(0, high^2 + prior_variance)
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.probes < 1:
-            raise UserError(f"nll.steps={self.steps}, probes={self.probes} must be at least 1")
-        if not 0 < self.low < self.high:
-            raise UserError(f"nll.low={self.low}, high={self.high}: need 0 < low < high")
+        if self.low >= self.high:
+            raise UserError(f"method.nll.low={self.low} is not below high={self.high}; raise method.nll.high")
 
     @property
     def nfe(self) -> int:

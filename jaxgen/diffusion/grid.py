@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
+from jaxgen.core.ranges import BelowOne, Count, Natural, NonNegative, Number, Positive
 from jaxgen.diffusion.paths import shifted
 from jaxgen.diffusion.process import Process, as_chain, at_least_one, count, ratio
 from jaxgen.errors import UserError
@@ -47,14 +48,14 @@ def ends(times: np.ndarray, stop: str, process: Process) -> np.ndarray:
 class Leading:
     """Every (T // steps)-th step of a chain counted from its beginning (Lin et al. 2024, table 2), index 0 .. T-1."""
 
-    offset: int = 0  # added to every index
+    offset: Natural = 0  # added to every index
     stop: str = "data"
 
     def __call__(self, process: Process, steps: int) -> np.ndarray:
         """Times (index + 1) / T."""
         total = chain(process, steps, "leading")
         index = (np.arange(steps) * (total // steps))[::-1] + self.offset
-        if index[0] >= total or self.offset < 0:
+        if index[0] >= total:
             raise UserError(f"solver.grid.offset={self.offset} must lie in 0 .. {total // steps - 1}")
         return ends((index + 1) / total, self.stop, process)
 
@@ -104,9 +105,9 @@ def span(process: Process, low: float, high: float) -> tuple[float, float]:
 class Karras:
     """(sigma / alpha)^(1/rho) falls evenly, then 0 (Karras et al. 2022, eq. 5)."""
 
-    rho: float = 7.0
-    sigma_min: float = 0.0  # 0: the process's own
-    sigma_max: float = 0.0
+    rho: Positive = 7.0
+    sigma_min: NonNegative = 0.0  # 0: the process's own
+    sigma_max: NonNegative = 0.0
     spare: bool = False  # leave sigma_min out: steps + 1 levels without the last
 
     def __call__(self, process: Process, steps: int) -> np.ndarray:
@@ -121,9 +122,9 @@ class Karras:
 class Exponential:
     """log(sigma / alpha) falls evenly: even steps of log-SNR (Lu et al. 2022, section 3.4); bend 1 is straight."""
 
-    sigma_min: float = 0.0  # 0: the process's own
-    sigma_max: float = 0.0
-    bend: float = 1.0  # exponent of the ramp: above 1 more steps at low noise
+    sigma_min: NonNegative = 0.0  # 0: the process's own
+    sigma_max: NonNegative = 0.0
+    bend: Positive = 1.0  # exponent of the ramp: above 1 more steps at low noise
 
     def __call__(self, process: Process, steps: int) -> np.ndarray:
         """Times of those noise levels, then 0."""
@@ -137,14 +138,12 @@ class Exponential:
 class Flow:
     """Even times under the resolution shift of SD3 (Esser et al. 2024, eq. 23): t -> shift t / (1 + (shift - 1) t)."""
 
-    shift: float = 3.0
-    first: float = 0.0  # the last time before 0, ahead of the shift; 0: even down to 0
+    shift: Positive = 3.0
+    first: BelowOne = 0.0  # the last time before 0, ahead of the shift; 0: even down to 0
 
     def __call__(self, process: Process, steps: int) -> np.ndarray:
         """Shifted times."""
         at_least_one(steps)
-        if self.shift <= 0 or not 0 <= self.first < 1:
-            raise UserError(f"solver.grid.shift={self.shift}, first={self.first}: need shift > 0 and 0 <= first < 1")
         even = np.append(np.linspace(1, self.first, steps), 0.0) if self.first else np.linspace(1, 0, steps + 1)
         return shifted(even, self.shift)
 
@@ -153,12 +152,12 @@ class Flow:
 class DynamicFlow:
     """FLUX's shift exp(mu), where mu grows linearly with the number of tokens of the image (Black Forest Labs 2024)."""
 
-    tokens: int = 256  # H W / patch^2 of what the network sees
-    base_tokens: int = 256
-    base_mu: float = 0.5
-    most_tokens: int = 4096
-    most_mu: float = 1.15
-    first: float = 0.0
+    tokens: Count = 256  # H W / patch^2 of what the network sees
+    base_tokens: Count = 256
+    base_mu: Number = 0.5
+    most_tokens: Count = 4096
+    most_mu: Number = 1.15
+    first: BelowOne = 0.0
 
     @property
     def mu(self) -> float:
@@ -175,13 +174,13 @@ class DynamicFlow:
 class Given:
     """Noise levels sigma / alpha written out, falling; the last may be 0."""
 
-    levels: tuple[float, ...] = (80.0, 0.0)
+    levels: tuple[NonNegative, ...] = (80.0, 0.0)
 
     def __call__(self, process: Process, steps: int) -> np.ndarray:
         """Their times."""
         levels = np.asarray(self.levels, np.float64)
-        if len(levels) != steps + 1 or (np.diff(levels) >= 0).any() or levels[-1] < 0:
+        if len(levels) != steps + 1 or (np.diff(levels) >= 0).any():
             raise UserError(
-                f"solver.grid.levels has {len(levels)} values; solver.steps={steps} needs {steps + 1} falling ones, none below 0"
+                f"solver.grid.levels has {len(levels)} values; solver.steps={steps} needs {steps + 1} falling ones"
             )
         return process.when(levels)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.core.conditions import Cond, refuse_unknown
+from jaxgen.core.ranges import Natural, NonNegative, Share
 from jaxgen.core.spec import Conditions, Spec
 from jaxgen.diffusion.process import Process, spread
 from jaxgen.diffusion.solvers.table import Estimate, x0_of
@@ -79,7 +80,7 @@ class ClassifierFree:
 
     evaluations: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("null",)
-    scale: float = 1.5
+    scale: NonNegative = 1.5
 
     def __call__(self, model: CondModel, cond: Cond, null: Cond, other: CondModel = missing) -> Model:
         """Both branches run as one batch of 2B."""
@@ -97,8 +98,10 @@ class Negative:
 
     evaluations: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("null",)
-    scale: float = 1.5
-    avoid: int | dict = 0  # condition -> its value for every example; those left out mean "any". A number is a label
+    scale: NonNegative = 1.5
+    avoid: Natural | dict = (
+        0  # condition -> its value for every example; those left out mean "any". A number is a label
+    )
     conditions: Conditions = field(default_factory=Spec)
 
     def __post_init__(self) -> None:
@@ -137,13 +140,13 @@ class Interval:
 
     evaluations: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("null",)
-    scale: float = 1.5
-    low: float = 0.2
-    high: float = 0.8
+    scale: NonNegative = 1.5
+    low: Share = 0.2
+    high: Share = 0.8
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low < self.high <= 1:
-            raise UserError(f"method.guide.low={self.low}, high={self.high}: need 0 <= low < high <= 1")
+        if self.low >= self.high:
+            raise UserError(f"method.guide.low={self.low} is not below high={self.high}; raise method.guide.high")
 
     def __call__(self, model: CondModel, cond: Cond, null: Cond, other: CondModel = missing) -> Model:
         """The last argument is the time [B], the same for all of a batch."""
@@ -162,8 +165,8 @@ class Rescaled:
 
     evaluations: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("null",)
-    scale: float = 7.5
-    share: float = 0.7  # of the rescaled image; the rest is the guided one
+    scale: NonNegative = 7.5
+    share: Share = 0.7  # of the rescaled image; the rest is the guided one
 
     def __call__(self, model: CondModel, cond: Cond, null: Cond, other: CondModel = missing) -> Model:
         """share std(D_cond) / std(D_guided) D_guided + (1 - share) D_guided."""
@@ -183,7 +186,7 @@ class Autoguidance:
     """Away from a worse version of the same model: (1 - scale) D_worse + scale D (Karras et al. 2024, eq. 3)."""
 
     evaluations: ClassVar[int] = 2
-    scale: float = 2.0
+    scale: NonNegative = 2.0
     weak: Any = ""  # the lender of the worse model: another run, or an early checkpoint of this one
 
     def __call__(self, model: CondModel, cond: Cond, null: Cond, other: CondModel = missing) -> Model:
@@ -205,7 +208,7 @@ class ByClassifier:
 
     evaluations: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("label",)
-    scale: float = 2.0
+    scale: NonNegative = 2.0
     judge: Any = ""  # the lender of a classifier of noisy images
 
     def __call__(self, model: CondModel, cond: Cond, null: Cond, other: CondModel = missing) -> Model:

@@ -12,6 +12,7 @@ from typing import ClassVar, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core.ranges import NonNegative
 from jaxgen.diffusion.bound import log_variance, term
 from jaxgen.diffusion.predict import Prediction
 from jaxgen.diffusion.process import Process, level_at
@@ -66,7 +67,7 @@ class Hybrid:
 
     needs: ClassVar[tuple[str, ...]] = ("chain",)
     gives: ClassVar[tuple[str, ...]] = ("variance",)
-    share: float = 0.001
+    share: NonNegative = 0.001
 
     def __call__(self, found: Predicted) -> tuple[Array, dict[str, Array]]:
         """The sum, and `vlb`."""

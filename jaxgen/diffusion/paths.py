@@ -9,6 +9,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.core.ranges import Inside, NonNegative, Positive
 from jaxgen.diffusion.process import Array, at_least_one, lib
 from jaxgen.errors import UserError
 
@@ -25,16 +26,10 @@ def down(steps: int) -> np.ndarray:
     return np.linspace(1.0, 0.0, steps + 1)
 
 
-def validate_first(first: float) -> None:
-    """`first` is a time strictly inside the path."""
-    if not 0 < first < 1:
-        raise UserError(f"process.first={first} must lie strictly between 0 and 1")
-
-
 def validate_betas(low: float, high: float) -> None:
     """The noise rate of a VP path grows."""
-    if not 0 <= low <= high or high == 0:
-        raise UserError(f"process.beta_min={low}, beta_max={high}: need 0 <= beta_min <= beta_max and beta_max > 0")
+    if low > high:
+        raise UserError(f"method.process.beta_min={low} is above beta_max={high}; raise method.process.beta_max")
 
 
 @dataclass(frozen=True)
@@ -42,15 +37,14 @@ class VpSde:
     """DDPM's limit dx = -beta/2 x dt + sqrt(beta) dw, beta = b0 + t (b1 - b0) (Song et al. 2021, eq. 11 and 29)."""
 
     gives: ClassVar[tuple[str, ...]] = ("signal",)
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-    first: float = 1e-3  # sampling stops here, then jumps to 0
-    earliest: float = 1e-5  # training times start here
-    scale: float = 999.0  # the network sees scale * t
+    beta_min: NonNegative = 0.1
+    beta_max: Positive = 20.0
+    first: Inside = 1e-3  # sampling stops here, then jumps to 0
+    earliest: Inside = 1e-5  # training times start here
+    scale: Positive = 999.0  # the network sees scale * t
 
     def __post_init__(self) -> None:
         validate_betas(self.beta_min, self.beta_max)
-        validate_first(self.first)
 
     def _log_bar(self, t: Array) -> Array:
         return -(self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t**2)
@@ -111,8 +105,8 @@ class SubVp(VpSde):
 
 def validate_sigmas(low: float, high: float) -> None:
     """A range of noise levels."""
-    if not 0 < low < high:
-        raise UserError(f"process.sigma_min={low}, sigma_max={high}: need 0 < sigma_min < sigma_max")
+    if low >= high:
+        raise UserError(f"method.process.sigma_min={low} is not below sigma_max={high}; raise method.process.sigma_max")
 
 
 @dataclass(frozen=True)
@@ -123,13 +117,12 @@ class VE:
     """
 
     gives: ClassVar[tuple[str, ...]] = ("signal",)
-    sigma_min: float = 0.01
-    sigma_max: float = 50.0
-    first: float = 1e-5
+    sigma_min: Positive = 0.01
+    sigma_max: Positive = 50.0
+    first: Inside = 1e-5
 
     def __post_init__(self) -> None:
         validate_sigmas(self.sigma_min, self.sigma_max)
-        validate_first(self.first)
 
     def alpha(self, t: Array) -> Array:
         """1."""
@@ -170,16 +163,13 @@ class Sigma:
     power = 1 is EDM and DDIM's own clock; 1/2 is the diffusion whose variance grows linearly (their VE row).
     """
 
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    rho: float = 7.0  # of the default grid and of uniform training times
-    power: float = 1.0
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
+    rho: Positive = 7.0  # of the default grid and of uniform training times
+    power: Positive = 1.0
 
     def __post_init__(self) -> None:
         validate_sigmas(self.sigma_min, self.sigma_max)
-        for name in ("rho", "power"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"process.{name}={getattr(self, name)} must be positive")
 
     @property
     def first(self) -> float:
@@ -232,14 +222,9 @@ class Linear:
     """
 
     gives: ClassVar[tuple[str, ...]] = ("straight", "interpolant")
-    shift: float = 1.0
-    first: float = 1e-3
-    scale: float = 1000.0  # the network sees scale * t
-
-    def __post_init__(self) -> None:
-        validate_first(self.first)
-        if self.shift <= 0:
-            raise UserError(f"process.shift={self.shift} must be positive; 1 leaves the times as they are")
+    shift: Positive = 1.0
+    first: Inside = 1e-3
+    scale: Positive = 1000.0  # the network sees scale * t
 
     def alpha(self, t: Array) -> Array:
         """1 - t."""
@@ -281,11 +266,8 @@ class Trigonometric:
     """x_t = cos(pi t / 2) x_0 + sin(pi t / 2) eps (Albergo & Vanden-Eijnden 2023; SiT's GVP; VDM's cosine schedule)."""
 
     gives: ClassVar[tuple[str, ...]] = ("interpolant",)
-    first: float = 1e-3
-    scale: float = 1000.0
-
-    def __post_init__(self) -> None:
-        validate_first(self.first)
+    first: Inside = 1e-3
+    scale: Positive = 1000.0
 
     def alpha(self, t: Array) -> Array:
         """cos(pi t / 2), written as a sine so that t = 1 gives exactly 0."""

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import jax
 
+from jaxgen.core.ranges import Number, Positive
 from jaxgen.diffusion.process import Level
 
 Array = jax.Array
@@ -131,7 +132,7 @@ class Score(Prediction):
 
     needs: ClassVar[tuple[str, ...]] = ("signal",)
     gives: ClassVar[tuple[str, ...]] = ()
-    power: float = 0.0
+    power: Number = 0.0
 
     def target(self, x0: Array, eps: Array, level: Level) -> Array:
         """-eps s^(power - 1)."""
@@ -154,7 +155,7 @@ class Edm(Prediction):
     a and s so that it also holds where no signal is left.
     """
 
-    sigma_data: float = 0.5
+    sigma_data: Positive = 0.5
 
     def _size(self, level: Level) -> Array:
         return (level.sigma**2 + (level.alpha * self.sigma_data) ** 2) ** 0.5

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.core.ranges import Count, Natural, Positive
 from jaxgen.errors import UserError
 
 Array = jax.Array | np.ndarray  # numpy in -> numpy float64 out: solvers tabulate their coefficients exactly
@@ -173,18 +174,14 @@ class VP:
     """
 
     schedule: str = "linear"  # a key of BETAS
-    steps: int = 1000
-    beta_min: float = 1e-4  # not read by the cosine schedules
-    beta_max: float = 0.02
+    steps: Count = 1000
+    beta_min: Positive = 1e-4  # not read by the cosine schedules
+    beta_max: Positive = 0.02
     zero_snr: bool = False  # rescale to zero terminal signal (Lin et al. 2024); needs predict v, x0 or flow
-    shift: float = 1.0  # noise-to-signal ratio times this: resolution / the resolution the schedule was made for
-    clock_steps: int = 0  # of the clock that the network sees (improved DDPM: 1000); 0: the chain's own
+    shift: Positive = 1.0  # noise-to-signal ratio times this: resolution / the resolution the schedule was made for
+    clock_steps: Natural = 0  # of the clock that the network sees (improved DDPM: 1000); 0: the chain's own
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.clock_steps < 0:
-            raise UserError(
-                f"process.steps={self.steps} must be at least 1, and clock_steps={self.clock_steps} not negative"
-            )
         if self.schedule not in BETAS:
             raise UserError(f"process.schedule={self.schedule!r} is unknown; there are: {', '.join(BETAS)}")
         if "cosine" not in self.schedule and not 0 < self.beta_min <= self.beta_max < self.steps / 1000:
@@ -192,8 +189,6 @@ class VP:
                 f"process.beta_min={self.beta_min}, beta_max={self.beta_max}: need 0 < beta_min <= beta_max < "
                 f"{self.steps / 1000:g} with process.steps={self.steps}"
             )
-        if self.shift <= 0:
-            raise UserError(f"process.shift={self.shift} must be positive; 1 leaves the schedule as it is")
         if self.zero_snr and self.steps < 2:
             raise UserError(f"process.zero_snr=True needs process.steps={self.steps} to be at least 2")
 

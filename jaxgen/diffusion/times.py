@@ -1,15 +1,15 @@
 """How training times are drawn: a raw draw, uniform or normal, and what time of the process it stands for."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr, ndtri
 
+from jaxgen.core.ranges import Count, Number, Positive, Range, Share
 from jaxgen.diffusion.process import Process, as_chain, ratio
-from jaxgen.errors import UserError
 
 Array = jax.Array
 Memory = dict[str, Array]  # the losses seen, for times that adapt to them; else empty
@@ -61,22 +61,13 @@ class Stratified(Times):
         return jnp.mod(jax.random.uniform(rng, ()) + jnp.arange(num) / num, 1.0)
 
 
-def positive(name: str, value: float) -> None:
-    """A spread is above zero."""
-    if value <= 0:
-        raise UserError(f"times.{name}={value} must be positive")
-
-
 @dataclass(frozen=True)
 class LogNormal(Times):
     """log(sigma / alpha) ~ N(mean, std^2) (Karras et al. 2022, table 1)."""
 
-    mean: float = -1.2
-    std: float = 1.2
+    mean: Number = -1.2
+    std: Positive = 1.2
     bounded: bool = False  # cut off at the levels of the process's first time and its last
-
-    def __post_init__(self) -> None:
-        positive("std", self.std)
 
     def __call__(self, rng: Array, num: int) -> Array:
         """N(0, 1)."""
@@ -95,11 +86,8 @@ class LogNormal(Times):
 class LogitNormal(Times):
     """logit(t) ~ N(mean, std^2): the middle of the path most (Esser et al. 2024, SD3, eq. 19)."""
 
-    mean: float = 0.0
-    std: float = 1.0
-
-    def __post_init__(self) -> None:
-        positive("std", self.std)
+    mean: Number = 0.0
+    std: Positive = 1.0
 
     def __call__(self, rng: Array, num: int) -> Array:
         """N(0, 1)."""
@@ -118,7 +106,7 @@ class LogitNormal(Times):
 class Mode(Times):
     """Heavy-tailed draws around the middle (Esser et al. 2024, eq. 20): 1 - u - scale (cos^2(pi u / 2) - 1 + u)."""
 
-    scale: float = 1.29
+    scale: Annotated[float, Range(least=-1, most=2 / (np.pi - 2))] = 1.29  # so that t rises with u
 
     def __call__(self, rng: Array, num: int) -> Array:
         """U[0, 1)."""
@@ -142,14 +130,8 @@ class Importance(Times):
 
     needs: ClassVar[tuple[str, ...]] = ("chain",)
     gives: ClassVar[tuple[str, ...]] = ()
-    history: int = 10
-    uniform: float = 0.001  # share of uniform draws
-
-    def __post_init__(self) -> None:
-        if self.history < 1 or not 0 <= self.uniform <= 1:
-            raise UserError(
-                f"times.history={self.history}, uniform={self.uniform}: need history >= 1, 0 <= uniform <= 1"
-            )
+    history: Count = 10
+    uniform: Share = 0.001  # share of uniform draws
 
     def start(self, process: Process) -> Memory:
         """losses [T, history] and counts, how many there are, [T]."""

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.core.ranges import NonNegative, Number, Positive
 from jaxgen.diffusion.process import Level
 
 Array = jax.Array
@@ -45,7 +46,7 @@ class Snr:
 class TruncatedSnr:
     """max(SNR, 1) on x_0 (Salimans & Ho 2022, eq. 10)."""
 
-    least: float = 1.0
+    least: NonNegative = 1.0
 
     def __call__(self, level: Level, gain: Array) -> Array:
         """max(SNR, least) / gain."""
@@ -56,7 +57,7 @@ class TruncatedSnr:
 class MinSnr:
     """min(SNR, gamma) on the error of x_0 (Hang et al. 2023), whatever is predicted."""
 
-    gamma: float = 5.0
+    gamma: Positive = 5.0
 
     def __call__(self, level: Level, gain: Array) -> Array:
         """min(SNR, gamma) / gain."""
@@ -67,7 +68,7 @@ class MinSnr:
 class EdmLambda:
     """(r^2 + d^2) / (r d)^2 on x_0 with r = sigma / alpha, d = sigma_data (Karras et al. 2022, table 1): SNR + 1 / d^2."""
 
-    sigma_data: float = 0.5
+    sigma_data: Positive = 0.5
 
     def __call__(self, level: Level, gain: Array) -> Array:
         """(SNR + d^-2) / gain; 1 for predict=edm."""
@@ -78,7 +79,7 @@ class EdmLambda:
 class Sigmoid:
     """sigmoid(bias - log SNR) on eps (Kingma & Gao 2023, section 5; Hoogeboom et al. 2024): low noise counts less."""
 
-    bias: float = 2.0
+    bias: Number = 2.0
 
     def __call__(self, level: Level, gain: Array) -> Array:
         """SNR e^b / (e^b + SNR) / gain."""
@@ -89,8 +90,8 @@ class Sigmoid:
 class P2:
     """1 / (k + SNR)^gamma on eps (Choi et al. 2022, eq. 8): fine detail counts less."""
 
-    k: float = 1.0
-    gamma: float = 1.0
+    k: Positive = 1.0
+    gamma: NonNegative = 1.0
 
     def __call__(self, level: Level, gain: Array) -> Array:
         """SNR (k + SNR)^-gamma / gain."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from jaxgen.config.registry import nearest
 from jaxgen.core import keys, parallel
 from jaxgen.core.given import FilePath
 from jaxgen.core.method import Reconstructs, Restores, Samples
+from jaxgen.core.ranges import Count, Natural, NonNegative, Range, Seed
 from jaxgen.core.state import Array, Weights
 from jaxgen.core.task import Batch
 from jaxgen.data.sources import Source
@@ -54,18 +55,18 @@ class SampleQuality:
 
     needs: ClassVar[Any] = Samples | Reconstructs
     reads: ClassVar[bool] = True
-    every: int = 0
-    num: int = 50_000  # generated images
+    every: Natural = 0
+    num: Count = 50_000  # generated images
     measures: tuple = ("fid",)
     protocol: str = "pytorch"
     native: FilePath = ""  # protocol="native": the run directory of a classifier
     inception: FilePath = ""  # a file of Inception's weights, where they are not to be downloaded
     of: str = "samples"
     against: FilePath = "train"  # "train", "eval", or a file of statistics (.npz, .pkl)
-    reference_num: int = 0  # images of the reference; 0: all of them
-    batch: int = 64
-    seed: int = 0
-    seeds: int = 1  # sample sets; from two on, mean and standard deviation are reported
+    reference_num: Natural = 0  # images of the reference; 0: all of them
+    batch: Count = 64
+    seed: Seed = 0
+    seeds: Count = 1  # sample sets; from two on, mean and standard deviation are reported
     raw: bool = False  # the raw weights instead of the averaged ones
 
     def prepare(self, exp: Experiment) -> None:
@@ -144,11 +145,11 @@ class Neighbours:
 
     needs: ClassVar[Any] = Samples
     reads: ClassVar[bool] = True
-    every: int = 0
-    num: int = 256
-    shown: int = 8  # samples in the picture, each followed by its `near` nearest training images
-    near: int = 5
-    seed: int = 0
+    every: Natural = 0
+    num: Count = 256
+    shown: Natural = 8  # samples in the picture, each followed by its `near` nearest training images
+    near: Count = 5
+    seed: Seed = 0
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """Medians over samples and over held-out images, their ratio, and a picture."""
@@ -203,11 +204,11 @@ class Diversity:
 
     needs: ClassVar[Any] = Samples
     reads: ClassVar[bool] = True
-    every: int = 0
-    num: int = 1000  # samples, half as many pairs
+    every: Natural = 0
+    num: Annotated[int, Range(least=2)] = 1000  # samples, half as many pairs
     distance: str = "pixels"
     weights: FilePath = ""  # a file of the LPIPS trunk's weights, where they are not to be downloaded
-    seed: int = 0
+    seed: Seed = 0
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """diversity, diversity_of_data and their ratio."""
@@ -262,13 +263,13 @@ class Restoration:
 
     needs: ClassVar[Any] = Restores
     reads: ClassVar[bool] = True
-    every: int = 0
-    num: int = 0
+    every: Natural = 0
+    num: Natural = 0
     degradation: str = "noise"
-    strength: float = 0.25
+    strength: NonNegative = 0.25
     y: bool = False
-    border: int = 0
-    shown: int = 16
+    border: Natural = 0
+    shown: Natural = 16
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """psnr, ssim, and psnr_degraded: what doing nothing would give."""
@@ -313,9 +314,9 @@ class FromConditions:
 
     needs: ClassVar[Any] = Samples
     reads: ClassVar[bool] = True
-    every: int = 0
-    num: int = 256
-    seed: int = 0
+    every: Natural = 0
+    num: Count = 256
+    seed: Seed = 0
 
     def prepare(self, exp: Experiment) -> None:
         """A UserError for a run that is told no pictures."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxgen.core import keys
 from jaxgen.core.method import Method, Quantizes, Reconstructs, Samples, Scores
+from jaxgen.core.ranges import Count, Natural, Seed
 from jaxgen.core.state import Array, Weights
 from jaxgen.core.task import Batch
 from jaxgen.data.sources import Source
@@ -121,8 +122,8 @@ class Loss:
 
     needs: ClassVar[Any] = Method
     reads: ClassVar[bool] = True
-    every: int = 1000
-    num: int = 0  # images; 0: the whole held-out set
+    every: Natural = 1000
+    num: Natural = 0  # images; 0: the whole held-out set
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """Means over the set."""
@@ -138,9 +139,9 @@ class Grid:
 
     needs: ClassVar[Any] = Samples
     reads: ClassVar[bool] = False
-    every: int = 1000
-    num: int = 64
-    seed: int = 0
+    every: Natural = 1000
+    num: Count = 64
+    seed: Seed = 0
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """Labels run through 0 .. classes - 1, a column each where they fit."""
@@ -168,9 +169,9 @@ class Reconstruction:
 
     needs: ClassVar[Any] = Reconstructs
     reads: ClassVar[bool] = True
-    every: int = 1000
-    num: int = 0  # images measured; 0: the whole held-out set
-    shown: int = 32
+    every: Natural = 1000
+    num: Natural = 0  # images measured; 0: the whole held-out set
+    shown: Natural = 32
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """Averaged over images."""
@@ -193,8 +194,8 @@ class Codes:
 
     needs: ClassVar[Any] = Quantizes
     reads: ClassVar[bool] = True
-    every: int = 1000
-    num: int = 0
+    every: Natural = 1000
+    num: Natural = 0
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """usage: share of the codes that occur; perplexity: exp of their entropy, in codes."""
@@ -217,8 +218,8 @@ class Likelihood:
 
     needs: ClassVar[Any] = Scores
     reads: ClassVar[bool] = True
-    every: int = 0
-    num: int = 0
+    every: Natural = 0
+    num: Natural = 0
 
     def prepare(self, exp: Experiment) -> None:
         """A UserError where the model is not one of pixels: latents have no grey levels."""

@@ -14,6 +14,8 @@ from typing import Protocol
 
 import jax
 
+from jaxgen.core.ranges import Number
+
 Array = jax.Array
 
 
@@ -57,9 +59,9 @@ class NonSaturating:
 class LeastSquares:
     """LSGAN: `a` and `b` code fake and real, `c` is what G wants D to say (0-1 coding, eq. 9 of the paper)."""
 
-    a: float = 0.0
-    b: float = 1.0
-    c: float = 1.0
+    a: Number = 0.0
+    b: Number = 1.0
+    c: Number = 1.0
 
     def gen(self, fake: Array) -> Array:
         """(D(G(z)) - c)^2 / 2."""

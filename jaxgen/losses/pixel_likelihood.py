@@ -9,12 +9,13 @@ log-scales. Images x are float32 [B, H, W, C] in [-1, 1].
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.core.ranges import Number, Positive, Range
 from jaxgen.errors import UserError
 
 Array = jax.Array
@@ -105,7 +106,7 @@ class Gaussian:
     """Independent normals of one known standard deviation: squared error with a scale that the bound can trust."""
 
     levels: ClassVar[int] = 0
-    sigma: float = 1.0
+    sigma: Positive = 1.0
 
     def params(self, channels: int) -> int:
         """One mean per value."""
@@ -136,7 +137,7 @@ class LearnedGaussian:
     """
 
     levels: ClassVar[int] = 0
-    least: float = -6.0
+    least: Number = -6.0
 
     def params(self, channels: int) -> int:
         """A mean and a share of log sigma per value."""
@@ -173,8 +174,8 @@ class DiscretisedLogistic:
     The bins of the darkest and the brightest level reach to infinity, so that the levels sum to 1 exactly.
     """
 
-    levels: int = 256
-    least: float = -7.0  # bound on log-scales
+    levels: Annotated[int, Range(least=2)] = 256
+    least: Number = -7.0  # bound on log-scales
 
     def params(self, channels: int) -> int:
         """A mean and a log-scale per value."""

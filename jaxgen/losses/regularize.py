@@ -14,6 +14,8 @@ from typing import ClassVar, Protocol, TypeVar
 import jax
 import jax.numpy as jnp
 
+from jaxgen.core.ranges import Count, NonNegative
+
 Array = jax.Array
 T = TypeVar("T")
 Critic = Callable[[Array], Array]  # [B, H, W, C] -> [B] logits
@@ -71,7 +73,7 @@ def lazily(every: int, step: Array, compute: Callable[[], T], between: T) -> T:
 class NoPenalty:
     """The unconstrained game."""
 
-    every: int = 1
+    every: Count = 1
 
     def __call__(self, critic: Critic, real: Array, fake: Array, rng: Array) -> Array:
         """Zeros."""
@@ -82,7 +84,7 @@ class NoPenalty:
 class NoGenPenalty:
     """Nothing but the game."""
 
-    every: int = 1
+    every: Count = 1
 
     def start(self) -> Memory:
         """Nothing."""
@@ -109,9 +111,9 @@ class NoAugment:
 class GradientPenalty:
     """WGAN-GP: slope `target` between real and generated images."""
 
-    strength: float = 10.0  # lambda
-    target: float = 1.0
-    every: int = 1
+    strength: NonNegative = 10.0  # lambda
+    target: NonNegative = 1.0
+    every: Count = 1
 
     def __call__(self, critic: Critic, real: Array, fake: Array, rng: Array) -> Array:
         """strength * (|grad D(x^)| - target)^2."""
@@ -125,8 +127,8 @@ class GradientPenalty:
 class R1:
     """A flat discriminator on the data: the equilibrium becomes locally stable."""
 
-    strength: float = 10.0  # gamma
-    every: int = 1
+    strength: NonNegative = 10.0  # gamma
+    every: Count = 1
 
     def __call__(self, critic: Critic, real: Array, fake: Array, rng: Array) -> Array:
         """strength / 2 * |grad D(x)|^2."""

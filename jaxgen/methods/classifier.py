@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.method import Loss, LossMethod
+from jaxgen.core.ranges import BelowOne
 from jaxgen.core.spec import Spec
 from jaxgen.core.state import Array, Variables, Weights
 from jaxgen.core.task import Batch
@@ -42,7 +43,7 @@ class Classifier(LossMethod):
     """The net is called as net(x [B, H, W, C], train) -> (features [B, D], logits [B, classes])."""
 
     takes = ("label",)  # to learn from
-    smoothing: float = 0.1  # s
+    smoothing: BelowOne = 0.1  # s
 
     def __post_init__(self) -> None:
         validate_labels(self.spec)
@@ -67,7 +68,7 @@ class NoisyClassifier(LossMethod):
 
     takes = ("label",)  # to learn from
     needs: ClassVar[tuple[str, ...]] = ("memoryless",)
-    smoothing: float = 0.0  # its gradient is what counts, so the labels are taken as they are
+    smoothing: BelowOne = 0.0  # its gradient is what counts, so the labels are taken as they are
     process: Process = field(default_factory=VP)
     times: Times = field(default_factory=Uniform)
 

@@ -17,7 +17,7 @@ the net itself, not an average of it, after `stop`.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ import numpy as np
 
 from jaxgen.core.conditions import Cond
 from jaxgen.core.method import Loss, LossMethod, Metrics
+from jaxgen.core.ranges import BelowOne, Count, Positive, Range
 from jaxgen.core.spec import RunLength
 from jaxgen.core.state import Array, TrainState, Variables, Weights
 from jaxgen.core.task import Batch
@@ -50,17 +51,17 @@ class Curriculum(Protocol):
 
 
 def validate_curriculum(low: int, high: int) -> None:
-    """At least two intervals, never fewer than at the start."""
-    if not 1 < low <= high:
-        raise UserError(f"method.curriculum.low={low}, high={high}: need 1 < low <= high")
+    """Never fewer intervals than at the start."""
+    if low > high:
+        raise UserError(f"method.curriculum.low={low} is above high={high}; raise method.curriculum.high")
 
 
 @dataclass(frozen=True)
 class Doubling:
     """N - 1 doubles from `low` to `high` at even distances (Song & Dhariwal 2023, section 3.4)."""
 
-    low: int = 10
-    high: int = 1280
+    low: Annotated[int, Range(least=2)] = 10
+    high: Count = 1280
     steps: RunLength = 1
 
     def __post_init__(self) -> None:
@@ -78,8 +79,8 @@ class Doubling:
 class SquareRoot:
     """N grows like the square root of the step (Song et al. 2023, appendix C)."""
 
-    low: int = 2
-    high: int = 150
+    low: Annotated[int, Range(least=2)] = 2
+    high: Count = 150
     steps: RunLength = 1
 
     def __post_init__(self) -> None:
@@ -96,10 +97,7 @@ class SquareRoot:
 class Fixed:
     """The same number of levels throughout, as in distillation (Song et al. 2023, section 6.1)."""
 
-    low: int = 18
-
-    def __post_init__(self) -> None:
-        validate_curriculum(self.low, self.low)
+    low: Annotated[int, Range(least=2)] = 18
 
     def levels(self, step: Array) -> Array:
         """low."""
@@ -139,17 +137,15 @@ class Consistency(LossMethod):
     times: Times = field(default_factory=lambda: LogNormal(mean=-1.1, std=2.0, bounded=True))
     curriculum: Curriculum = field(default_factory=Doubling)
     solver: Solver = field(default_factory=lambda: Lcm(steps=1, scale=0.0, clip=True, grid=Karras(spare=True)))
-    sigma_data: float = 0.5
+    sigma_data: Positive = 0.5
     distance: str = "pseudo_huber"  # a key of DISTANCES
     gap_weight: bool = True  # w_n = 1 / (sigma_(n+1) - sigma_n); False: 1
-    decay: float = 0.0  # of the average after `stop`, at the first N (later decay^(low / N)); 0: the net itself
+    decay: BelowOne = 0.0  # of the average after `stop`, at the first N (later decay^(low / N)); 0: the net itself
 
     def __post_init__(self) -> None:
         refuse_unmet(self)
         if self.distance not in DISTANCES:
             raise UserError(f"method.distance={self.distance!r} is unknown; there are: {', '.join(DISTANCES)}")
-        if not 0.0 <= self.decay < 1.0:
-            raise UserError(f"method.decay={self.decay} must lie in [0, 1)")
         _ = self.nfe  # a solver refuses what it cannot do before anything is trained
 
     def example(self, batch: Batch) -> tuple:

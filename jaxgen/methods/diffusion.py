@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxgen.core.conditions import Cond, drop
 from jaxgen.core.lender import Loan, Role
 from jaxgen.core.method import JudgesNoise, Loss, LossMethod
+from jaxgen.core.ranges import BelowOne
 from jaxgen.core.spec import Spec
 from jaxgen.core.state import Array, TrainState, Variables, Weights
 from jaxgen.core.task import Batch
@@ -38,8 +39,6 @@ def bounded(spec: Spec, x: Array) -> Array:
 def learns_null(method: LossMethod) -> bool:
     """Whether a method with `condition_dropout` learns to do without conditions; a share or a net that cannot is a UserError."""
     share = method.condition_dropout
-    if not 0.0 <= share < 1.0:
-        raise UserError(f"method.condition_dropout={share} must lie in [0, 1)")
     if share and method.spec.label and not getattr(method.net.module, "null_label", True):
         raise UserError(f"method.condition_dropout={share} needs a label for none; set method.net.null_label=True")
     return bool(method.spec.conditions) and share > 0
@@ -61,7 +60,7 @@ class Diffusion(LossMethod):
     solver: Solver = field(default_factory=Ancestral)
     guide: Guide = field(default_factory=NoGuide)
     nll: NegativeLogLikelihood = field(default_factory=FlowLikelihood)
-    condition_dropout: float = 0.0  # share of examples that lose their conditions in training: for guidance
+    condition_dropout: BelowOne = 0.0  # share of examples that lose their conditions in training: for guidance
 
     def __post_init__(self) -> None:
         refuse_unmet(self)

@@ -24,6 +24,7 @@ from jaxgen.core.conditions import Cond, prepare
 from jaxgen.core.method import Batch, Loss, Metrics, PerExample, value_and_grads
 from jaxgen.core.net import Net
 from jaxgen.core.parallel import microbatches
+from jaxgen.core.ranges import Count
 from jaxgen.core.spec import DataSpec
 from jaxgen.core.state import Array, TrainState, Variables, Weights
 from jaxgen.errors import UserError
@@ -57,8 +58,8 @@ class Gan:
     penalty: Penalty = field(default_factory=NoPenalty)  # of D
     gen_penalty: GenPenalty = field(default_factory=NoGenPenalty)  # of G
     augment: GanAugment = field(default_factory=NoAugment)
-    n_critic: int = 1
-    z_dim: int = 100
+    n_critic: Count = 1
+    z_dim: Count = 100
     prior: str = "normal"
 
     makes: ClassVar[tuple[str, ...]] = ("image", "latent")
@@ -66,8 +67,6 @@ class Gan:
     def __post_init__(self) -> None:
         if self.prior not in PRIORS:
             raise UserError(f"method.prior={self.prior!r} is unknown; there are: {', '.join(PRIORS)}")
-        if self.n_critic < 1:
-            raise UserError(f"method.n_critic={self.n_critic} must be at least 1")
 
     @property
     def takes(self) -> tuple[str, ...]:

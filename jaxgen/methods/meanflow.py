@@ -23,13 +23,13 @@ import numpy as np
 
 from jaxgen.core.conditions import Cond, drop
 from jaxgen.core.method import Loss, LossMethod
+from jaxgen.core.ranges import BelowOne, Count, NonNegative, Number, Positive, Share
 from jaxgen.core.state import Array, Variables, Weights
 from jaxgen.core.task import Batch
 from jaxgen.diffusion.needs import refuse_unmet
 from jaxgen.diffusion.paths import Linear
 from jaxgen.diffusion.process import Process, level_at, spread
 from jaxgen.diffusion.times import LogitNormal, Times
-from jaxgen.errors import UserError
 from jaxgen.methods.diffusion import bounded, learns_null
 
 AverageVelocity = Callable[[Array, Array, Array], Array]  # (z [B, ...], r [B], t [B]) -> u [B, ...]
@@ -44,21 +44,15 @@ class MeanFlow(LossMethod):
 
     process: Process = field(default_factory=lambda: Linear(scale=1.0))
     times: Times = field(default_factory=lambda: LogitNormal(mean=-0.4, std=1.0))  # of two draws, t is the later
-    share: float = 0.25  # of the batch with r < t; the rest has r = t
-    power: float = 1.0  # p of the adaptive weight; 0: the plain squared error
-    offset: float = 1e-3  # c of the adaptive weight
-    condition_dropout: float = 0.0  # share of examples that lose their conditions in training
-    omega: float = 1.0  # of the velocity that the images give; 1 with kappa = 0 is no guidance
-    kappa: float = 0.0  # of the net's own velocity for the conditions
-    sample_steps: int = 1
+    share: Share = 0.25  # of the batch with r < t; the rest has r = t
+    power: NonNegative = 1.0  # p of the adaptive weight; 0: the plain squared error
+    offset: Positive = 1e-3  # c of the adaptive weight
+    condition_dropout: BelowOne = 0.0  # share of examples that lose their conditions in training
+    omega: Number = 1.0  # of the velocity that the images give; 1 with kappa = 0 is no guidance
+    kappa: BelowOne = 0.0  # of the net's own velocity for the conditions
+    sample_steps: Count = 1
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.share <= 1.0:
-            raise UserError(f"method.share={self.share} must lie in [0, 1]")
-        if self.sample_steps < 1:
-            raise UserError(f"method.sample_steps={self.sample_steps} must be at least 1")
-        if self.offset <= 0 or not 0.0 <= self.kappa < 1.0:
-            raise UserError(f"method.offset={self.offset}, kappa={self.kappa}: need offset > 0 and 0 <= kappa < 1")
         refuse_unmet(self)
 
     @property

@@ -17,13 +17,13 @@ import numpy as np
 from jaxgen.core.conditions import Cond
 from jaxgen.core.lender import Frozen, Lender, Loan
 from jaxgen.core.method import Metrics, start_from
+from jaxgen.core.ranges import Count
 from jaxgen.core.state import Array, PyTree, TrainState, Weights
 from jaxgen.core.task import Batch
 from jaxgen.diffusion.predict import Prediction, V
 from jaxgen.diffusion.process import level_at
 from jaxgen.diffusion.solvers.chain import Ddim
 from jaxgen.diffusion.solvers.table import Denoiser, Solver
-from jaxgen.errors import UserError
 from jaxgen.methods.diffusion import TEACHER, Diffusion
 
 
@@ -39,15 +39,9 @@ class ProgressiveDistillation(Diffusion):
     teacher: Lender
     predict: Prediction = field(default_factory=V)
     solver: Solver = field(default_factory=lambda: Ddim(steps=4))
-    last: int = 4  # steps of the student in the last round; twice as many in the one before
-    rounds: int = 4  # halvings: the first teacher takes last * 2^rounds steps
-    round_steps: int = 1000  # training steps of each; the last round goes on to the end of the run
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("last", "rounds", "round_steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"method.{name}={getattr(self, name)} must be at least 1")
+    last: Count = 4  # steps of the student in the last round; twice as many in the one before
+    rounds: Count = 4  # halvings: the first teacher takes last * 2^rounds steps
+    round_steps: Count = 1000  # training steps of each; the last round goes on to the end of the run
 
     @property
     def grid(self) -> np.ndarray:

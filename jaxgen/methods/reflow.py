@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxgen.core.conditions import Cond
 from jaxgen.core.lender import Frozen, Lender, Loan
 from jaxgen.core.method import PerExample, start_from
+from jaxgen.core.ranges import Count
 from jaxgen.core.state import Array, TrainState, Weights
 from jaxgen.core.task import Batch
 from jaxgen.diffusion.paths import Linear
@@ -35,7 +36,7 @@ class Reflow(Diffusion):
     process: Process = field(default_factory=Linear)
     predict: Prediction = field(default_factory=Flow)
     pairs: Solver = field(default_factory=lambda: Euler(steps=20, space="time"))  # of the teacher
-    probes: int = 16  # steps in which straightness is measured
+    probes: Count = 16  # steps in which straightness is measured
 
     def loans(self) -> dict[str, Loan]:
         """The teacher, and the guide's second model."""

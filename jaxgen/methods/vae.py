@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxgen.core.conditions import Cond
 from jaxgen.core.method import Batch, Loss, LossMethod, Metrics
+from jaxgen.core.ranges import Count, Natural, NonNegative
 from jaxgen.core.state import Array, Weights
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
@@ -36,10 +37,10 @@ class Vae(LossMethod):
     makes = ("image",)  # its likelihoods are of pixels
 
     likelihood: Likelihood = field(default_factory=Bernoulli)
-    beta: float = 1.0
-    beta_warmup: int = 0  # steps
-    iwae_samples: int = 64  # K of the bound that `log_prob` gives
-    iwae_chunk: int = 8  # draws held in memory at once
+    beta: NonNegative = 1.0
+    beta_warmup: Natural = 0  # steps
+    iwae_samples: Count = 64  # K of the bound that `log_prob` gives
+    iwae_chunk: Count = 8  # draws held in memory at once
     pixels: str = "mean"  # of samples: the "mean" of p(x|z), as papers show it, or a "sample" of it
 
     def __post_init__(self) -> None:

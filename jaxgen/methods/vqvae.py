@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.method import Batch, Loss, LossMethod
+from jaxgen.core.ranges import NonNegative
 from jaxgen.core.state import Array, Weights
 from jaxgen.images import to_float
 from jaxgen.losses.pixel_likelihood import Gaussian, Likelihood
@@ -26,7 +27,7 @@ class VqVae(LossMethod):
     makes = ("image",)  # its likelihoods are of pixels
 
     likelihood: Likelihood = field(default_factory=lambda: Gaussian(sigma=0.35))  # 2 sigma^2: CIFAR-10's variance
-    beta: float = 0.25  # of the commitment
+    beta: NonNegative = 0.25  # of the commitment
 
     @property
     def channels(self) -> int:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.core.ranges import Count, Natural, Precision
 from jaxgen.core.spec import TargetShape
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import image_shape
@@ -35,10 +36,10 @@ def activation(name: str) -> Callable[[Array], Array]:
 class MlpEncoder(nn.Module):
     """[B, H, W, C] -> [B, width]."""
 
-    width: int = 500
-    depth: int = 1
+    width: Count = 500
+    depth: Natural = 1
     act: str = "tanh"  # or relu, which learns faster at first
-    dtype: str = "float32"
+    dtype: Precision = "float32"
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -52,10 +53,10 @@ class MlpDecoder(nn.Module):
     """z [B, Z] -> [B, H, W, channels]."""
 
     shape: TargetShape = (28, 28, 1)
-    width: int = 500
-    depth: int = 1
+    width: Count = 500
+    depth: Natural = 1
     act: str = "tanh"  # or relu, which learns faster at first
-    dtype: str = "float32"
+    dtype: Precision = "float32"
 
     @nn.compact
     def __call__(self, z: Array, channels: int, train: bool = False) -> Array:
@@ -80,11 +81,11 @@ class Residual(nn.Module):
 class ConvEncoder(nn.Module):
     """[B, H, W, C] -> [B, ceil(H / 2^downs), ceil(W / 2^downs), width]."""
 
-    width: int = 256
-    hidden: int = 256  # of the residual blocks
-    downs: int = 2
-    blocks: int = 2
-    dtype: str = "float32"
+    width: Count = 256
+    hidden: Count = 256  # of the residual blocks
+    downs: Natural = 2
+    blocks: Natural = 2
+    dtype: Precision = "float32"
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -103,11 +104,11 @@ class ConvDecoder(nn.Module):
     """z [B, h, w, Z] (a vector [B, Z] is first spread over that grid) -> [B, H, W, channels]."""
 
     shape: TargetShape = (32, 32, 3)
-    width: int = 256
-    hidden: int = 256
-    downs: int = 2
-    blocks: int = 2
-    dtype: str = "float32"
+    width: Count = 256
+    hidden: Count = 256
+    downs: Natural = 2
+    blocks: Natural = 2
+    dtype: Precision = "float32"
 
     @nn.compact
     def __call__(self, z: Array, channels: int, train: bool = False) -> Array:
@@ -132,7 +133,7 @@ class VaeNet(nn.Module):
 
     encoder: nn.Module
     decoder: nn.Module
-    latent: int = 20
+    latent: Count = 20
 
     def setup(self) -> None:
         self.posterior = Dense(2 * self.latent)

@@ -4,6 +4,7 @@ import jax
 from flax import linen as nn
 from jax import numpy as jnp
 
+from jaxgen.core.ranges import BelowOne, Count, Precision
 from jaxgen.core.spec import Classes
 from jaxgen.nets.conditioning import image_shape
 from jaxgen.nets.layers import Conv, Dense, GroupNorm, timestep_embedding
@@ -36,12 +37,12 @@ class ResidualClassifier(nn.Module):
     """
 
     classes: Classes
-    width: int = 64
-    stages: int = 3
-    blocks: int = 2  # per stage
-    groups: int = 8
-    dropout: float = 0.0
-    dtype: str = "float32"
+    width: Count = 64
+    stages: Count = 3
+    blocks: Count = 2  # per stage
+    groups: Count = 8
+    dropout: BelowOne = 0.0
+    dtype: Precision = "float32"
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> tuple[Array, Array]:

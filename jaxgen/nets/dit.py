@@ -20,6 +20,7 @@ from flax import linen as nn
 from jax import Array
 
 from jaxgen.core.conditions import Cond
+from jaxgen.core.ranges import Count, Natural, Number, Positive, Precision
 from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import TAKES, add_vectors, join_pictures
@@ -128,16 +129,16 @@ class DiT(nn.Module):
     shape: TargetShape = (32, 32, 4)
     conditions: Conditions = Spec()
     null_label: bool = True
-    patch: int = 2
-    depth: int = 12
-    width: int = 384
-    heads: int = 6
-    mlp_ratio: float = 4.0
-    mlp_norm_eps: float = 1e-6
-    freq_shift: float = 0.0
+    patch: Count = 2
+    depth: Count = 12
+    width: Count = 384
+    heads: Count = 6
+    mlp_ratio: Positive = 4.0
+    mlp_norm_eps: Positive = 1e-6
+    freq_shift: Number = 0.0
     block_embed: bool = False
-    out_channels: int = 0
-    dtype: str = "float32"
+    out_channels: Natural = 0
+    dtype: Precision = "float32"
     scan: bool = False
     remat: bool = False
 

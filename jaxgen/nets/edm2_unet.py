@@ -22,6 +22,7 @@ from flax import linen as nn
 from jax import Array
 
 from jaxgen.core.conditions import Cond
+from jaxgen.core.ranges import BelowOne, Count, Natural, Precision, Share
 from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import TAKES, join_pictures, one_hot, vector
@@ -156,20 +157,20 @@ class Edm2UNet(nn.Module):
 
     shape: TargetShape = (64, 64, 4)
     conditions: Conditions = Spec()
-    width: int = 192
-    mults: tuple[int, ...] = (1, 2, 3, 4)
-    blocks: int = 3
-    attend: tuple[int, ...] = (16, 8)
-    head_dim: int = 64
-    emb_mult: int = 0
-    dropout: float = 0.0
-    label_balance: float = 0.5
-    concat_balance: float = 0.5
-    res_balance: float = 0.3
-    attn_balance: float = 0.3
-    uncertainty_width: int = 128
-    out_channels: int = 0
-    dtype: str = "float32"
+    width: Count = 192
+    mults: tuple[Count, ...] = (1, 2, 3, 4)
+    blocks: Count = 3
+    attend: tuple[Count, ...] = (16, 8)
+    head_dim: Count = 64
+    emb_mult: Natural = 0
+    dropout: BelowOne = 0.0
+    label_balance: Share = 0.5
+    concat_balance: Share = 0.5
+    res_balance: Share = 0.3
+    attn_balance: Share = 0.3
+    uncertainty_width: Count = 128
+    out_channels: Natural = 0
+    dtype: Precision = "float32"
     remat: bool = False
 
     @nn.compact

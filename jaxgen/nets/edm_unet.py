@@ -15,6 +15,7 @@ from flax import linen as nn
 from jax import Array
 
 from jaxgen.core.conditions import Cond
+from jaxgen.core.ranges import BelowOne, Count, Natural, Number, Positive, Precision
 from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import TAKES, join_pictures, one_hot, vector
@@ -104,27 +105,27 @@ class DdpmPP(nn.Module):
 
     shape: TargetShape = (32, 32, 3)
     conditions: Conditions = Spec()
-    width: int = 128
-    mults: tuple[int, ...] = (2, 2, 2)
-    blocks: int = 4
-    attend: tuple[int, ...] = (16,)
+    width: Count = 128
+    mults: tuple[Count, ...] = (2, 2, 2)
+    blocks: Count = 4
+    attend: tuple[Count, ...] = (16,)
     attend_all: bool = False
-    head_dim: int = 0
-    dropout: float = 0.13
+    head_dim: Natural = 0
+    dropout: BelowOne = 0.13
     embedding: str = "sines"
-    fourier_scale: float = 16.0
+    fourier_scale: Positive = 16.0
     embed_first: bool = True
-    noise_mult: int = 1
-    emb_mult: int = 4
-    filter: tuple[float, ...] = (1.0, 1.0)
+    noise_mult: Count = 1
+    emb_mult: Count = 4
+    filter: tuple[Number, ...] = (1.0, 1.0)
     residual_encoder: bool = False
-    skip_scale: float = math.sqrt(0.5)
+    skip_scale: Positive = math.sqrt(0.5)
     project: bool = True
     scale_shift: bool = False
-    norm_eps: float = 1e-6
+    norm_eps: Positive = 1e-6
     kernel_init: str = "xavier"
-    out_channels: int = 0
-    dtype: str = "float32"
+    out_channels: Natural = 0
+    dtype: Precision = "float32"
     remat: bool = False
 
     @nn.compact
@@ -213,8 +214,8 @@ class NcsnPP(DdpmPP):
     """NCSN++ of Song et al. 2021 as in EDM's CIFAR-10 runs."""
 
     embedding: str = "fourier"
-    noise_mult: int = 2
-    filter: tuple[float, ...] = (1.0, 3.0, 3.0, 1.0)
+    noise_mult: Count = 2
+    filter: tuple[Number, ...] = (1.0, 3.0, 3.0, 1.0)
     residual_encoder: bool = True
 
 
@@ -222,17 +223,17 @@ class Adm(DdpmPP):
     """ADM of Dhariwal & Nichol 2021 for ImageNet at 64 x 64 (296 M parameters with its 1,000 labels)."""
 
     shape: TargetShape = (64, 64, 3)
-    width: int = 192
-    mults: tuple[int, ...] = (1, 2, 3, 4)
-    blocks: int = 3
-    attend: tuple[int, ...] = (32, 16, 8)
+    width: Count = 192
+    mults: tuple[Count, ...] = (1, 2, 3, 4)
+    blocks: Count = 3
+    attend: tuple[Count, ...] = (32, 16, 8)
     attend_all: bool = True
-    head_dim: int = 64
-    dropout: float = 0.1
+    head_dim: Natural = 64
+    dropout: BelowOne = 0.1
     embedding: str = "cosines"
     embed_first: bool = False
-    skip_scale: float = 1.0
+    skip_scale: Positive = 1.0
     project: bool = False
     scale_shift: bool = True
-    norm_eps: float = 1e-5
+    norm_eps: Positive = 1e-5
     kernel_init: str = "torch"

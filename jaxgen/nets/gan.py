@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxgen.core.conditions import Cond
+from jaxgen.core.ranges import BelowOne, Count, Natural, Precision
 from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import image_shape, one_hot, value
@@ -104,10 +105,10 @@ class MlpGenerator(Player):
     """z [B, Z] -> [B, H, W, C]: `depth` ReLU layers and tanh."""
 
     shape: TargetShape = (28, 28, 1)
-    width: int = 1200
-    depth: int = 2
+    width: Count = 1200
+    depth: Natural = 2
     norm: str = "none"
-    dtype: str = "float32"
+    dtype: Precision = "float32"
 
     @nn.compact
     def __call__(self, z: Array, cond: Cond | None = None, train: bool = False) -> Array:
@@ -122,11 +123,11 @@ class MlpGenerator(Player):
 class MlpDiscriminator(Player):
     """[B, H, W, C] -> logits [B]: `depth` maxout layers of `width` units with `pieces` linear pieces each."""
 
-    width: int = 240
-    depth: int = 2
-    pieces: int = 5
-    dropout: float = 0.5
-    dtype: str = "float32"
+    width: Count = 240
+    depth: Natural = 2
+    pieces: Count = 5
+    dropout: BelowOne = 0.5
+    dtype: Precision = "float32"
 
     @nn.compact
     def __call__(self, x: Array, cond: Cond | None = None, train: bool = False) -> Array:
@@ -145,10 +146,10 @@ class DcganGenerator(Player):
     """
 
     shape: TargetShape = (32, 32, 3)
-    width: int = 64
-    base: int = 4
+    width: Count = 64
+    base: Count = 4
     norm: str = "batch"
-    dtype: str = "float32"
+    dtype: Precision = "float32"
 
     @nn.compact
     def __call__(self, z: Array, cond: Cond | None = None, train: bool = False) -> Array:
@@ -171,10 +172,10 @@ class DcganGenerator(Player):
 class DcganDiscriminator(Player):
     """[B, H, W, C] -> logits [B]: strided convolutions, leaky ReLU, no norm on the first; labels as constant maps."""
 
-    width: int = 64
-    base: int = 4
+    width: Count = 64
+    base: Count = 4
     norm: str = "batch"
-    dtype: str = "float32"
+    dtype: Precision = "float32"
 
     @nn.compact
     def __call__(self, x: Array, cond: Cond | None = None, train: bool = False) -> Array:
@@ -195,10 +196,10 @@ class ResnetGenerator(Player):
     """z [B, Z] -> [B, H, W, C]: up-sampling residual blocks of `width` channels; labels scale and shift the norms."""
 
     shape: TargetShape = (32, 32, 3)
-    width: int = 128
-    base: int = 4
+    width: Count = 128
+    base: Count = 4
     norm: str = "batch"
-    dtype: str = "float32"
+    dtype: Precision = "float32"
 
     @nn.compact
     def __call__(self, z: Array, cond: Cond | None = None, train: bool = False) -> Array:
@@ -226,11 +227,11 @@ class ResnetDiscriminator(Player):
     Labels enter by projection, as an inner product with the features (Miyato & Koyama 2018).
     """
 
-    width: int = 128
-    downs: int = 2
-    plain: int = 2
+    width: Count = 128
+    downs: Count = 2
+    plain: Natural = 2
     norm: str = "none"  # layer or none: the gradient penalty is per example
-    dtype: str = "float32"
+    dtype: Precision = "float32"
 
     @nn.compact
     def __call__(self, x: Array, cond: Cond | None = None, train: bool = False) -> Array:

@@ -284,6 +284,10 @@ def timestep_embedding(
     Frequencies max_period^(-i / (dim/2 - freq_shift)). Ho et al. 2020: no flip, freq_shift 1.
     """
     half = dim // 2
+    if half <= freq_shift:
+        raise UserError(
+            f"a net of width={dim} is too narrow for waves of the time; set width={2 * int(freq_shift) + 2}"
+        )
     freqs = jnp.exp(-math.log(max_period) / (half - freq_shift) * jnp.arange(half))
     angles = t.astype(jnp.float32).reshape(len(t), -1, 1) * freqs  # [B, K, dim / 2]
     waves = [jnp.sin(angles), jnp.cos(angles)]
@@ -305,6 +309,8 @@ class GaussianFourier(nn.Module):
 
     @nn.compact
     def __call__(self, t: Array) -> Array:
+        if self.features < 1:
+            raise UserError("a net of width=1 is too narrow for waves of the time; set width=2")
         draw = lambda: self.scale * jax.random.normal(self.make_rng("params"), (self.features,))  # noqa: E731
         w = self.variable("fourier", "frequencies", draw).value
         t = t.astype(jnp.float32)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
+from jaxgen.core.ranges import BelowOne, Count, NonNegative, Positive
 from jaxgen.errors import UserError
 
 Array = jax.Array
@@ -123,8 +124,8 @@ def quantized(z: Array, ids: Array, embed: Array, moved: bool) -> Quantized:
 class Quantizer(nn.Module):
     """A codebook of `codes` vectors of `dim` numbers."""
 
-    codes: int = 512
-    dim: int = 64
+    codes: Count = 512
+    dim: Count = 64
 
     def book(self) -> Array:
         """Its entries [codes, dim]."""
@@ -147,10 +148,10 @@ class EmaQuantizer(Quantizer):
     Training needs the rng "codebook".
     """
 
-    decay: float = 0.99
-    eps: float = 1e-5
+    decay: BelowOne = 0.99
+    eps: Positive = 1e-5
     start: str = "kmeans"
-    dead: float = 0.03
+    dead: NonNegative = 0.03
 
     def setup(self) -> None:
         if self.start not in STARTS:

@@ -4,13 +4,14 @@ Ho, Jain & Abbeel 2020, "Denoising Diffusion Probabilistic Models", arXiv:2006.1
 CIFAR-10 net (35.7 M parameters); the other fields cover what diffusers' `UNet2DModel` can be configured to.
 """
 
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
 from jaxgen.core.conditions import Cond
+from jaxgen.core.ranges import BelowOne, Count, Natural, NonNegative, Number, Positive, Precision, Range
 from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import TAKES, add_vectors, join_pictures
@@ -126,32 +127,32 @@ class UNet(nn.Module):
     shape: TargetShape = (32, 32, 3)
     conditions: Conditions = Spec()
     null_label: bool = False
-    width: int = 128
-    mults: tuple[float, ...] = (1, 2, 2, 2)
-    blocks: int = 2
-    attend: tuple[int, ...] = (16,)
+    width: Count = 128
+    mults: tuple[Positive, ...] = (1, 2, 2, 2)
+    blocks: Count = 2
+    attend: tuple[Count, ...] = (16,)
     attend_down: tuple[bool, ...] = ()
     attend_up: tuple[bool, ...] = ()
     attend_mid: bool = True
-    mid_norm_groups: int = -1
-    mid_scale: float = 1.0
-    heads: int = 1
-    head_dim: int = 0
-    dropout: float = 0.1
-    groups: int = 32
-    norm_eps: float = 1e-6
+    mid_norm_groups: Annotated[int, Range(least=-1)] = -1
+    mid_scale: NonNegative = 1.0
+    heads: Count = 1
+    head_dim: Natural = 0
+    dropout: BelowOne = 0.1
+    groups: Count = 32
+    norm_eps: Positive = 1e-6
     activation: str = "silu"
     scale_shift: bool = False
     downsample: str | tuple[str, ...] = "conv"
     upsample: str | tuple[str, ...] = "conv"
-    downsample_padding: int | str = "SAME"
+    downsample_padding: Natural | str = "SAME"
     time_embedding: str = "positional"
-    time_width: int = 0
+    time_width: Natural = 0
     flip_sin_to_cos: bool = False
-    freq_shift: float = 1.0
+    freq_shift: Number = 1.0
     center_input: bool = False
-    out_channels: int = 0
-    dtype: str = "float32"
+    out_channels: Natural = 0
+    dtype: Precision = "float32"
     remat: bool = False
 
     def per_level(self, name: str, value: bool | str | tuple) -> tuple:

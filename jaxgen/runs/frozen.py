@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 from ml_collections import ConfigDict
@@ -13,6 +13,7 @@ from jaxgen.core.given import FilePath
 from jaxgen.core.lender import Frozen, Role
 from jaxgen.core.method import Method
 from jaxgen.core.net import std_of
+from jaxgen.core.ranges import Range
 from jaxgen.core.spec import Spec
 from jaxgen.core.state import TrainState, Weights, adopt
 from jaxgen.errors import UserError
@@ -27,7 +28,7 @@ class FrozenRun:
     """A run directory as a part of another run. It lends its nets and `extra`, not what was lent to it."""
 
     path: FilePath = ""
-    step: int = -1  # the checkpoint; -1: the newest
+    step: Annotated[int, Range(least=-1)] = -1  # the checkpoint; -1: the newest
     weights: str = "ema"  # raw, ema (the default average), the label of one that is kept, stdX to reconstruct one
 
     @cached_property

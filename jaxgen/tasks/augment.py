@@ -15,6 +15,7 @@ import numpy as np
 from jax.scipy.ndimage import map_coordinates
 
 from jaxgen.core.lender import Frozen
+from jaxgen.core.ranges import Natural, NonNegative, Share
 from jaxgen.core.spec import Field, Spec
 from jaxgen.core.task import Batch, Task, picture_target, pictures_of, with_conditions
 from jaxgen.errors import UserError
@@ -47,7 +48,7 @@ class Augment(Task):
 class Flip(Augment):
     """Mirror left-right with probability `p`."""
 
-    p: float = 0.5
+    p: Share = 0.5
 
     def __call__(self, spec: Spec, frozen: dict[str, Frozen], batch: Batch, rng: Array) -> Batch:
         """Every picture mirrored or not."""
@@ -62,7 +63,7 @@ class Crop(Augment):
     Pictures of several sizes (a small one and what it was made from) move by whole pixels of the smallest.
     """
 
-    pad: int = 4  # pixels of the largest picture
+    pad: Natural = 4  # pixels of the largest picture
 
     def sizes(self, spec: Spec) -> list[tuple[int, int]]:
         """Heights and widths of the pictures, the smallest first."""
@@ -162,16 +163,12 @@ class Geometric(Augment):
     mirroring, which is always a fair coin. Pictures become floats in about [-1, 1]; masks stay masks.
     """
 
-    p: float = 0.12
-    scale: float = 0.2  # standard deviation of log2 of the size
-    stretch: float = 0.2  # of log2 of the size along a random direction, and of its inverse across
-    shift: float = 0.125  # standard deviation in sides of the image
-    turn: float = 1.0  # largest angle, in units of pi
-    upside: float = 0.5  # share of the chosen that is mirrored top-bottom
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.p <= 1.0:
-            raise UserError(f"task geometric: p={self.p} must lie in [0, 1]")
+    p: Share = 0.12
+    scale: NonNegative = 0.2  # standard deviation of log2 of the size
+    stretch: NonNegative = 0.2  # of log2 of the size along a random direction, and of its inverse across
+    shift: NonNegative = 0.125  # standard deviation in sides of the image
+    turn: NonNegative = 1.0  # largest angle, in units of pi
+    upside: Share = 0.5  # share of the chosen that is mirrored top-bottom
 
     def spec(self, spec: Spec) -> Spec:
         """Pictures as floats, and the condition "augment"."""

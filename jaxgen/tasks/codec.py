@@ -20,6 +20,7 @@ import numpy as np
 from jaxgen.core import keys
 from jaxgen.core.lender import Frozen, Lender, Loan, Role
 from jaxgen.core.method import Encodes, Quantizes
+from jaxgen.core.ranges import Number, Positive
 from jaxgen.core.spec import Field, Spec
 from jaxgen.core.task import Array, Batch, Task, picture_target
 from jaxgen.errors import UserError
@@ -37,8 +38,8 @@ class Codec(Task):
 
     run: Lender
     tokens: bool = False  # the codes' indices, int32 [h w], for models of sequences
-    mean: tuple = ()  # of each channel of the latents; () is measured
-    std: tuple = ()
+    mean: tuple[Number, ...] = ()  # of each channel of the latents; () is measured
+    std: tuple[Positive, ...] = ()
 
     def spec(self, spec: Spec) -> Spec:
         """The target as latents [h, w, C] or tokens; a UserError for a run that is no codec of these pictures."""

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.lender import Frozen
+from jaxgen.core.ranges import Inside
 from jaxgen.core.spec import Field, Spec
 from jaxgen.core.task import Batch, Task, picture_target, with_conditions
 from jaxgen.errors import UserError
@@ -44,13 +45,11 @@ class Hide(Task):
     """
 
     shape: str = "box"  # "box": anywhere; "half": along one of the four borders
-    size: float = 0.5  # of what is hidden, in sides of the picture
+    size: Inside = 0.5  # of what is hidden, in sides of the picture
 
     def __post_init__(self) -> None:
         if self.shape not in SHAPES:
             raise UserError(f"task hide: shape={self.shape!r} is unknown; there are: {', '.join(SHAPES)}")
-        if not 0.0 < self.size < 1.0:
-            raise UserError(f"task hide: size={self.size} must lie between 0 and 1, a share of the picture's sides")
 
     def spec(self, spec: Spec) -> Spec:
         """With mask and shown; a UserError where there is no picture, or less than a pixel would be hidden."""

@@ -1,11 +1,13 @@
 """Shrink: the picture is to be made from a small one of itself, as in super-resolution (Saharia et al. 2021, arXiv:2104.07636)."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
 from jaxgen.core.lender import Frozen
+from jaxgen.core.ranges import Range
 from jaxgen.core.spec import Field, Spec
 from jaxgen.core.task import Batch, Task, picture_target, with_conditions
 from jaxgen.errors import UserError
@@ -21,13 +23,11 @@ class Shrink(Task):
     The default resizes as Pillow does and rounds to levels, so that `small` is what a file would hold.
     """
 
-    factor: int = 2
+    factor: Annotated[int, Range(least=2)] = 2
     how: str = "pil_bicubic_uint8"  # a way of jaxgen.metrics.resize; pil_box_uint8 takes means
 
     def __post_init__(self) -> None:
         way(self.how)
-        if self.factor < 2:
-            raise UserError(f"task shrink: factor={self.factor} must be at least 2")
 
     def spec(self, spec: Spec) -> Spec:
         """With small; a UserError where there is no picture, or none whose sides are multiples of the factor."""

@@ -301,8 +301,6 @@ def test_unfit_folders_are_told(tmp_path: Path):
     good = str(tmp_path / "mixed/cats")
     _one_line(Folder(good, resize="cower"), "did you mean 'cover'")
     _one_line(Folder(good, on_broken="ignore"), "skip, stop")
-    _one_line(Folder(good, channels=4), "channels=4")
-    _one_line(Folder(good, size=-1), "size=-1")
     _one_line(Folder(good, eval_fraction=0.0), "held-out", split="eval")
 
 

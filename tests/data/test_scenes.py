@@ -20,7 +20,6 @@ from jaxgen.data.scenes import (
     render,
     scene,
 )
-from jaxgen.errors import UserError
 
 PHRASE = re.compile(r"a (small|large) (\w+) (\w+) ((?:at|in) the [a-z ]+)$")
 
@@ -107,9 +106,3 @@ def test_labels_and_bounds():
     assert source.spec.classes == len(SHAPES) and source.spec.shape == (16, 16, 3)
     with pytest.raises(IndexError):
         source[5]
-
-
-@pytest.mark.parametrize("spec", [Shapes(size=0), Shapes(num=0), Shapes(max_shapes=5)])
-def test_impossible_specs_are_told(spec: Shapes):
-    with pytest.raises(UserError, match="shapes"):
-        spec.open("train")

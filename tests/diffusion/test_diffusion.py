@@ -154,20 +154,17 @@ def test_mistakes_name_the_field(make, words):
 @pytest.mark.parametrize(
     ("name", "changes", "words"),
     [
-        *((name, {"method.solver.steps": "0"}, r"solver\.steps=0") for name in
-          ("ddpm_digits", "edm_digits", "dit_digits", "score_sde_ve_cifar", "consistency_digits", "flow_digits")),
         ("ddpm_digits", {"method.solver.steps": "1001"}, r"solver\.steps=1001 .*process\.steps=1000"),
         ("ddpm_digits", {"method.process": "edm", "method.solver": "ddim", "method.solver.grid": "leading"},
          r"solver\.grid\.name=leading .*grid\.name=even"),
         ("edm_digits", {"method.nll": "bound"}, r"method\.nll \(ChainBound\) .*name=vp, or choose another method\.nll"),
-        ("edm_digits", {"method.process.sigma_min": "90.0"}, r"process\.sigma_min=90\.0, sigma_max=80\.0"),
+        ("edm_digits", {"method.process.sigma_min": "90.0"}, r"process\.sigma_min=90\.0 is not below sigma_max=80\.0"),
         ("edm_digits", {"method.objective": "uncertainty"}, r"method\.objective \(Uncertainty\) .*edm2_unet"),
         ("ddpm_digits", {"data.labels": "False"}, r"method\.guide .*data\.labels=True"),
         ("ddpm_digits", {"method.guide": "negative", "method.guide.avoid": "10"}, r"method\.guide\.avoid=10 .* 0 \.\. 9"),
         ("ddpm_digits", {"method.guide": "negative", "method.guide.avoid": "{'text': 1}"}, r"no condition 'text'.*told: label"),
         ("ddpm_digits", {"method.condition_dropout": "0.0"}, r"method\.guide .*method\.condition_dropout=0\.1"),
         ("ddpm_digits", {"method.net.null_label": "False"}, r"method\.condition_dropout=0\.1 .*method\.net\.null_label=True"),
-        ("ddpm_digits", {"method.condition_dropout": "1.0"}, r"method\.condition_dropout=1\.0 must lie in"),
         ("ddpm_digits", {"method.process.zero_snr": "True"}, r"method\.predict \(Eps\) .*method\.predict=v"),
         ("ddpm_digits", {"method.process": "linear"}, r"method\.predict \(Eps\) .*method\.predict=v"),
         ("ddpm_digits", {"method.solver": "ancestral", "method.solver.variance": "learned"},

@@ -392,18 +392,14 @@ def test_dynamic_shift_is_the_published_line():
         (lambda: ode.Heun(5, grid=grid.Karras(sigma_min=2.0, sigma_max=1.0)).table(VP()), "sigma_min=2, sigma_max=1"),
         (lambda: exponential.UniPC(5, grid=grid.Karras()).table(Linear()), "solver.grid.sigma_max"),
         (lambda: exponential.Dpm(5).table(Linear()), "solver dpm.*dpm_plus"),
-        (lambda: exponential.DpmPlus(5, 4), "solver.order=4"),
         (lambda: exponential.DpmPlus(5, bend="round"), "solver.bend='round'"),
         (lambda: exponential.UniPC(5, kind="bh3"), "solver.kind='bh3'"),
-        (lambda: ode.Lms(5, 7), "solver.order=7"),
         (lambda: ode.EulerMaruyama(5, "sbdm").table(Linear()), "solver.diffusion=sbdm"),
         (lambda: ode.EulerMaruyama(5, "soap"), "solver.diffusion='soap'"),
-        (lambda: fewstep.Tcd(4, 1.5), "solver.eta=1.5"),
         (lambda: grid.Given((1.0, 2.0))(VP(), 1), "solver.grid.levels"),
         (lambda: grid.Leading(400)(VP(), 2), None),
         (lambda: grid.Leading(700)(VP(), 2), "solver.grid.offset=700"),
         (lambda: grid.Leading(0, "end")(VP(), 2), "solver.grid.stop='end'"),
-        (lambda: corrector.PredictorCorrector(5, -1), "solver.corrections=-1"),
     ],
 )  # fmt: skip
 def test_mistakes_name_the_field(make, words):

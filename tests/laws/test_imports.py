@@ -37,15 +37,15 @@ PACKAGES = {
     "__init__": set(),
 }
 # room -> rooms of the house that it may know (itself always); a dotted name is one file of a room
-SPEC = {"core.spec", "core.given"}
+SPEC = {"core.spec", "core.given", "core.ranges"}
 ROOMS = {
     "errors": set(),
     "tables": {"core", "data", "diffusion", "evaluation", "losses", "methods", "nets", "runs", "tasks"},
     "images": {"errors"},
     "core": {"errors", "images"},
-    "config": {"errors", "core.given", "core.net"},
+    "config": {"errors", "core.given", "core.ranges", "core.net"},
     "diffusion": {"errors", "metrics", "core.conditions", *SPEC},
-    "losses": {"errors"},
+    "losses": {"errors", "core.ranges"},
     "metrics": {"errors"},
     "nets": {"errors", "core.conditions", *SPEC},
     "methods": {"errors", "images", "core", "diffusion", "losses", "metrics", "nets"},

@@ -99,7 +99,7 @@ def test_show_prints_every_key():
 MISTAKES = {
     "unknown key": (["--config.method.net.latnet=3"], ["config.method.net.latnet", "did you mean 'latent'"]),
     "unknown name": (["--config.method.likelihood=bernouli"], ["did you mean 'bernoulli'"]),
-    "wrong type": (["--config.steps=soon"], ["config.steps must be int"]),
+    "wrong type": (["--config.steps=soon"], ["config.steps='soon' must be a whole number"]),
     "missing value": (["--config.steps"], ["--config.steps needs a value"]),
     "batch and devices": (["--config.data.batch=12"], ["config.data.batch=12 is not divisible by 8 devices", "try 8"]),
     "missing folder": (["--config.data=folder", "--config.data.path=nowhere"], ["nowhere"]),

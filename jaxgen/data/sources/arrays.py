@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from jaxgen.core.given import FilePath
+from jaxgen.core.ranges import BelowOne
 from jaxgen.core.spec import Field, Spec, pictures
 from jaxgen.data.sources.source import Rows, one_of, split_rows
 from jaxgen.errors import UserError
@@ -24,7 +25,7 @@ class Arrays:
 
     path: FilePath
     eval_path: FilePath = ""
-    eval_fraction: float = 0.1
+    eval_fraction: BelowOne = 0.1
     image_key: str = "image"
     label_key: str = "label"
     also: tuple[str, ...] = ()

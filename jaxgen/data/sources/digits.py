@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from jaxgen.core.ranges import Count
 from jaxgen.core.spec import pictures
 from jaxgen.data import decode
 from jaxgen.data.sources.source import Rows, one_of
@@ -18,7 +19,7 @@ class Digits:
     1,500 train and 297 eval, the same share of every digit. `size` other than 8 resizes bicubically.
     """
 
-    size: int = 8
+    size: Count = 8
 
     def open(self, split: str) -> Rows:
         """The "train" or "eval" part."""

@@ -9,11 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from jaxgen.core.given import FilePath
+from jaxgen.core.ranges import BelowOne, Natural
 from jaxgen.core.spec import Spec, pictures
 from jaxgen.data import decode
 from jaxgen.data.sources.source import Source, line, one_of, split_rows
@@ -92,10 +93,10 @@ class Folder:
 
     path: FilePath
     eval_path: FilePath = ""
-    eval_fraction: float = 0.1
-    size: int = 0
+    eval_fraction: BelowOne = 0.1
+    size: Natural = 0
     resize: str = "cover"
-    channels: int = 0
+    channels: Literal[0, 1, 3] = 0
     labels: bool = True
     on_broken: str = "skip"
 
@@ -104,10 +105,6 @@ class Folder:
         one_of(split, ("train", "eval"), "split")
         one_of(self.resize, decode.RESIZE, "resize policy")
         one_of(self.on_broken, ("skip", "stop"), "on_broken")
-        if self.channels not in (0, 1, 3):
-            raise UserError(f"channels={self.channels} must be 1 (grey), 3 (colour) or 0 (as the images are)")
-        if self.size < 0:
-            raise UserError(f"size={self.size} must be the side of the images in pixels, or 0 to keep theirs")
         root, names = Path(self.path), _image_files(self.path)
         classes = self._classes(names)
         shape, broken = self._shape(root, names, self.channels)

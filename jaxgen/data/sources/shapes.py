@@ -2,14 +2,14 @@
 
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from jaxgen.core.ranges import Count, Range, Seed
 from jaxgen.core.spec import Field, Spec, pictures
 from jaxgen.data import scenes
 from jaxgen.data.sources.source import Source, one_of
-from jaxgen.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -54,20 +54,15 @@ class ShapesSource(Source):
 class Shapes:
     """Captioned procedural scenes at any `size`; the label is the kind of the first shape. See jaxgen.data.scenes."""
 
-    size: int = 32
-    num: int = 10_000
-    eval_num: int = 1_000
-    seed: int = 0
-    max_shapes: int = 1
+    size: Count = 32
+    num: Count = 10_000
+    eval_num: Count = 1_000
+    seed: Seed = 0
+    max_shapes: Annotated[int, Range(least=1, most=len(scenes.CORNERS))] = 1
 
     def open(self, split: str) -> ShapesSource:
         """The "train" or "eval" stream of scenes: different scenes of one distribution."""
         one_of(split, ("train", "eval"), "split")
-        for key in ("size", "num", "eval_num", "max_shapes"):
-            if getattr(self, key) < 1:
-                raise UserError(f"shapes: {key}={getattr(self, key)} must be at least 1")
-        if self.max_shapes > len(scenes.CORNERS):
-            raise UserError(f"shapes: max_shapes={self.max_shapes} is more than the {len(scenes.CORNERS)} that fit")
         spec = pictures((self.size, self.size, 3), len(scenes.SHAPES), tuple(scenes.SHAPES))
         spec = Spec(spec, caption=Field((), "str", "text"))
         return ShapesSource(spec, self, int(split == "eval"), self.num if split == "train" else self.eval_num)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jaxgen.core.given import FilePath
+from jaxgen.core.ranges import Natural
 from jaxgen.core.spec import Spec, pictures
 from jaxgen.data import decode
 from jaxgen.data.sources.source import Source, line, one_of
@@ -70,7 +71,7 @@ class Tfds:
     eval_split: str = "test"
     image_key: str = "image"
     label_key: str = "label"
-    size: int = 0
+    size: Natural = 0
     resize: str = "cover"
 
     def open(self, split: str) -> TfdsSource:

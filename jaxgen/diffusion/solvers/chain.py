@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from jaxgen.core.ranges import Count, NonNegative
 from jaxgen.diffusion.grid import Even, Grid
 from jaxgen.diffusion.process import Process, ratio
 from jaxgen.diffusion.solvers.table import Table, Tabulated, symbols
@@ -57,7 +58,7 @@ def one_step(t: np.ndarray, keep: np.ndarray, data: np.ndarray, noise: np.ndarra
 class Ancestral(Tabulated):
     """Ancestral sampling (Ho et al. 2020, algorithm 2), also on a respaced chain (Nichol & Dhariwal 2021, section 4)."""
 
-    steps: int = 1000
+    steps: Count = 1000
     variance: str = "large"  # large: beta, the paper's choice for CIFAR-10 | small: beta-tilde | learned: the network's
     clip: bool = True  # clamp the denoised image to [-1, 1]
     grid: Grid = field(default_factory=Even)
@@ -88,8 +89,8 @@ class Ddim(Tabulated):
     With eta = 0 and no clipping this is Euler's method for the probability flow in sigma / alpha, for any process.
     """
 
-    steps: int = 50
-    eta: float = 0.0
+    steps: Count = 50
+    eta: NonNegative = 0.0
     clip: bool = True
     grid: Grid = field(default_factory=Even)
     rederive: bool = True  # eps from the clipped image (OpenAI's code); False: the network's own eps (diffusers)

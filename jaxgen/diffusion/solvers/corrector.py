@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.core.ranges import Count, Natural, NonNegative, Positive
 from jaxgen.diffusion.grid import Even, Grid
 from jaxgen.diffusion.process import Process
 from jaxgen.diffusion.solvers.chain import Ddim
 from jaxgen.diffusion.solvers.table import Denoiser, clipped, x0_of
-from jaxgen.errors import UserError
 
 Array = jax.Array
 
@@ -22,16 +22,12 @@ class PredictorCorrector:
     k is the step's alpha^2 / alpha_before^2 (1 for VE), their algorithms 4 and 5. Norms are averaged over the batch.
     """
 
-    steps: int = 1000
-    corrections: int = 1
-    snr: float = 0.16
-    eta: float = 1.0  # of the predictor; 0: the probability flow
+    steps: Count = 1000
+    corrections: Natural = 1
+    snr: Positive = 0.16
+    eta: NonNegative = 1.0  # of the predictor; 0: the probability flow
     clip: bool = False
     grid: Grid = field(default_factory=Even)
-
-    def __post_init__(self) -> None:
-        if self.corrections < 0 or self.snr <= 0:
-            raise UserError(f"solver.corrections={self.corrections}, snr={self.snr}: need corrections >= 0 and snr > 0")
 
     def nfe(self, process: Process) -> int:
         """One evaluation each; the last step, to the data, is not corrected."""

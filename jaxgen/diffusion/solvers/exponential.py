@@ -7,14 +7,15 @@ The linear part of the flow is solved exactly, the denoised image (++) or the no
 
 from dataclasses import dataclass, field
 from math import factorial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
+from jaxgen.core.ranges import Count, Inside, NonNegative, Range
 from jaxgen.diffusion.grid import Even, Grid
 from jaxgen.diffusion.process import Process
 from jaxgen.diffusion.solvers.ode import down_up, frame
-from jaxgen.diffusion.solvers.table import SHORT, Table, Tabulated, multistep_orders, symbols, table, validate_order
+from jaxgen.diffusion.solvers.table import SHORT, Table, Tabulated, multistep_orders, symbols, table
 from jaxgen.errors import UserError
 
 BENDS = ("midpoint", "heun")
@@ -38,6 +39,9 @@ def levels(process: Process, t: np.ndarray) -> Levels:
     alpha, sigma = process.alpha(t), process.sigma(t)
     with np.errstate(divide="ignore"):
         return Levels(t, alpha, sigma, np.log(alpha) - np.log(sigma))
+
+
+Order = Annotated[int, Range(least=1, most=3)]
 
 
 def phi(h: float, order: int) -> float:
@@ -88,18 +92,17 @@ def orders(f: Levels, most: int, taper: bool, below: float = SHORT) -> list[int]
 class DpmPlus(Tabulated):
     """DPM-Solver++ multistep: order 1 is DDIM, then 2M and 3M; with eta their SDE forms (Lu et al. 2022b, algorithm 2, eq. 18)."""
 
-    steps: int = 20
-    order: int = 2
-    eta: float = 0.0  # 0: the flow; 1: the reverse SDE
-    noise: float = 1.0  # factor on the noise
+    steps: Count = 20
+    order: Order = 2
+    eta: NonNegative = 0.0  # 0: the flow; 1: the reverse SDE
+    noise: NonNegative = 1.0  # factor on the noise
     bend: str = "midpoint"  # form of the second-order term: midpoint | heun
-    curvature: float = 0.5  # share of m'' in order 3: half as published, which is exact to order 2; 1: to order 3
+    curvature: NonNegative = 0.5  # share of m'' in order 3: half as published, which is exact to order 2; 1: to order 3
     taper: bool = True  # with fewer than 15 steps the order falls towards the end
     clip: bool = False
     grid: Grid = field(default_factory=Even)
 
     def __post_init__(self) -> None:
-        validate_order(self.order, 3)
         validate_bend(self.bend)
 
     def table(self, process: Process) -> Table:
@@ -124,16 +127,15 @@ class DpmPlus(Tabulated):
 class Dpm(Tabulated):
     """DPM-Solver multistep: the noise, not the image, is expanded (Lu et al. 2022, eq. 3.7 and appendix D)."""
 
-    steps: int = 20
-    order: int = 2
+    steps: Count = 20
+    order: Order = 2
     bend: str = "midpoint"
-    curvature: float = 0.5  # as in DpmPlus
+    curvature: NonNegative = 0.5  # as in DpmPlus
     taper: bool = True
     clip: bool = False
     grid: Grid = field(default_factory=Even)
 
     def __post_init__(self) -> None:
-        validate_order(self.order, 3)
         validate_bend(self.bend)
 
     def table(self, process: Process) -> Table:
@@ -176,14 +178,13 @@ class DpmSingle(Tabulated):
     The inner points of a step are points of the grid: every evaluation also gives an image there.
     """
 
-    steps: int = 20
-    order: int = 2
+    steps: Count = 20
+    order: Order = 2
     bend: str = "midpoint"
     clip: bool = False
     grid: Grid = field(default_factory=Even)
 
     def __post_init__(self) -> None:
-        validate_order(self.order, 3)
         validate_bend(self.bend)
 
     def table(self, process: Process) -> Table:
@@ -219,9 +220,9 @@ class DpmSingle(Tabulated):
 class Dpm2sAncestral(Tabulated):
     """DPM-Solver++(2S) down to a lower level, noise back up (k-diffusion's dpmpp_2s_ancestral). 2 steps - 1 evaluations."""
 
-    steps: int = 20
-    eta: float = 1.0
-    noise: float = 1.0
+    steps: Count = 20
+    eta: NonNegative = 1.0
+    noise: NonNegative = 1.0
     clip: bool = False
     grid: Grid = field(default_factory=Even)
 
@@ -248,10 +249,10 @@ class Dpm2sAncestral(Tabulated):
 class DpmSde(Tabulated):
     """DPM-Solver++ SDE, singlestep (k-diffusion's dpmpp_sde): both stages go down and up again. 2 steps - 1 evaluations."""
 
-    steps: int = 20
-    eta: float = 1.0
-    noise: float = 1.0
-    middle: float = 0.5  # where in lambda the inner point lies
+    steps: Count = 20
+    eta: NonNegative = 1.0
+    noise: NonNegative = 1.0
+    middle: Inside = 0.5  # where in lambda the inner point lies
     clip: bool = False
     grid: Grid = field(default_factory=Even)
 
@@ -286,15 +287,14 @@ class UniPC(Tabulated):
     B(h) is e^h - 1 (bh2) or h (bh1). On the step to the data themselves, h endless, bh1 has only its first-order term.
     """
 
-    steps: int = 20
-    order: int = 2
+    steps: Count = 20
+    order: Order = 2
     kind: str = "bh2"  # bh1 | bh2
     taper: bool = True  # the order falls towards the end, however many steps there are
     clip: bool = False
     grid: Grid = field(default_factory=Even)
 
     def __post_init__(self) -> None:
-        validate_order(self.order, 3)
         if self.kind not in ("bh1", "bh2"):
             raise UserError(f"solver.kind={self.kind!r} is unknown; there are: bh1, bh2")
 

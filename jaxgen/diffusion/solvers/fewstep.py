@@ -4,11 +4,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from jaxgen.core.ranges import Count, NonNegative, Positive, Share
 from jaxgen.diffusion.grid import Grid, Trailing
 from jaxgen.diffusion.process import Process, as_chain
 from jaxgen.diffusion.solvers.chain import one_step
 from jaxgen.diffusion.solvers.table import Table, Tabulated
-from jaxgen.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Lcm(Tabulated):
     then noise to the next time. With scale = 0 the denoiser is taken as a consistency function itself.
     """
 
-    steps: int = 4
-    scale: float = 10.0
-    sigma_data: float = 0.5
+    steps: Count = 4
+    scale: NonNegative = 10.0
+    sigma_data: Positive = 0.5
     clip: bool = False
     grid: Grid = field(default_factory=Trailing)
 
@@ -42,14 +42,10 @@ class Tcd(Tabulated):
     DDIM to the time (1 - eta) s, then noise up to s; eta = 0 is DDIM, 1 consistency sampling.
     """
 
-    steps: int = 4
-    eta: float = 0.3
+    steps: Count = 4
+    eta: Share = 0.3
     clip: bool = False
     grid: Grid = field(default_factory=Trailing)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.eta <= 1:
-            raise UserError(f"solver.eta={self.eta} must lie in [0, 1]")
 
     def table(self, process: Process) -> Table:
         """x_s <- r (alpha_m D + sigma_m eps) + sqrt(1 - r^2) z, r = alpha_s / alpha_m, m = (1 - eta) s: variance-preserving."""

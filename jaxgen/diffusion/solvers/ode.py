@@ -7,14 +7,15 @@ In a frame with clock tau and z = x / scale the flow is dz/dtau = A z + B D(x, t
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 
+from jaxgen.core.ranges import Count, NonNegative, Range
 from jaxgen.diffusion.grid import Even, Grid
 from jaxgen.diffusion.process import Process, drift, level_at, ratio
 from jaxgen.diffusion.solvers.chain import Ddim
-from jaxgen.diffusion.solvers.table import Table, Tabulated, multistep_orders, symbols, table, validate_order
+from jaxgen.diffusion.solvers.table import Table, Tabulated, multistep_orders, symbols, table
 from jaxgen.errors import UserError
 
 
@@ -73,7 +74,7 @@ def down_up(high: float, low: float, eta: float) -> tuple[float, float]:
 class Euler(Tabulated):
     """Euler's method: one slope a step."""
 
-    steps: int = 50
+    steps: Count = 50
     space: str = "sigma"  # sigma | time, as above
     clip: bool = False
     grid: Grid = field(default_factory=Even)
@@ -90,7 +91,7 @@ class Euler(Tabulated):
 class EulerAncestral(Ddim):
     """k-diffusion's euler_ancestral, Euler past the next level and noise back up to it: DDIM with this eta."""
 
-    eta: float = 1.0
+    eta: NonNegative = 1.0
     clip: bool = False
 
 
@@ -116,9 +117,9 @@ class EulerMaruyama(Tabulated):
     The step to the data takes the denoised image.
     """
 
-    steps: int = 250
+    steps: Count = 250
     diffusion: str = "sigma"  # a key of DIFFUSIONS
-    norm: float = 1.0  # factor on w
+    norm: NonNegative = 1.0  # factor on w
     clip: bool = False
     grid: Grid = field(default_factory=Even)
 
@@ -149,7 +150,7 @@ class EulerMaruyama(Tabulated):
 class Heun(Tabulated):
     """Heun's second-order method (Karras et al. 2022, algorithm 1); the step to sigma = 0 is Euler's. 2 steps - 1 evaluations."""
 
-    steps: int = 18
+    steps: Count = 18
     space: str = "sigma"
     clip: bool = False
     grid: Grid = field(default_factory=Even)
@@ -177,11 +178,11 @@ class Churn(Tabulated):
     gamma = min(churn / steps, sqrt(2) - 1) where low <= sigma <= high.
     """
 
-    steps: int = 18
-    churn: float = 40.0
-    low: float = 0.05
-    high: float = 50.0
-    noise: float = 1.003
+    steps: Count = 18
+    churn: NonNegative = 40.0
+    low: NonNegative = 0.05
+    high: NonNegative = 50.0
+    noise: NonNegative = 1.003
     clip: bool = False
     grid: Grid = field(default_factory=Even)
 
@@ -216,8 +217,8 @@ class Churn(Tabulated):
 class Dpm2(Tabulated):
     """Midpoint in log sigma, at the geometric mean of the two levels (k-diffusion's dpm_2; KDPM2); eta > 0: ancestral."""
 
-    steps: int = 25
-    eta: float = 0.0
+    steps: Count = 25
+    eta: NonNegative = 0.0
     clip: bool = False
     grid: Grid = field(default_factory=Even)
 
@@ -278,7 +279,7 @@ def adams(f: Frame, most: int, taper: bool, nodes: Callable[[np.ndarray], np.nda
     return table(f.t[:-1], rows)
 
 
-MOST = 4  # Adams methods of higher order are unstable
+Order = Annotated[int, Range(least=1, most=4)]  # Adams methods of higher order are unstable
 
 
 @dataclass(frozen=True)
@@ -288,15 +289,12 @@ class Lms(Tabulated):
     The linear multistep of Liu et al. 2022 (PNDM, section 3) in EDM's variable.
     """
 
-    steps: int = 50
-    order: int = 4
+    steps: Count = 50
+    order: Order = 4
     taper: bool = False  # with fewer than 15 steps the order falls towards the end
     space: str = "sigma"
     clip: bool = False
     grid: Grid = field(default_factory=Even)
-
-    def __post_init__(self) -> None:
-        validate_order(self.order, MOST)
 
     def table(self, process: Process) -> Table:
         """Nodes tau."""
@@ -308,14 +306,11 @@ class Lms(Tabulated):
 class Deis(Tabulated):
     """DEIS, log-rho form (Zhang & Chen 2023, eq. 15-17): eps interpolated in log(sigma / alpha), integrated exactly."""
 
-    steps: int = 20
-    order: int = 3
+    steps: Count = 20
+    order: Order = 3
     taper: bool = True  # with fewer than 15 steps the order falls towards the end
     clip: bool = False
     grid: Grid = field(default_factory=Even)
-
-    def __post_init__(self) -> None:
-        validate_order(self.order, MOST)
 
     def table(self, process: Process) -> Table:
         """Nodes log tau."""
@@ -334,15 +329,13 @@ class Pndm(Tabulated):
     The first step is taken twice (eps at both its ends averaged): steps + 1 evaluations, no Runge-Kutta start.
     """
 
-    steps: int = 50
+    steps: Annotated[int, Range(least=2)] = 50
     clip: bool = False
     grid: Grid = field(default_factory=Even)
 
     def table(self, process: Process) -> Table:
         """Slots: input, base of the first step, three past eps."""
         f = frame(process, self.grid(process, self.steps), "sigma")
-        if self.steps < 2:
-            raise UserError(f"solver.steps={self.steps} must be at least 2 for pndm")
         (x, base, *old), d, *_ = symbols(5)
 
         def move(point: np.ndarray, eps: np.ndarray, i: int) -> np.ndarray:

@@ -1,0 +1,39 @@
+"""Ranges of numbers: what a field of a config may hold, said by its type, as in `width: Count` or `dropout: BelowOne`.
+
+The registry refuses a value outside. A range that one field alone has is written in place: `Annotated[int, Range(least=2)]`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+
+@dataclass(frozen=True)
+class Range:
+    """Finite numbers x with least <= x <= most and above < x < below."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def __contains__(self, x: float) -> bool:
+        return self.least <= x <= self.most and self.above < x < self.below
+
+    def __str__(self) -> str:
+        bounds = (("at least", self.least), ("above", self.above), ("at most", self.most), ("below", self.below))
+        return " and ".join(f"{word} {x:.15g}" for word, x in bounds if math.isfinite(x)) or "a finite number"
+
+
+Count = Annotated[int, Range(least=1)]
+Natural = Annotated[int, Range(least=0)]  # where 0 has a meaning of its own
+Seed = Annotated[int, Range(least=0, most=2**32 - 1)]  # the bits that jax.random.key reads
+
+Number = Annotated[float, Range()]  # any that is finite
+Positive = Annotated[float, Range(above=0)]
+NonNegative = Annotated[float, Range(least=0)]
+Share = Annotated[float, Range(least=0, most=1)]
+BelowOne = Annotated[float, Range(least=0, below=1)]  # decays, dropout
+Inside = Annotated[float, Range(above=0, below=1)]  # strictly between the ends
+
+Precision = Literal["float32", "bfloat16", "float16"]  # of a net's products
