@@ -132,11 +132,11 @@ def sets(args: argparse.Namespace) -> list[dict[str, Any]]:
     )
     if args.save:
         summary = features.summarise(viewer, watch("A", num)(features.source_batches(made, num, viewer.size)), needs)
-        features.write_statistics(args.save, summary.statistics)
+        features.write(args.save, summary, viewer.judge)
         print(f"{args.save}: mean and covariance of {num} images, protocol {args.protocol}", file=sys.stderr)
         return []
     if is_statistics(args.real):
-        real = features.from_file(args.real)
+        real = features.from_file(args.real, viewer.judge)
     else:
         source = open_set(args.real, args)
         real = features.reference(viewer, source, len(source), needs, watch("B", len(source)))
@@ -144,7 +144,7 @@ def sets(args: argparse.Namespace) -> list[dict[str, Any]]:
     protocol = viewer.judge.protocol
     about = {
         "N": summary.count, "protocol": asdict(protocol), "weights": viewer.judge.weights,
-        "reference": {"of": Path(args.real).name, "N": real.count, "hash": real.hash},
+        "reference": {"of": Path(args.real).name, **real.origin},
         "precision": "float32 (highest)", "jax": jax.__version__,
     }  # fmt: skip
     figures = features.compare(measures, summary, real, protocol)

@@ -226,18 +226,20 @@ def eval_batches(
     workers: int = 0,
     prefetch: int = 4,
     fields: Collection[str] | None = None,
+    seed: int = 0,
 ) -> Stream:
-    """One pass in order over the first `num` examples (0 = all), each exactly once where valid=float32 [B/hosts] is 1.
+    """One pass in order over a `share` of `num` examples (0 = all), each exactly once where valid=float32 [B/hosts] is 1.
 
     The last batch is filled up with the last example at valid 0, so every host yields the same number of full batches.
     `fields` are those of `train_stream`.
     """
     _refuse_impossible(len(source), batch, 0, host, hosts)
-    num = min(num, len(source)) if num else len(source)
+    rows = share(source, num, seed)
+    num = len(rows)
     fields = tuple(on_device(source.spec) if fields is None else fields)
 
     def example(position: int) -> dict[str, Any]:
-        return _example(source, fields, min(position, num - 1)) | {"valid": np.float32(position < num)}
+        return _example(source, fields, int(rows[min(position, num - 1)])) | {"valid": np.float32(position < num)}
 
     stream = grain.MapDataset.range(math.ceil(num / batch) * batch).map(example)
     batches = HostSlice(stream, batch, host, hosts).batch(batch // hosts, drop_remainder=True)

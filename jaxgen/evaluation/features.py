@@ -4,26 +4,31 @@ A Judge is a frozen net that sees images the way its protocol says. A Collector 
 moments that stream, and rows only where a measure needs them. MEASURES compares two Summaries.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import re
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from tqdm import tqdm
 
 from jaxgen.config.registry import nearest
 from jaxgen.core import parallel
 from jaxgen.core.lender import Frozen, Lender
 from jaxgen.core.method import Classifies
 from jaxgen.core.state import Array
+from jaxgen.data.pipeline import eval_batches, share
 from jaxgen.data.sources import Source
-from jaxgen.errors import UserError
+from jaxgen.errors import NotFinite, UserError
 from jaxgen.metrics.frechet import Moments, frechet, frechet_infinity, frechet_intra
 from jaxgen.metrics.inception_score import inception_score
 from jaxgen.metrics.kernel import kid
@@ -46,6 +51,7 @@ class Judge:
     see: Callable[[Frozen, Array], Views]
     frozen: Frozen  # on the host
     weights: str
+    classes: tuple[str, ...] = ()  # what it tells apart, where it is a classifier of the data
 
 
 def borrow(lender: Lender) -> Frozen:
@@ -84,7 +90,8 @@ def native_judge(run: str | Path) -> Judge:
         features, logits = frozen.model.classify(frozen.weights, images)
         return {"features": features, "logits": logits}
 
-    return Judge(NATIVE, see, frozen, weights_hash(frozen.weights.nets))
+    names = lender.spec[lender.spec.label].names if lender.spec.label else ()
+    return Judge(NATIVE, see, frozen, weights_hash(frozen.weights.nets), names)
 
 
 def open_judge(protocol: str, native: str | Path = "", inception: str | Path = "") -> Judge:
@@ -168,6 +175,13 @@ class Summary:
     logits: np.ndarray | None = None  # [N, K]
     labels: np.ndarray | None = None  # [N] that were asked for, or are known
     hash: str = ""  # of the images' origin and the judge
+    share: tuple[int, int] | None = None  # (images of the whole set, seed) where it is known what these are a share of
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What a record says of a reference."""
+        share = {"share": dict(zip(("of", "seed"), self.share, strict=True))} if self.share else {}
+        return {"N": self.count or None, "hash": self.hash, **share}
 
 
 def summarise(
@@ -178,6 +192,10 @@ def summarise(
     kept: dict[str, list[np.ndarray]] = {"features": [], "logits": [], "labels": []}
     for images, labels in batches:
         views = viewer(_whole(images))
+        if broken := [key for key, view in views.items() if not np.isfinite(view).all()]:
+            judge = viewer.judge
+            raise UserError(f"the net of protocol {judge.protocol.name} (weights {judge.weights}) gives {broken[0]} that are not "
+                            "finite; name sound weights")  # fmt: skip
         for key in ("features", *(["spatial"] if "spatial" in needs else [])):
             if key not in views:
                 raise UserError(f"sFID needs Inception's spatial features, which {viewer.judge.protocol.name} has not")
@@ -208,27 +226,20 @@ def _whole(images: Images) -> Images:
     return images
 
 
-def source_batches(source: Source, num: int = 0, batch: int = 256) -> Iterator[tuple[Images, np.ndarray | None]]:
-    """The first `num` images (0: all) of a data set in order, with their labels where it has some."""
-    num = min(num, len(source)) if num else len(source)
-    for start in range(0, num, batch):
-        rows = [source[i] for i in range(start, min(start + batch, num))]
-        target, label = source.spec.target, source.spec.label
-        labels = np.array([row[label] for row in rows]) if label else None
-        yield np.stack([row[target] for row in rows]), labels
+def source_batches(
+    source: Source, num: int = 0, batch: int = 256, seed: int = 0
+) -> Iterator[tuple[Images, np.ndarray | None]]:
+    """A seeded share of `num` images (0: all) of a data set, in order, with their labels where it has some."""
+    target, label = source.spec.target, source.spec.label
+    fields = (target, *([label] if label else []))
+    for part in eval_batches(source, batch, num, fields=fields, seed=seed):
+        known = part["valid"] > 0
+        yield part[target][known], part[label][known] if label else None
 
 
 def digest(value: Any) -> str:
     """Sixteen hex digits of a JSON value."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
-
-
-def fingerprint(source: Source, num: int) -> str:
-    """A hash of what a data set is: its facts, and 256 of its images spread over the first `num`, pixel by pixel."""
-    found = hashlib.sha256(repr((source.spec.to_json(), len(source), num)).encode())
-    for i in np.unique(np.linspace(0, num - 1, min(256, num)).astype(int)):
-        found.update(np.ascontiguousarray(source[int(i)][source.spec.target]).tobytes())
-    return found.hexdigest()[:16]
 
 
 def cache_folder() -> Path:
@@ -242,30 +253,52 @@ def reference(
     num: int,
     needs: frozenset[str],
     progress: Callable[[Iterable], Iterable] = iter,
+    seed: int = 0,
 ) -> Summary:
-    """The Summary of a data set; moments come from the cache where they were computed before.
+    """The Summary of a data set, or of a seeded share of `num` images; moments come from the cache where they were computed before.
 
-    The cache's key is a hash of data, protocol and weights, so another set, resize or net never meets another's numbers.
+    The cache's key is a hash of every byte of the data, the share, how pixels are decoded, protocol and weights, so that
+    another set, resize or net never meets another's numbers.
     """
-    num = min(num, len(source)) if num else len(source)
-    judge = viewer.judge
-    key = digest([fingerprint(source, num), asdict(judge.protocol), judge.weights, "spatial" in needs])
+    judge, rows = viewer.judge, share(source, num, seed)
+    decoded = hashlib.sha256(b"".join(np.ascontiguousarray(source[int(i)][source.spec.target]) for i in rows[:8]))
+    data = [source.fingerprint(content=True), hashlib.sha256(rows.tobytes()).hexdigest(), decoded.hexdigest()]
+    key = digest([data, asdict(judge.protocol), judge.weights, "spatial" in needs])
     path = cache_folder() / f"{judge.protocol.name}-{key}.npz"
     if not needs - {"spatial"} and path.is_file():
-        return Summary(num, read_statistics(path), hash=key)
-    found = summarise(viewer, progress(source_batches(source, num, viewer.size)), needs, key)
+        with contextlib.suppress(UserError):  # a file that cannot be read is written anew
+            found = Summary(len(rows), read_statistics(path), hash=key, share=(len(source), seed))
+            made = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
+            if parallel.is_lead():
+                tqdm.write(f"reference from the cache, made {made} of {len(rows):,} pictures ({path})", file=sys.stderr)
+            return found
+    found = summarise(viewer, progress(source_batches(source, num, viewer.size, seed)), needs, key)
+    found = replace(found, share=(len(source), seed))
     if parallel.is_lead():
         try:
             write_statistics(path, found.statistics)
-        except OSError:  # a cache that cannot be written is no reason to lose a result
-            path.with_name(path.name + ".part").unlink(missing_ok=True)
+        except OSError as error:  # a cache that cannot be written is no reason to lose a result
+            tqdm.write(f"warning: {path} could not be written: {error.strerror}", file=sys.stderr)
     return found
 
 
-def from_file(path: str | Path) -> Summary:
-    """Statistics that another project wrote (.npz, .pkl)."""
+def write(path: str | Path, summary: Summary, judge: Judge) -> None:
+    """Statistics as a file that other projects read too; it says by what protocol and of how many images they were made."""
+    about = {"protocol": judge.protocol.name, "weights": judge.weights, "N": summary.count}
+    write_statistics(path, summary.statistics, about)
+
+
+def from_file(path: str | Path, judge: Judge) -> Summary:
+    """Statistics in a file (.npz, .pkl). Those that jaxgen made for another protocol or net are a UserError."""
     path = Path(path)
-    return Summary(0, read_statistics(path), hash=hashlib.sha256(path.read_bytes()).hexdigest()[:16])
+    statistics = read_statistics(path)
+    about = statistics.about
+    for key, mine in (("protocol", judge.protocol.name), ("weights", judge.weights)):
+        if about.get(key, mine) != mine:
+            raise UserError(
+                f"{path} was made for {key} {about[key]}, and {mine} is asked for; make it anew with --save"
+            )
+    return Summary(about.get("N", 0), statistics, hash=hashlib.sha256(path.read_bytes()).hexdigest()[:16])
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -304,13 +337,20 @@ def _intra(made: Summary, real: Summary, protocol: FeatureProtocol) -> dict[str,
 
 
 def _kid(made: Summary, real: Summary, protocol: FeatureProtocol) -> dict[str, float]:
-    size = min(1000, made.count, real.count)  # clean-fid's rule for small sets
+    least = min(made.count, real.count)
+    size = min(1000, least)  # clean-fid's rule for small sets
+    if size == made.count == real.count:
+        return {"kid": kid(made.features, _rows(real), subsets=1, size=size).mean}
     found = kid(made.features, _rows(real), size=size)
-    return {"kid": found.mean, "kid_std": found.std}
+    return {"kid": found.mean} | (
+        {"kid_std": found.std} if size < least else {}
+    )  # of one and the same set nothing deviates
 
 
 def _is(made: Summary, real: Summary, protocol: FeatureProtocol) -> dict[str, float]:
-    found = inception_score(made.logits, splits=min(10, made.count), order=protocol.order)
+    if made.count < 20:
+        raise UserError(f"the Inception Score of {made.count} images says nothing: its 10 parts need 2 each; raise num")
+    found = inception_score(made.logits, order=protocol.order)
     return {"is": found.mean, "is_std": found.std}
 
 
@@ -371,5 +411,7 @@ def compare(measures: Iterable[str], made: Summary, real: Summary, protocol: Fea
     figures: dict[str, float] = {}
     for name in measures:
         figures |= MEASURES[name].compute(made, real, protocol)
+    if broken := [name for name, value in figures.items() if not np.isfinite(value)]:
+        raise NotFinite(f"{', '.join(broken)} became NaN or infinite")
     count = "" if made.count == protocol.images else f"@{made.count}"
     return {f"{name}{count}:{protocol.name}": value for name, value in figures.items()}

@@ -20,7 +20,7 @@ from jaxgen.core.task import Batch
 from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
 from jaxgen.evaluation import features
-from jaxgen.evaluation.per_image import Report, averages, fidelity, first_pictures, looked_at
+from jaxgen.evaluation.per_image import Report, averages, drawn, fidelity, first_pictures, looked_at
 from jaxgen.images import beside, to_float, to_uint8, within
 from jaxgen.metrics.pixel import l1, luma, psnr, shave
 from jaxgen.metrics.ssim import ssim
@@ -72,10 +72,15 @@ class SampleQuality:
     def prepare(self, exp: Experiment) -> None:
         """Names, weights and the classifier's run are checked before a run begins, not after hours of it."""
         features.needs_of(self.measures)
-        features.open_judge(self.protocol, self.native, self.inception)
+        judge = features.open_judge(self.protocol, self.native, self.inception)
         if {"agreement", "intra_fid"} & set(self.measures) and not exp.spec.label:
             raise UserError(
                 "agreement and intra_fid need a run that is told labels; set data.labels=True or leave them out"
+            )
+        if "agreement" in self.measures and judge.classes != (names := exp.spec[exp.spec.label].names):
+            raise UserError(
+                f"agreement compares labels by their place, and {self.native} tells {', '.join(judge.classes[:5])} ... apart "
+                f"where the run knows {', '.join(names[:5])} ...; name a classifier of the same data, or leave agreement out"
             )
         if self.of not in ("samples", "reconstructions"):
             raise UserError(f"of={self.of!r} is unknown{nearest(self.of, ['samples', 'reconstructions'])}")
@@ -107,7 +112,7 @@ class SampleQuality:
             "N": summary.count,
             "protocol": asdict(judge.protocol),
             "weights": judge.weights,
-            "reference": {"of": self.against if self.of == "samples" else "eval", "N": real.count, "hash": real.hash},
+            "reference": {"of": self.against if self.of == "samples" else "eval", **real.origin},
             "precision": "float32 (highest)",
             "seeds": [self.seed + i for i in range(len(found))],
             "averaged": not self.raw,
@@ -121,7 +126,7 @@ class SampleQuality:
 
     def _reference(self, viewer: features.Viewer, source: Source | Path, needs: frozenset[str]) -> features.Summary:
         if isinstance(source, Path):
-            return features.from_file(source)
+            return features.from_file(source, viewer.judge)
         num = min(self.reference_num or len(source), len(source))
         return features.reference(viewer, source, num, needs, _bar("reference", num))
 
@@ -166,7 +171,7 @@ class Neighbours:
             {k: float(v) for k, v in figures.items()},
             {"neighbours": np.concatenate(shown)},
             self.near + 1,
-            {"N": len(made)},
+            {"N": len(made), "held_out": drawn(source, self.num)},
         )
 
 
@@ -213,16 +218,14 @@ class Diversity:
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """diversity, diversity_of_data and their ratio."""
         compare = _distance(self.distance, self.weights)
-        classes = max(1, exp.spec.classes)
-        made = to_uint8(exp.sample(ema, self.num, self.seed).images)
-        rows = [row for row in features.source_batches(source, self.num)]
-        real = np.concatenate([images for images, _ in rows])
-        labels = np.concatenate([labels for _, labels in rows]) if classes > 1 else np.zeros(len(real), int)
-        mine = _pairs(compare, made, np.arange(len(made)) % classes)
-        theirs = _pairs(compare, real, labels)
+        made, label = exp.sample(ema, self.num, self.seed), exp.spec.label
+        images, real = to_uint8(made.images), list(features.source_batches(source, self.num))
+        labels = np.concatenate([known for _, known in real]) if label else None
+        mine = _pairs(compare, images, made.cond[label] if label else None)
+        theirs = _pairs(compare, np.concatenate([pictures for pictures, _ in real]), labels)
         return Report(
             {"diversity": mine, "diversity_of_data": theirs, "diversity_ratio": mine / max(theirs, 1e-12)},
-            about={"N": len(made), "distance": self.distance},
+            about={"N": len(images), "held_out": drawn(source, self.num), "distance": self.distance},
         )
 
 
@@ -240,8 +243,9 @@ def _distance(name: str, weights: str) -> Callable[[Array, Array], Array]:
     return measured
 
 
-def _pairs(compare: Callable, images: np.ndarray, labels: np.ndarray, batch: int = 128) -> float:
+def _pairs(compare: Callable, images: np.ndarray, labels: np.ndarray | None, batch: int = 128) -> float:
     """Mean distance of disjoint pairs within each label."""
+    labels = np.zeros(len(images), int) if labels is None else labels
     order = np.argsort(labels, kind="stable")
     pairs = np.array([(a, b) for a, b in zip(order[::2], order[1::2], strict=False) if labels[a] == labels[b]])
     if not len(pairs):
@@ -296,10 +300,11 @@ class Restoration:
         scalars = averages(exp, ema, source, self.num, self, figures)
         pictures = beside(first_pictures(exp, ema, source, self.shown, self, restore))
         about = {
-            "N": self.num or len(source),
+            **drawn(source, self.num),
             "degradation": self.degradation,
             "strength": self.strength,
             "luma": self.y,
+            "border": self.border,
         }
         return Report({name + k: v for k, v in scalars.items()}, {name + "restoration": pictures}, 6, about)
 
@@ -327,10 +332,10 @@ class FromConditions:
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """mse, psnr, ssim of the samples, and of the baseline."""
-        parts = list(exp.samples(ema, min(self.num, len(source)), self.seed, source=source))
+        about = drawn(source, self.num)
         given = next((k for k in exp.from_data if exp.spec[k].kind == "image"), "")
         total: dict[str, list[np.ndarray]] = {}
-        for part in parts:
+        for part in exp.samples(ema, about["N"], self.seed, source=source):
             truth = to_float(jnp.asarray(part.data[exp.data.target]))
             found = {"": part.images}
             if given:
@@ -338,6 +343,4 @@ class FromConditions:
             for prefix, x in found.items():
                 for key, value in fidelity(within(x), truth).items():
                     total.setdefault(prefix + key, []).append(np.asarray(value))
-        return Report(
-            {k: float(np.concatenate(v).mean()) for k, v in total.items()}, about={"N": min(self.num, len(source))}
-        )
+        return Report({k: float(np.concatenate(v).mean()) for k, v in total.items()}, about=about)

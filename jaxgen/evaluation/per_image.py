@@ -15,6 +15,7 @@ from jaxgen.core.method import Method, Quantizes, Reconstructs, Samples, Scores
 from jaxgen.core.ranges import Count, Natural, Seed
 from jaxgen.core.state import Array, Weights
 from jaxgen.core.task import Batch
+from jaxgen.data.pipeline import share
 from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
 from jaxgen.images import beside, to_float
@@ -88,7 +89,7 @@ def best(metric: str, values: list[float]) -> int:
 def averages(
     exp: Experiment, w: Weights, source: Source, num: int, owner: Evaluator, function: Callable
 ) -> dict[str, float]:
-    """Means of `function(w, seen, rng) -> dict of [B]` over the held-out set as the method sees it, every example counted once.
+    """Means of `function(w, seen, rng) -> dict of [B]` over a share of held-out data as the method sees it, each counted once.
 
     The `owner` is the evaluator with its options, which is all that the function depends on besides the run.
     """
@@ -103,13 +104,19 @@ def averages(
     return {key: total / count for key, total in totals.items()}
 
 
+def drawn(source: Source, num: int, seed: int = 0) -> dict[str, Any]:
+    """What a record says of a share of held-out data: its N, of how many, and the seed that chose it."""
+    count = len(share(source, num, seed))
+    return {"N": count, "share": {"of": len(source), "seed": seed}}
+
+
 def looked_at(exp: Experiment, w: Weights, batch: Batch, rng: Array) -> tuple[Batch, Array]:
     """(a batch of the data as the method sees it, a key for what is done with it)."""
     return exp.see(w.frozen, batch, keys.named(rng, "tasks")), keys.named(rng, "use")
 
 
 def first_pictures(exp: Experiment, w: Weights, source: Source, num: int, owner: Evaluator, function: Callable) -> list:
-    """`function(w, seen, rng) -> pictures [B, ...] each` of the first held-out examples, on the host."""
+    """`function(w, seen, rng) -> pictures [B, ...] each` of some held-out examples, on the host."""
     batch, mask = next(exp.held_out(source, num))
     shown = min(num, int(mask.sum()))
     program = exp.jit((owner, "pictures"), lambda w, batch, rng: function(w, *looked_at(exp, w, batch, rng)))
@@ -127,7 +134,8 @@ class Loss:
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """Means over the set."""
-        return Report(averages(exp, ema, source, self.num, self, exp.method.eval_step))
+        figures = averages(exp, ema, source, self.num, self, exp.method.eval_step)
+        return Report(figures, about=drawn(source, self.num))
 
 
 @dataclass(frozen=True)
@@ -185,7 +193,7 @@ class Reconstruction:
 
         figures = averages(exp, ema, source, self.num, self, errors)
         both = first_pictures(exp, ema, source, self.shown, self, pair)
-        return Report(figures, {"reconstruction": beside(both)}, columns=8)
+        return Report(figures, {"reconstruction": beside(both)}, columns=8, about=drawn(source, self.num))
 
 
 @dataclass(frozen=True)
@@ -208,8 +216,9 @@ class Codes:
         program, count = exp.jit(self, chosen), np.zeros(exp.method.codes)
         for batch, mask in exp.held_out(source, self.num):
             count += np.asarray(jax.device_get(program(ema, batch, exp.root)) * mask[:, None]).sum(0)
-        share = count[count > 0] / count.sum()
-        return Report({"usage": len(share) / len(count), "perplexity": float(np.exp(-(share * np.log(share)).sum()))})
+        used = count[count > 0] / count.sum()
+        figures = {"usage": len(used) / len(count), "perplexity": float(np.exp(-(used * np.log(used)).sum()))}
+        return Report(figures, about=drawn(source, self.num))
 
 
 @dataclass(frozen=True)
@@ -233,6 +242,5 @@ class Likelihood:
             return {"nats": exp.method.log_prob(w, batch, rng)}
 
         nats = averages(exp, ema, source, self.num, self, scores)["nats"]
-        return Report(
-            {"likelihood_nats": nats, "likelihood_bits_per_dim": bits_per_dim(nats, math.prod(exp.spec.shape))}
-        )
+        figures = {"likelihood_nats": nats, "likelihood_bits_per_dim": bits_per_dim(nats, math.prod(exp.spec.shape))}
+        return Report(figures, about=drawn(source, self.num))

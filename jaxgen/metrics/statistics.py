@@ -9,20 +9,23 @@ A pickle is a program. These are read by an interpreter that knows arrays of num
 arrays itself from their bytes, and refuses every other name: nothing that a file says is ever called.
 """
 
+import json
 import os
 import pickle
 import re
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxgen.errors import UserError
+
+ABOUT = "jaxgen"  # the entry that says how statistics were made
 
 
 @dataclass(frozen=True)
@@ -33,13 +36,14 @@ class Statistics:
     cov: np.ndarray
     spatial_mean: np.ndarray | None = None
     spatial_cov: np.ndarray | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)  # how they were made, where the file says so
 
 
 def read_statistics(path: str | os.PathLike, measure: str = "fid") -> Statistics:
     """Statistics of an .npz or .pkl file; `measure` chooses among the pairs of an EDM2 file."""
     path = _existing(path)
     if path.suffix == ".npz":
-        table, known = _archived(path, ("mu", "sigma", "mu_s", "sigma_s"))
+        table, known = _archived(path, ("mu", "sigma", "mu_s", "sigma_s", ABOUT))
     elif path.suffix == ".pkl":
         table = _unpickled(path)
         known = list(table)
@@ -49,10 +53,8 @@ def read_statistics(path: str | os.PathLike, measure: str = "fid") -> Statistics
         raise UserError(f"{path}: statistics are read from .npz (pytorch-fid, ADM) and .pkl (EDM) files")
     if not ("mu" in table and "sigma" in table):
         raise UserError(f"{path} has no mu and sigma of {measure!r}, only {', '.join(map(str, known)) or 'nothing'}")
-    mean, cov = _pair(path, table, "mu", "sigma")
-    if "mu_s" in table and "sigma_s" in table:
-        return Statistics(mean, cov, *_pair(path, table, "mu_s", "sigma_s"))
-    return Statistics(mean, cov)
+    spatial = _pair(path, table, "mu_s", "sigma_s") if "mu_s" in table and "sigma_s" in table else (None, None)
+    return Statistics(*_pair(path, table, "mu", "sigma"), *spatial, _about(table))
 
 
 def read_images(path: str | os.PathLike) -> np.ndarray:
@@ -67,8 +69,11 @@ def read_images(path: str | os.PathLike) -> np.ndarray:
     return images
 
 
-def write_statistics(path: str | os.PathLike, statistics: Statistics) -> None:
-    """Write .npz (pytorch-fid's, ADM's if there are spatial features) or .pkl (EDM's), beside the target and then renamed."""
+def write_statistics(path: str | os.PathLike, statistics: Statistics, about: Mapping[str, Any] | None = None) -> None:
+    """Write .npz (pytorch-fid's, ADM's if there are spatial features) or .pkl (EDM's), beside the target and then renamed.
+
+    `about` is added as a line of JSON, which other projects do not look at.
+    """
     path = Path(path)
     table = {"mu": statistics.mean, "sigma": statistics.cov}
     if statistics.spatial_mean is not None and statistics.spatial_cov is not None:
@@ -78,14 +83,28 @@ def write_statistics(path: str | os.PathLike, statistics: Statistics) -> None:
     for mean, cov in (("mu", "sigma"), ("mu_s", "sigma_s")):
         if mean in table:
             table[mean], table[cov] = _pair(path, table, mean, cov)
+    if about:
+        table[ABOUT] = np.array(json.dumps(about)) if path.suffix == ".npz" else json.dumps(about)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    with open(part, "wb") as file:
-        if path.suffix == ".npz":
-            np.savez(file, **table)
-        else:
-            pickle.dump(table, file)
-    part.replace(path)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # another process may write the same
+    try:
+        with open(part, "wb") as file:
+            if path.suffix == ".npz":
+                np.savez(file, **table)
+            else:
+                pickle.dump(table, file)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _about(table: Mapping[str, Any]) -> dict[str, Any]:
+    """What jaxgen wrote beside the numbers; {} for files of others."""
+    try:
+        found = json.loads(str(table.get(ABOUT, "{}")))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _existing(path: str | os.PathLike) -> Path:

@@ -21,7 +21,7 @@ from jaxgen.core.method import Borrows, Encodes, Inherits, Method, Metrics, Samp
 from jaxgen.core.spec import Spec, given
 from jaxgen.core.state import Array, NetState, PyTree, TrainState, Variables, Weights
 from jaxgen.core.task import Batch, Task
-from jaxgen.data.pipeline import eval_batches
+from jaxgen.data.pipeline import eval_batches, share
 from jaxgen.data.sources import Source
 from jaxgen.errors import NotFinite, UserError
 from jaxgen.images import beside, to_uint8
@@ -410,7 +410,7 @@ class Experiment:
         return source
 
     def held_out(self, source: Source, num: int) -> Iterator[tuple[Batch, np.ndarray]]:
-        """(batch of the data on the devices, mask [B] on the host): one pass in order, the last batch padded."""
+        """(batch of the data on the devices, mask [B] on the host): a share of `num` in order, the last batch padded."""
         hosts = (jax.process_index(), jax.process_count())
         for batch in eval_batches(source, self.feed.batch, num, *hosts, fields=tuple(self.read_spec)):
             placed = parallel.put_batch(self.mesh, batch)
@@ -431,7 +431,7 @@ class Experiment:
         """`num` samples in batches, made on all devices and given to every host, so that any number needs the memory of one.
 
         asked: condition -> values [n, ...], repeated over the samples; labels that are not asked for run through all in turn.
-        Conditions that only data can give come from examples 0, 1, ... of `source` (the held-out set where none is given).
+        Conditions that only data can give come from a share of `source` (the held-out set where none is given).
         """
         if not isinstance(self.method, Samples):
             why = "it needs a prior over its codes" if isinstance(self.method, Encodes) else "it makes no pictures"
@@ -441,17 +441,18 @@ class Experiment:
         wanted = [name for name in self.from_data if name not in asked]
         if wanted:
             source = source or self.open_source("eval")
+            chosen = share(source, num)
         elif self.spec.label:
             asked.setdefault(self.spec.label, self.labels(num))
         shards = parallel.batch_devices(self.mesh)
         size = min(self.feed.batch, -(-num // shards) * shards)
-        share = size // jax.process_count()
-        mine = jax.process_index() * share + np.arange(share)  # this host's places in a batch
+        own = size // jax.process_count()
+        mine = jax.process_index() * own + np.arange(own)  # this host's places in a batch
         program, root = self.sampler(size), keys.root(seed)
         for i, start in enumerate(range(0, num, size)):
             data = {}
             if wanted:
-                rows = [source[int(j)] for j in (start + mine) % len(source)]
+                rows = [source[int(j)] for j in chosen[(start + mine) % len(chosen)]]
                 data = {k: np.stack([row[k] for row in rows]) for k in self.read_spec}
             cond = {k: np.asarray(v)[(start + mine) % len(v)].astype(self.spec[k].dtype) for k, v in asked.items()}
             placed = parallel.put_batch(self.mesh, data), parallel.put_batch(self.mesh, cond)

@@ -11,7 +11,7 @@ from cases import ROOT
 
 from jaxgen import evaluate
 from jaxgen.config import files as configs
-from jaxgen.data.pipeline import load_all
+from jaxgen.data.pipeline import load_all, share
 from jaxgen.errors import NotFinite
 from jaxgen.evaluation import per_image
 from jaxgen.images import to_uint8, within
@@ -96,9 +96,11 @@ def test_every_image_counts_once(tiny, advance):
     exp, state, _ = advance(config, num=0)
     source = open_source(config, "eval")
     reports = dict(evaluate.reports(exp, evaluate.evaluators(exp), state.view(), state.view(), source))
-    images = load_all(source, 1 << 30)["image"][:13]
+    images = load_all(source, 1 << 30)["image"][share(source, 13)]
     mse = ((exp.method.reconstruct(state.view(), {"image": images}, exp.root) - (images / 127.5 - 1.0)) ** 2).mean()
     np.testing.assert_allclose(reports["loss"].scalars["mse"], mse, rtol=1e-5)
     used = np.unique(exp.method.encode(state.view(), images, exp.root))
     assert reports["codes"].scalars["usage"] == len(used) / exp.method.codes
+    for name in ("loss", "codes"):
+        assert reports[name].about == {"N": 13, "share": {"of": len(source), "seed": 0}}
     assert 1.0 <= reports["codes"].scalars["perplexity"] <= len(used)

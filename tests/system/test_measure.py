@@ -1,6 +1,8 @@
 """Measures of image sets under the native protocol: invariances, refusals, records; and the judge trained by jaxgen itself."""
 
+import dataclasses
 import json
+import re
 
 import jax
 import numpy as np
@@ -10,11 +12,12 @@ from cases import ROOT
 from jaxgen import evaluate
 from jaxgen.config import files as configs
 from jaxgen.core import parallel
-from jaxgen.data.sources import Digits
-from jaxgen.errors import UserError
+from jaxgen.data.sources import Arrays, Digits
+from jaxgen.errors import NotFinite, UserError
 from jaxgen.evaluation import features
-from jaxgen.evaluation.features import Viewer, compare, fingerprint, needs_of, reference, source_batches, summarise
+from jaxgen.evaluation.features import Viewer, compare, needs_of, reference, source_batches, summarise
 from jaxgen.metrics.protocols import NATIVE, PROTOCOLS, prepare
+from jaxgen.metrics.statistics import write_statistics
 from jaxgen.runs.experiment import Experiment, open_source
 from jaxgen.runs.trained import Trained
 from jaxgen.train import train
@@ -93,7 +96,7 @@ def test_a_set_against_itself(judge):
     assert found["precision@80:native"] == found["recall@80:native"] == found["coverage@80:native"] == 1.0
 
 
-def test_the_cache_gives_what_was_computed(judge, tmp_path, monkeypatch):
+def test_the_cache_gives_what_was_computed_and_says_so(judge, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path))
     source = Digits().open("train")
     calls = []
@@ -103,11 +106,77 @@ def test_the_cache_gives_what_was_computed(judge, tmp_path, monkeypatch):
         return batches
 
     first = reference(viewer(judge), source, 100, frozenset(), watched)
+    assert "cache" not in capsys.readouterr().err
     second = reference(viewer(judge), source, 100, frozenset(), watched)
-    assert len(calls) == 1 and first.hash == second.hash and first.count == second.count == 100
+    assert len(calls) == 1 and first.origin == second.origin
+    assert first.origin["N"] == 100 and first.origin["share"] == {"of": 1500, "seed": 0} and first.origin["hash"]
+    (file,) = (tmp_path / "statistics").glob("*.npz")
+    assert re.search(rf"from the cache, made \d{{4}}-.* of 100 pictures .*{file.name}", capsys.readouterr().err)
     np.testing.assert_array_equal(first.statistics.cov, second.statistics.cov)
-    assert reference(viewer(judge), source, 99, frozenset(), watched).hash != first.hash and len(calls) == 2
-    assert fingerprint(source, 100) != fingerprint(Digits().open("eval"), 100)
+    file.write_bytes(b"half a file")
+    third = reference(viewer(judge), source, 100, frozenset(), watched)
+    assert len(calls) == 2 and third.origin == first.origin
+    np.testing.assert_array_equal(first.statistics.cov, third.statistics.cov)
+
+
+def test_a_cached_reference_is_of_every_picture_and_of_the_share(judge, tmp_path, monkeypatch):
+    """One pixel of one picture of many, another number, another seed, another way to decode: another reference."""
+    monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path / "cache"))
+    images = np.random.default_rng(0).integers(0, 256, (400, 8, 8, 1), np.uint8)
+
+    def measured(pixels, num=0, seed=0, judge=judge):
+        np.save(tmp_path / "set.npy", pixels)
+        source = Arrays(str(tmp_path / "set.npy"), eval_fraction=0.0).open("train")
+        return reference(viewer(judge, batch=64), source, num, frozenset(), seed=seed).hash
+
+    changed = images.copy()
+    changed[201, 3, 3, 0] ^= 1
+    other = dataclasses.replace(judge, weights="another")
+    found = [
+        measured(images),
+        measured(changed),
+        measured(images, 50),
+        measured(images, 50, 1),
+        measured(images, 0, 0, other),
+    ]
+    assert len(set(found)) == len(found) and found[0] == measured(images, 400, 5)
+    rows = summarise(viewer(judge), source_batches(Digits().open("train"), 50), frozenset({"rows"}))
+    assert (np.bincount(rows.labels, minlength=10) >= 4).all()  # a share of a sorted set is of all classes
+
+
+def test_statistics_say_by_what_protocol_they_were_made(judge, tmp_path):
+    made = summarise(viewer(judge), [digits()], frozenset())
+    for name in ("s.npz", "s.pkl"):
+        features.write(tmp_path / name, made, judge)
+        assert features.from_file(tmp_path / name, judge).origin["N"] == 80
+        for key, wrong in (("protocol", dataclasses.replace(judge, protocol=PROTOCOLS["clean"])),
+                           ("weights", dataclasses.replace(judge, weights="another"))):  # fmt: skip
+            with pytest.raises(UserError, match=f"was made for {key}"):
+                features.from_file(tmp_path / name, wrong)
+        write_statistics(tmp_path / name, made.statistics)  # as another project would
+        assert features.from_file(tmp_path / name, judge).origin["N"] is None
+
+
+def test_no_spread_is_given_of_one_and_the_same_set(judge):
+    """KID's subsets deviate only where they are smaller than both sets; a part of one image has the Inception Score 1."""
+    made, real = ([pair] for pair in (digits("eval"), digits("train")))
+    few, many = (summarise(viewer(judge), x, needs_of(("kid", "is"))) for x in (made, real))
+    assert set(compare(("kid",), few, many, NATIVE)) == {"kid@80:native"}
+    size = dataclasses.replace(many, features=np.tile(many.features, (20, 1)), count=1600)
+    assert compare(("kid",), size, size, NATIVE)["kid_std@1600:native"] > 0
+    assert set(compare(("kid",), few, size, NATIVE)) == {"kid@80:native"}
+    few = dataclasses.replace(few, count=19)
+    with pytest.raises(UserError, match="2 each"):
+        compare(("is",), few, many, NATIVE)
+
+
+def test_a_judge_that_is_broken_measures_nothing(judge):
+    broken = dataclasses.replace(judge, frozen=jax.tree.map(lambda x: x * np.nan, judge.frozen))
+    with pytest.raises(UserError, match=r"protocol native .* not finite"):
+        summarise(viewer(broken), [digits()], frozenset({"logits"}))
+    one = summarise(viewer(judge), [digits()], frozenset({"logits"}))
+    with pytest.raises(NotFinite, match="entropy"):
+        compare(("entropy",), dataclasses.replace(one, logits=one.logits * np.nan), one, NATIVE)
 
 
 def test_low_precision_is_refused():
