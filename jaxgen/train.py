@@ -92,10 +92,14 @@ def resume(config: ConfigDict, run: RunDir, began: float) -> None:
     checkpoints = Checkpoints(run.path, config.keep)
     averages = Averages(run.path, create=any(stage.config.snapshot_every for stage in stages))
     notes: list[str] = []  # what the plan says of where the weights come from
+
+    def like(step: int) -> TrainState:
+        stage = owner(stages, step)
+        run.refuse_rewritten(step, checkpoints.story(step), stages[stage].config)
+        return experiment(stage).abstract
+
     try:
-        for step in checkpoints.steps()[-1:]:
-            run.refuse_rewritten(step, checkpoints.story(step), stages[owner(stages, step)].config)
-        found = checkpoints.restore(lambda step: experiment(owner(stages, step)).abstract)
+        found = checkpoints.restore(like)
         if found:
             at, state = found[0], experiment(owner(stages, found[0])).lend(found[1])
         else:

@@ -1,23 +1,53 @@
 """Checkpoints: everything a run must remember, written asynchronously and atomically. The only file that knows Orbax.
 
+A checksum of every array is written with it, of the whole array whatever the devices it lay on, and compared when it is read: the
+format itself notices some damage and gives other numbers after the rest.
+
 Averages are the snapshots from which averages of other lengths are reconstructed (jaxgen.runs.posthoc): they are never deleted.
 """
 
+import gc
+import json
 import logging
 import shutil
+import sys
 import warnings
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
+from jaxgen.core import parallel
 from jaxgen.core.state import PyTree, TrainState, path_name
 from jaxgen.errors import UserError
 
 SLACK = 4 << 20  # bytes of metadata and of the logs beside a checkpoint
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax narrates every save
+
+
+class Damaged(UserError):
+    """What is read is not what was written."""
+
+
+def checksums(tree: PyTree) -> dict[str, int]:
+    """Path -> CRC-32 of every leaf, whole, on whatever devices and hosts it lies (collective where there are several hosts)."""
+
+    def whole(x: Any) -> np.ndarray:
+        if isinstance(x, jax.Array) and x.is_fully_replicated:
+            return jax.device_get(x.addressable_data(0))  # a copy that goes at once: an array keeps what it gave
+        return jax.device_get(x) if getattr(x, "is_fully_addressable", True) else parallel.to_host(x)
+
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {path_name(p): zlib.crc32(np.ascontiguousarray(whole(x)).reshape(-1).view(np.uint8)) for p, x in leaves}
+
+
+def _checksum(story: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(story, sort_keys=True).encode())
 
 
 def _saved(state: TrainState) -> dict[str, PyTree]:
@@ -52,23 +82,61 @@ class Steps:
         """Steps that are complete, oldest first."""
         return sorted(self.manager.all_steps()) if self.manager else []
 
-    def write(self, step: int, tree: PyTree, **more: Any) -> None:
+    def write(self, step: int, tree: PyTree, story: dict[str, Any] | None = None) -> None:
         """Start writing; the tree may be donated as soon as this returns. A step that is there stays."""
         if step in self.steps():
             return
         need = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)) + SLACK
         if (free := shutil.disk_usage(self.folder).free) < need:  # before Orbax leaves half a checkpoint behind
             raise self._failed(step, OSError(f"{need / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free"))
+        told = {"checksums": {"arrays": checksums(tree), "story": _checksum(story or {})}}
+        told |= {"story": story} if story else {}
+        parts = {name: ocp.args.JsonSave(value) for name, value in told.items()}
         try:
-            self.manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree), **more), force=True)
+            self.manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree), **parts), force=True)
         except (OSError, ValueError, RuntimeError) as error:
             raise self._failed(step, error) from error
 
     def read(self, step: int, like: PyTree) -> PyTree:
-        """The tree of a step, on the shardings of `like`; a tree of other leaves, shapes or dtypes is a UserError."""
-        self.refuse_other(step, like)
-        args = ocp.args.PyTreeRestore(item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like))
-        return self.manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+        """The tree of a step, on the shardings of `like`; Damaged, or a UserError for other leaves, shapes or dtypes."""
+        with _unheard():
+            tree = self._read(step, like)
+        if written := self._told(step, "checksums"):  # versions before 0.2 wrote none
+            wrong = [name for name, value in checksums(tree).items() if written["arrays"].get(name) != value]
+            if parallel.agree(bool(wrong)):
+                raise self._damaged(step, f"{wrong[0] if wrong else 'an array'} is not what was written")
+        return tree
+
+    def _read(self, step: int, like: PyTree) -> PyTree:
+        try:
+            self.refuse_other(step, like)
+            args = ocp.args.PyTreeRestore(item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like))
+            return self.manager.restore(step, args=ocp.args.Composite(state=args))["state"]
+        except UserError:
+            raise
+        except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
+            why = _line(error)
+        raise self._damaged(step, why)  # here, where the error and all that it holds are gone
+
+    def story(self, step: int) -> dict[str, Any]:
+        """What was told to `write`, {} where nothing was."""
+        story, written = self._told(step, "story"), self._told(step, "checksums")
+        if written and written["story"] != _checksum(story):
+            raise self._damaged(step, "its story is not what was written")
+        return story
+
+    def _told(self, step: int, name: str) -> dict[str, Any]:
+        """The JSON beside a step's arrays, {} where there is none."""
+        if not self.manager or not (self.folder / str(step) / name).is_dir():
+            return {}
+        try:
+            args = ocp.args.Composite(**{name: ocp.args.JsonRestore()})
+            return self.manager.restore(step, args=args)[name]
+        except Exception as error:  # as above
+            raise self._damaged(step, _line(error)) from error
+
+    def _damaged(self, step: int, why: str) -> Damaged:
+        return Damaged(f"{self.what} {step} in {self.folder} is damaged ({why})")
 
     def refuse_other(self, step: int, like: PyTree) -> None:
         """A UserError that names the first leaf in which a model differs from what is saved."""
@@ -123,17 +191,10 @@ class Checkpoints(Steps):
 
     def save(self, step: int, state: TrainState, story: dict[str, Any]) -> None:
         """Start writing; the state may be donated as soon as this returns. `story`: the phase's config and the data's Spec."""
-        self.write(step, _saved(state), story=ocp.args.JsonSave(story))
-
-    def story(self, step: int) -> dict[str, Any]:
-        """What was told to `save`; {} when it cannot be read."""
-        try:
-            return self.manager.restore(step, args=ocp.args.Composite(story=ocp.args.JsonRestore()))["story"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return {}
+        self.write(step, _saved(state), story)
 
     def restore(self, like: Callable[[int], TrainState], step: int = -1) -> tuple[int, TrainState] | None:
-        """The newest readable checkpoint (or that of `step`) -> (step, state) on `like`'s shardings; None if there is none.
+        """The newest whole checkpoint (or that of `step`) -> (step, state) on `like`'s shardings; None if there is none.
 
         `like(step)` is the abstract state at a step; its leaves carry shardings (of any mesh). A damaged checkpoint is passed over
         with one warning that names it; if every one is damaged, or `step` is, that is a UserError.
@@ -142,26 +203,21 @@ class Checkpoints(Steps):
         if step >= 0 and step not in whole:
             raise UserError(f"there is no checkpoint of step {step} in {self.folder}; there are: {whole}")
         candidates = [step] if step >= 0 else whole[::-1]
-        problem: Exception | None = None
         for at in candidates:
-            target = like(at)
             try:
+                target = like(at)
                 return at, target.replace(**self.read(at, _saved(target)))
-            except UserError:
-                raise
-            except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
-                problem = error
-                if at != candidates[-1]:
-                    warnings.warn(
-                        f"checkpoint {at} in {self.folder} is damaged ({_line(error)}); falling back to an older one",
-                        stacklevel=2,
-                    )
-        if problem is None:
-            return None
-        raise UserError(
-            f"checkpoint {candidates[-1]} in {self.folder} cannot be read ({_line(problem)}); "
-            "delete that folder to start afresh, or choose another --workdir"
-        )
+            except Damaged as error:
+                if step < 0 and not (self.folder / str(at)).is_dir():  # deleted by a training that goes on meanwhile
+                    self.manager.reload()
+                    return self.restore(like)
+                if at == candidates[-1]:
+                    cure = "name another --step" if step >= 0 else "restore it, or start afresh in another --workdir"
+                    raise UserError(
+                        f"{error}{'' if len(candidates) == 1 else ', and so are all others'}; {cure}"
+                    ) from error
+                warnings.warn(f"{error}; falling back to an older one", stacklevel=2)
+        return None
 
     def trained(self, like: Callable[[int], TrainState], step: int = -1) -> tuple[int, TrainState]:
         """`restore` for sampling and evaluation, which cannot do without a checkpoint."""
@@ -180,20 +236,39 @@ class Averages(Steps):
         super().__init__(workdir, None, read_only, create=create and not read_only)
 
     def restore(self, step: int, like: PyTree) -> PyTree:
-        """A snapshot on the shardings of `like`; one that cannot be read is a UserError."""
+        """A snapshot on the shardings of `like`; one that is damaged is a UserError."""
         try:
             return self.read(step, like)
-        except UserError:
-            raise
-        except Exception as error:  # Orbax and TensorStore raise many kinds for a damaged file
-            raise UserError(
-                f"snapshot {step} in {self.folder} cannot be read ({_line(error)}); delete that folder to do without it"
-            ) from error
+        except Damaged as error:
+            raise UserError(f"{error}; delete {self.folder / str(step)} to do without it") from error
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Nothing is printed of what fails in the background: where one array cannot be read, every other gives a page of its own.
+
+    Reads that were given up still call back later, to a loop that is closed; these stay unheard.
+    """
+    heard = sys.unraisablehook
+
+    def but_late_calls(told: Any) -> None:
+        if "Event loop is closed" not in str(told.exc_value):
+            heard(told)
+
+    sys.unraisablehook, after = lambda _: None, heard
+    try:
+        yield
+    except Damaged:
+        gc.collect()  # what is left of the other reads
+        after = but_late_calls
+        raise
+    finally:
+        sys.unraisablehook = after
 
 
 def _line(error: Exception) -> str:
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:160]}"
+    return f"{type(error).__name__}: {text[:160]}{'...' * (len(text) > 160)}"
 
 
 def _facts(tree: PyTree) -> dict[str, str]:
