@@ -185,7 +185,8 @@ class Hits:
         self.count += "cache_hits" in event
 
     def __exit__(self, *_: Any) -> None:
-        jax.monitoring.unregister_event_listener(self.note)
+        if hasattr(jax.monitoring, "unregister_event_listener"):  # jax < 0.8 has none: it counts on, to no harm
+            jax.monitoring.unregister_event_listener(self.note)
 
 
 class Loop:

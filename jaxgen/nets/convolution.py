@@ -158,11 +158,22 @@ ad.defbilinear(
 )
 
 
+def _varying(a: Array) -> frozenset[str]:
+    """The mesh axes over which a value differs, inside `shard_map`."""
+    kind = jax.typeof(a)
+    return kind.manual_axis_type.varying if hasattr(kind, "manual_axis_type") else kind.vma  # jax < 0.10
+
+
+def _vary(a: Array, names: tuple[str, ...]) -> Array:
+    """Let a value differ over more mesh axes."""
+    return lax.pcast(a, names, to="varying") if hasattr(lax, "pcast") else lax.pvary(a, names)  # jax < 0.8
+
+
 def _same_axes(x: Array, k: Array) -> tuple[Array, Array]:
     """Inside `shard_map`, let both operands vary over the same mesh axes, as a bilinear primitive needs."""
-    axes = [jax.typeof(a).manual_axis_type.varying for a in (x, k)]
+    axes = [_varying(a) for a in (x, k)]
     missing = [tuple((axes[0] | axes[1]) - own) for own in axes] if axes[0] != axes[1] else [(), ()]
-    x, k = (lax.pcast(a, names, to="varying") if names else a for a, names in zip((x, k), missing, strict=True))
+    x, k = (_vary(a, names) if names else a for a, names in zip((x, k), missing, strict=True))
     return x, k
 
 
