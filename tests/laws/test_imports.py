@@ -33,6 +33,7 @@ PACKAGES = {
     "sample": {"numpy"},
     "compare": {"jax", "numpy", "tqdm", "pytorch_fid", "cleanfid", "torch_fidelity"},
     "main": set(),
+    "doctor": set(),
     "__main__": set(),
     "__init__": set(),
 }
@@ -60,6 +61,7 @@ ROOMS = {
     "train": {"errors", "core", "config", "data", "evaluate", "evaluation", "runs"},
     "main": {"errors", "core", "config", "runs", "train", "evaluate", "sample"},
     "__main__": {"main"},
+    "doctor": set(),
     "__init__": {"tables", "config", "runs"},
 }
 
