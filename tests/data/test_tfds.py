@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sets import noise, write_tfds
 
 from jaxgen.core.spec import pictures
 from jaxgen.data import Tfds, load_all
@@ -94,9 +95,24 @@ def test_sets_of_varying_size_need_a_size(tmp_path: Path):
     with pytest.raises(UserError, match="size=64"):
         Tfds("photos")._shape(features, tfds)
     assert Tfds("photos", size=64)._shape(features, tfds) == (64, 64, 3)
-    wide = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(8, 8, 1), dtype=np.uint16)})
-    with pytest.raises(UserError, match="uint16"):
-        Tfds("scans")._shape(wide, tfds)
+    floats = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(8, 8, 1), dtype=np.float32)})
+    with pytest.raises(UserError, match="float32"):
+        Tfds("maps")._shape(floats, tfds)
+
+
+def test_records_of_sixteen_bits_are_scaled_and_that_is_told(tmp_path: Path):
+    wide = np.array([[[0], [257], [32_768]], [[40_000], [65_278], [65_535]]], np.uint16)
+    source = Tfds("pictures", str(write_tfds(tmp_path, [wide], [0], ["scan"])), label_key="").open("train")
+    np.testing.assert_array_equal(source[0]["image"], np.rint(wide / 257).astype(np.uint8))
+    assert any("16 bits" in note for note in source.notes)
+
+
+def test_a_split_published_without_labels_is_refused(tmp_path: Path):
+    where = str(write_tfds(tmp_path, noise(4), [0, 1, -1, -1], ["ant", "bee"]))
+    _one_line(Tfds("pictures", where, split="train[2:]"), "label -1", "record 0", 'label_key=""')
+    with pytest.raises(UserError, match=r"record 2 .* label -1"):
+        load_all(Tfds("pictures", where).open("train"), 1 << 20)
+    assert len(load_all(Tfds("pictures", where, label_key="").open("train"), 1 << 20)["image"]) == 4
 
 
 def test_preparing_without_tensorflow_says_what_to_install(

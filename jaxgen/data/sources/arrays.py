@@ -10,7 +10,7 @@ import numpy as np
 from jaxgen.core.given import FilePath
 from jaxgen.core.ranges import BelowOne
 from jaxgen.core.spec import Field, Spec, pictures
-from jaxgen.data.sources.source import Rows, one_of, split_rows
+from jaxgen.data.sources.source import Rows, hold_out, one_of, split_rows, told_of_classes, told_of_split, warn_once
 from jaxgen.errors import UserError
 
 
@@ -38,21 +38,27 @@ class Arrays:
         spec = pictures(arrays["image"].shape[1:], classes, tuple(str(c) for c in range(classes)))
         kinds = {name: "mask" if arrays[name].dtype == bool else "image" for name in self.also}
         spec = Spec(spec, **{k: Field(arrays[k].shape[1:], str(arrays[k].dtype), kind) for k, kind in kinds.items()})
-        num = len(arrays["image"])
-        if not self.eval_path:
-            return Rows(
-                spec, arrays, split_rows([str(i) for i in range(num)], split, self.eval_fraction, f"'{self.path}'")
+        num, labels, names = len(arrays["image"]), arrays.get("label"), spec["label"].names if classes else ()
+        if classes and labels.min() > 0:
+            warn_once(
+                f"the labels of '{self.path}' count from {labels.min()}, and classes from 0, so that "
+                f"{labels.min()} of {classes} classes have no picture; save label - {labels.min()}"
             )
-        if split == "eval":
-            held = self._load(self.eval_path)
-            for name in ("image", *self.also):
-                own, shape = held[name].shape[1:], arrays[name].shape[1:]
-                if own != shape:
-                    raise UserError(f"'{self.eval_path}' has {name}s {own}, '{self.path}' has {shape}")
-            if held.keys() != arrays.keys() or (classes and held["label"].max() >= classes):
-                raise UserError(f"the labels of '{self.eval_path}' do not fit the {classes} of '{self.path}'")
-            arrays, num = held, len(held["image"])
-        return Rows(spec, arrays, np.arange(num))
+        if not self.eval_path:
+            held = hold_out([str(i) for i in range(num)], self.eval_fraction, labels)
+            notes = told_of_split(held, self.eval_fraction, labels, names)
+            return Rows(spec, arrays, split_rows(held, split, f"'{self.path}'"), notes)
+        held = self._load(self.eval_path)
+        for name in ("image", *self.also):
+            own, shape = held[name].shape[1:], arrays[name].shape[1:]
+            if own != shape:
+                raise UserError(f"'{self.eval_path}' has {name}s {own}, '{self.path}' has {shape}")
+        if held.keys() != arrays.keys() or (classes and held["label"].max() >= classes):
+            raise UserError(f"the labels of '{self.eval_path}' do not fit the {classes} of '{self.path}'")
+        notes = (f"held out: the {len(held['image']):,} pictures of '{self.eval_path}'",)
+        notes += told_of_classes(labels, held["label"], names) if classes else ()
+        arrays = arrays if split == "train" else held
+        return Rows(spec, arrays, np.arange(len(arrays["image"])), notes)
 
     def _load(self, path: str) -> dict[str, np.ndarray]:
         if not Path(path).is_file():

@@ -1,15 +1,14 @@
 """Image files in folders."""
 
 import itertools
-import logging
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -17,10 +16,20 @@ from jaxgen.core.given import FilePath
 from jaxgen.core.ranges import BelowOne, Natural
 from jaxgen.core.spec import Spec, pictures
 from jaxgen.data import decode
-from jaxgen.data.sources.source import Source, line, one_of, split_rows
+from jaxgen.data.files import find, natural, readable
+from jaxgen.data.sources.source import (
+    Source,
+    hold_out,
+    one_of,
+    split_rows,
+    told_of_classes,
+    told_of_split,
+    warn_once,
+)
 from jaxgen.errors import UserError
 
-log = logging.getLogger(__name__)
+TRAINING = ("train", "training")
+HELD_OUT = ("val", "valid", "validation", "eval", "test", "testing")  # the first that is there is held out
 
 
 @dataclass(frozen=True)
@@ -30,10 +39,11 @@ class FolderSource(Source):
     spec: Spec
     root: str
     names: tuple[str, ...]  # of the files below the root, with "/"
+    classes: tuple[str, ...]  # the folders of the labels
     size: int
     resize: str
     on_broken: str
-    broken: dict[str, Exception] = field(default_factory=dict)  # the files already warned about
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -43,17 +53,16 @@ class FolderSource(Source):
             raise IndexError(i)
         for j in itertools.chain(range(i, len(self)), range(i)):
             try:
-                example = {"image": decode.photo(self.file(j), self.spec.shape[2], self.size, self.resize)}
-                if example["image"].shape != self.spec.shape:
-                    raise ValueError(f"its shape is {example['image'].shape}, not {self.spec.shape}")
-            except decode.BROKEN as e:
+                image = decode.photo(self.file(j), self.spec.shape[2], self.size, self.resize)
+                if image.shape != self.spec.shape:
+                    raise decode.Unreadable(f"its shape is {image.shape}, not {self.spec.shape}")
+            except decode.Unreadable as e:
                 if self.on_broken == "stop":
-                    raise UserError(f"image '{self.file(j)}' is broken: {line(e)}") from e
-                if self.broken.setdefault(self.names[j], e) is e:  # atomic: threads may meet the same file
-                    log.warning("skipped broken image '%s': %s", self.file(j), line(e))
+                    raise UserError(f"image '{readable(self.file(j))}' is broken: {e}") from e
+                warn_once(f"image '{readable(self.file(j))}' is broken, and the next stands in for it: {e}")
                 continue
-            return example | {"label": self.labels[j]} if self.spec.classes else example
-        raise UserError(f"none of the {len(self)} images can be decoded, such as '{self.file(0)}'")
+            return {"image": image} if self.labels is None else {"image": image, "label": self.labels[j]}
+        raise UserError(f"none of the {len(self)} images can be decoded, such as '{readable(self.file(0))}'")
 
     def file(self, i: int) -> str:
         """The path of image i."""
@@ -61,11 +70,8 @@ class FolderSource(Source):
 
     @cached_property
     def labels(self) -> np.ndarray | None:
-        """int32 [N], by the names of the class folders."""
-        if not self.spec.classes:
-            return None
-        index = {name: k for k, name in enumerate(self.spec["label"].names)}
-        return np.array([index[name.partition("/")[0]] for name in self.names], np.int32)
+        """int32 [N], by the class folders."""
+        return labels_of(self.names, self.classes)
 
     def facts(self) -> Any:
         """Names and sizes of the files, and how they are brought to one size."""
@@ -79,16 +85,56 @@ class FolderSource(Source):
 
 
 @dataclass(frozen=True)
+class Photos:
+    """The pictures of a folder one by one, each of its own size: for measures that need no batch of one shape."""
+
+    root: str
+    names: tuple[str, ...]  # of the files below the root, with "/", in natural order
+    channels: int  # 1, 3, or 0: as each picture has
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """Picture i, uint8 [h, w, C], upright. Errors: it cannot be decoded."""
+        file = os.path.join(self.root, self.names[i])
+        try:
+            return decode.photo(file, self.channels)
+        except decode.Unreadable as e:
+            raise UserError(f"image '{readable(file)}' cannot be read: {e}") from e
+
+
+class Part(NamedTuple):
+    """The pictures of a folder, by their names in natural order."""
+
+    root: str
+    names: list[str]
+
+
+class Look(NamedTuple):
+    """What a look at the headers gave."""
+
+    part: Part  # without the broken files
+    shape: tuple[int, int, int]  # [H, W, C] of the set
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Folder:
-    """A directory of PNG, JPEG, WebP and BMP files, flat (unlabelled) or one folder per class (names sorted).
+    """A directory of pictures, flat (unlabelled) or one folder per class, in natural order (2 before 10).
+
+    PNG, JPEG, WebP, BMP, GIF, TIFF, AVIF, PPM; other files are left aside and told. Pictures are turned upright by EXIF;
+    transparency becomes white, 16 bits are scaled to 8, of animations the first frame is taken (jaxgen.data.decode).
 
     size: side of the square images; 0 keeps them as they are, then all must be equal.
     resize: "cover" (scale the shorter side, cut the centre), "contain" (scale the longer side, black bars), "stretch",
-    "none" (all must be `size` already); antialiased. Images are turned upright by EXIF; transparency becomes white.
+    "none" (all must be `size` already); antialiased.
     channels: 1 or 3; 0 looks: 3 if any image has colour. labels=False ignores folders: any tree, unlabelled.
-    on_broken: "skip" (one warning for each) or "stop". Files with a broken header leave the set when it is opened; one
-    whose pixels turn out broken is replaced by the next. With size and channels given, no header is read in advance.
-    eval_path: a second directory for evaluation; without it `eval_fraction` of the files, by a hash of their names.
+    on_broken: "skip" or "stop". Files with a broken header leave the set when it is opened; one whose pixels turn out
+    broken is replaced by the next. With size and channels given, no header is read in advance.
+    eval_path: a second directory for evaluation. Without it, a folder that holds `train` and `val` (`valid`, `validation`,
+    `eval`, `test`) and nothing else is its own two splits; else `eval_fraction` of the files are held out, by a hash of
+    their names, 0: none.
     """
 
     path: FilePath
@@ -105,93 +151,161 @@ class Folder:
         one_of(split, ("train", "eval"), "split")
         one_of(self.resize, decode.RESIZE, "resize policy")
         one_of(self.on_broken, ("skip", "stop"), "on_broken")
-        root, names = Path(self.path), _image_files(self.path)
-        classes = self._classes(names)
-        shape, broken = self._shape(root, names, self.channels)
-        if not self.eval_path:
-            names = [names[row] for row in split_rows(names, split, self.eval_fraction, f"folder '{self.path}'")]
-        elif split == "eval":
-            root, names = Path(self.eval_path), _image_files(self.eval_path)
-            if unknown := sorted(set(self._classes(names)) - set(classes)):
-                raise UserError(f"'{self.eval_path}' has a class {unknown[0]!r} that '{self.path}' has not")
-            own, broken = self._shape(root, names, shape[2])
+        train, held, notes = self._parts()
+        classes = self._classes(train)
+        train, shape, looked = self._look(train, self.channels)
+        labels, names = labels_of(train.names, classes), tuple(map(readable, classes))
+        if held is None:
+            out = hold_out(train.names, self.eval_fraction, labels)
+            notes += (*looked, *told_of_split(out, self.eval_fraction, labels, names))
+            rows = split_rows(out, split, f"folder '{readable(self.path)}'")
+            part = Part(train.root, [train.names[row] for row in rows])
+        else:
+            if unknown := sorted(set(self._classes(held)) - set(classes)):
+                raise UserError(
+                    f"'{readable(held.root)}' has a class {readable(unknown[0])!r} that '{readable(train.root)}' has not"
+                )
+            held, own, also = self._look(held, shape[2])
             if own != shape:
-                raise UserError(f"'{self.eval_path}' has images {own}, '{self.path}' has {shape}: set size")
-        names = self._sound(root, names, broken)
-        spec = pictures(shape, len(classes), classes)
-        return FolderSource(spec, str(root), tuple(names), self.size, self.resize, self.on_broken)
+                raise UserError(
+                    f"'{readable(held.root)}' has images {own}, '{readable(train.root)}' has {shape}: set size"
+                )
+            notes += (*looked, f"held out: the {len(held.names):,} pictures of '{readable(held.root)}'", *also)
+            if classes:
+                notes += told_of_classes(labels, labels_of(held.names, classes), names)
+            part = train if split == "train" else held
+        spec = pictures(shape, len(classes), names)
+        return FolderSource(spec, part.root, tuple(part.names), classes, self.size, self.resize, self.on_broken, notes)
 
-    def _classes(self, names: list[str]) -> tuple[str, ...]:
-        """Sorted names of the class folders; () if the set is flat."""
-        inside = sorted({name.partition("/")[0] for name in names if "/" in name}) if self.labels else []
-        if inside and (flat := next((name for name in names if "/" not in name), "")):
+    def photos(self) -> Photos:
+        """All pictures below `path` in natural order, each of its own size: `size`, `resize` and splits do not count."""
+        return Photos(self.path, tuple(find(self.path).names), self.channels)
+
+    def _parts(self) -> tuple[Part, Part | None, tuple[str, ...]]:
+        """The pictures to be trained on; those of a held-out folder, if there is one; and what is to be said of them."""
+        found = find(self.path)
+        notes = found.notes()
+        train, held = _splits(found.names)
+        part = Part(self.path, found.names)
+        if train:
+            part = Part(os.path.join(self.path, train), found.below(train).names)
+            aside = sorted({top for top in map(_top, found.names)} - {train, *([] if self.eval_path else [held])})
+            told = f"splits: '{train}' is trained on" + (f", '{held}' held out" if held and not self.eval_path else "")
+            notes = (told + (f"; left aside: {', '.join(aside)}" if aside else ""), *notes)
+        if self.eval_path:
+            other = find(self.eval_path)
+            return part, Part(self.eval_path, other.names), (*notes, *other.notes())
+        return part, Part(os.path.join(self.path, held), found.below(held).names) if held else None, notes
+
+    def _classes(self, part: Part) -> tuple[str, ...]:
+        """The class folders in natural order; () if the set is flat."""
+        inside = sorted({_top(name) for name in part.names if "/" in name}, key=natural) if self.labels else []
+        if inside and (flat := next((name for name in part.names if "/" not in name), "")):
             raise UserError(
-                f"'{self.path}' mixes images ('{flat}') and class folders ('{inside[0]}'): "
+                f"'{readable(part.root)}' mixes images ('{readable(flat)}') and class folders ('{readable(inside[0])}'): "
                 "move the images into folders, or set labels=False"
             )
         return tuple(inside)
 
-    def _sound(self, root: Path, names: list[str], broken: dict[str, str]) -> list[str]:
-        """The names without the broken ones, each of which is told."""
-        for name in names:
-            if name in broken:
-                log.warning("skipped broken image '%s': %s", root / name, broken[name])
-        sound = [name for name in names if name not in broken]
-        if not sound:
-            raise UserError(f"none of the {len(names)} images that '{root}' gives to this split can be read")
-        return sound
-
-    def _shape(self, root: Path, names: list[str], channels: int) -> tuple[tuple[int, int, int], dict[str, str]]:
-        """[H, W, C] of the set; and what is wrong with each name whose header is broken."""
-        natural = not self.size or self.resize == "none"
-        if not natural and channels:
-            return (self.size, self.size, channels), {}
+    def _look(self, part: Part, channels: int) -> Look:
+        """Reads headers where the shape of the set depends on them, and tells what is broken."""
+        natural_size = not self.size or self.resize == "none"
+        if not natural_size and channels:
+            return Look(part, (self.size, self.size, channels), ())
         with ThreadPoolExecutor(4) as pool:
-            heads = dict(zip(names, pool.map(_head, [str(root / name) for name in names]), strict=True))
-        broken = {name: head for name, head in heads.items() if isinstance(head, str)}
-        if broken and self.on_broken == "stop":
-            name = min(broken)
-            raise UserError(f"image '{root / name}' is broken: {broken[name]}")
-        found = [head for head in heads.values() if not isinstance(head, str)]
-        if not found:
-            raise UserError(f"none of the {len(names)} images in '{root}' can be read: '{names[0]}': {heads[names[0]]}")
-        channels = channels or (3 if any(colour for _, colour in found) else 1)
-        if not natural:
-            return (self.size, self.size, channels), broken
-        sizes = Counter(size for size, _ in found)
+            heads = list(pool.map(_head, (os.path.join(part.root, name) for name in part.names)))
+        sound = {name: head for name, head in zip(part.names, heads, strict=True) if isinstance(head, decode.Head)}
+        self._tell_broken(part, heads)
+        part = Part(part.root, list(sound))
+        channels = channels or (3 if any(head.colour for head in sound.values()) else 1)
+        sizes = Counter(head.size for head in sound.values())
+        notes = _converted(sound)
+        if not natural_size:
+            if set(sizes) != {(self.size, self.size)}:
+                notes += (f"sizes: {_span(sizes)}, brought to {self.size}x{self.size} by {HOW[self.resize]}",)
+            return Look(part, (self.size, self.size, channels), notes)
         if self.size:
             sizes[self.size, self.size] += 0
         if len(sizes) > 1:
             kinds = ", ".join(f"{w}x{h}" for (w, h), _ in sizes.most_common(3))
             raise UserError(
-                f"the images in '{root}' differ in size ({kinds} ...): make them equal with size=64 and resize"
+                f"the images in '{readable(part.root)}' differ in size ({kinds} ...): make them equal with size=64 and resize"
             )
         ((w, h),) = sizes
-        return (h, w, channels), broken
+        return Look(part, (h, w, channels), notes)
+
+    def _tell_broken(self, part: Part, heads: Sequence[decode.Head | str]) -> None:
+        """One line for each way of being broken: how many files, and the first."""
+        broken: dict[str, list[str]] = {}
+        for name, head in zip(part.names, heads, strict=True):
+            if isinstance(head, str):
+                broken.setdefault(head, []).append(name)
+        where = readable(part.root)
+        for why, names in broken.items():
+            first = readable(names[0])
+            if self.on_broken == "stop":
+                raise UserError(f"image '{where}/{first}' is broken: {why}")
+            if sum(map(len, broken.values())) == len(heads):
+                raise UserError(f"none of the {len(heads)} images in '{where}' can be read, such as '{first}': {why}")
+            warn_once(f"{len(names)} of {len(heads)} images in '{where}' left out, such as '{first}': {why}")
 
 
-def _image_files(path: str) -> list[str]:
-    """Relative names (with "/") of the image files below `path`, sorted; hidden ones are left out."""
-    if not os.path.isdir(path):
-        raise UserError(f"image folder '{path}' {'is not a folder' if os.path.exists(path) else 'does not exist'}")
-    names = []
-    for folder, inner, files in os.walk(path, followlinks=True):
-        inner[:] = [name for name in inner if not name.startswith(".")]
-        below = Path(folder).relative_to(path)
-        images = (f for f in files if f.lower().endswith(decode.SUFFIXES) and not f.startswith("."))
-        names += [(below / image).as_posix() for image in images]
-    if not names:
-        raise UserError(f"image folder '{path}' holds no image ({', '.join(decode.SUFFIXES)})")
-    return sorted(names)
+HOW = {
+    "cover": "cover (the shorter side fits, the centre is kept)",
+    "contain": "contain (the longer side fits, between black bars)",
+    "stretch": "stretch (the sides are forced)",
+}
 
 
-def _head(file: str) -> tuple[tuple[int, int], bool] | str:
-    """((width, height), is it colour) from the header, or what is wrong with it."""
+def labels_of(names: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:
+    """int32 [N]: the places of the names' folders among the classes; None without classes."""
+    index = {name: k for k, name in enumerate(classes)}
+    return np.array([index[_top(name)] for name in names], np.int32) if classes else None
+
+
+def _top(name: str) -> str:
+    return name.partition("/")[0]
+
+
+def _splits(names: Sequence[str]) -> tuple[str, str]:
+    """The folders of training and held-out pictures, if a folder holds such and nothing else; "" for one that is not there."""
+    tops = {_top(name).lower(): _top(name) for name in names}
+    if any("/" not in name for name in names) or not set(tops) <= {*TRAINING, *HELD_OUT}:
+        return "", ""
+    train, held = (next((tops[known] for known in kind if known in tops), "") for kind in (TRAINING, HELD_OUT))
+    return (train, held) if train else ("", "")
+
+
+def _head(file: str) -> decode.Head | str:
+    """The header, or what is wrong with the file; a file is looked at once in a process, however often the folder is opened."""
     try:
-        if os.path.getsize(file) == 0:
-            return "the file is empty"
-        with decode.open_image(file) as image:
-            size = decode.upright_size(image)
-            return (size, decode.is_colour(image)) if min(size) else f"the image is {size[0]}x{size[1]}"
-    except decode.BROKEN as e:
-        return line(e)
+        found = os.stat(file)
+    except OSError as e:
+        return e.strerror
+    return _head_of(file, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=1 << 20)
+def _head_of(file: str, size: int, changed: int) -> decode.Head | str:
+    try:
+        return decode.head(file)
+    except decode.Unreadable as e:
+        return str(e)
+
+
+def _converted(heads: dict[str, decode.Head]) -> tuple[str, ...]:
+    """A note on what the rules of decoding take from the pictures: how many for each rule, and the first."""
+    kinds: dict[str, list[str]] = {}
+    for name, head in heads.items():
+        for rule in head.converted:
+            kinds.setdefault(rule, []).append(name)
+    if not kinds:
+        return ()
+    told = (f"{rule} ({len(names):,}, such as '{readable(names[0])}')" for rule, names in sorted(kinds.items()))
+    return (f"converted: {'; '.join(told)}",)
+
+
+def _span(sizes: Counter) -> str:
+    """`40x30`, or `12 from 8x8 to 40x30`."""
+    first, last = (f"{w}x{h}" for w, h in (f(sizes, key=lambda s: s[0] * s[1]) for f in (min, max)))
+    return first if len(sizes) == 1 else f"{len(sizes)} from {first} to {last}"

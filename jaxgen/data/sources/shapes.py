@@ -20,6 +20,7 @@ class ShapesSource(Source):
     options: "Shapes"
     split: int
     num: int
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return self.num
@@ -65,4 +66,7 @@ class Shapes:
         one_of(split, ("train", "eval"), "split")
         spec = pictures((self.size, self.size, 3), len(scenes.SHAPES), tuple(scenes.SHAPES))
         spec = Spec(spec, caption=Field((), "str", "text"))
-        return ShapesSource(spec, self, int(split == "eval"), self.num if split == "train" else self.eval_num)
+        num = self.num if split == "train" else self.eval_num
+        return ShapesSource(
+            spec, self, int(split == "eval"), num, (f"held out: {self.eval_num:,} scenes of their own",)
+        )

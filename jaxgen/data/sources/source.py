@@ -2,6 +2,7 @@
 
 import difflib
 import hashlib
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,12 @@ from tqdm import tqdm
 
 from jaxgen.core.spec import Spec
 from jaxgen.errors import UserError
+
+TOLD: dict[str, object] = {}  # the faults that this process has told
+
+
+class NothingHeldOut(UserError):
+    """The data set has no part for evaluation."""
 
 
 class Source(Protocol):
@@ -64,6 +71,7 @@ class Rows(Source):
     spec: Spec
     arrays: Mapping[str, np.ndarray]
     rows: np.ndarray
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -95,17 +103,69 @@ def line(e: Exception) -> str:
     return " ".join(str(e).split()) or type(e).__name__
 
 
-def split_rows(names: Sequence[str], split: str, fraction: float, where: str) -> np.ndarray:
-    """Indices of the items of a split; a single item serves both.
+def warn_once(message: str) -> None:
+    """A fault of the data, told once in a process however often the data are opened; atomic, since threads meet the same file."""
+    mark = object()
+    if TOLD.setdefault(message, mark) is mark:
+        warnings.warn(message, stacklevel=2)
 
-    An item is held out by a hash of its name, so that new items move no old one; one at least (that with the smallest hash)
-    if the fraction is not 0.
+
+def hold_out(names: Sequence[str], fraction: float, labels: np.ndarray | None = None) -> np.ndarray:
+    """Which items are held out for evaluation: bool [N].
+
+    An item is by a hash of its name, so that new items move no old one. Two things are put right: a class (or a set without
+    labels) that would be held out whole keeps one item, and one that should give an item or more and would give none gives
+    that of the smallest hash. Of several items one at least is held out.
     """
     if not 0 <= fraction < 1:
         raise UserError(f"eval_fraction={fraction} must be at least 0 and below 1")
-    hashes = np.array([zlib.crc32(name.encode()) for name in names], np.uint32)
-    held = hashes <= max(fraction * 2**32, hashes.min()) if fraction > 0 else np.zeros(len(hashes), bool)
+    held = np.zeros(len(names), bool)
+    if not fraction:
+        return held
+    hashes = np.array([zlib.crc32(name.encode("utf-8", "surrogateescape")) for name in names], np.uint32)
+    held = hashes <= fraction * 2**32
+    groups = np.zeros(len(names), int) if labels is None else labels
+    order = np.lexsort((hashes, groups))
+    for rows in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
+        if len(rows) > 1 and held[rows].all():
+            held[rows[-1]] = False
+        elif len(rows) == 1:
+            held[rows] = False
+        elif not held[rows].any() and len(rows) * fraction >= 0.5:
+            held[rows[0]] = True
+    if not held.any():
+        spare = np.bincount(groups)[groups] > 1
+        held[np.argmin(np.where(spare, hashes, 2**32) if spare.any() else hashes)] = True
+    return held
+
+
+def split_rows(held: np.ndarray, split: str, where: str) -> np.ndarray:
+    """Indices of the items of a split; a single item serves both. Errors: NothingHeldOut."""
     rows = np.flatnonzero(held == (split == "eval"))
-    if rows.size == 0 and split == "eval":
-        raise UserError(f"{where} has no held-out part: set eval_fraction above 0 or eval_path")
-    return rows if rows.size else np.arange(len(names))
+    if split == "eval" and not rows.size:
+        raise NothingHeldOut(
+            f"no picture of {where} is held out (eval_fraction=0): set config.data.eval_fraction=0.1, or name a held-out "
+            "set by config.data.eval_path"
+        )
+    return rows if rows.size else np.arange(len(held))
+
+
+def told_of_split(
+    held: np.ndarray, fraction: float, labels: np.ndarray | None, names: Sequence[str]
+) -> tuple[str, ...]:
+    """Notes: how many are held out, and which classes have none in a part. `names` are those of the labels."""
+    if not held.any():
+        return ("held out: none (eval_fraction=0)",)
+    if len(held) == 1:
+        return ("held out: the only picture, which is trained on too",)
+    told = f"held out: {held.sum():,} of {len(held):,} pictures, chosen by their names (eval_fraction={fraction:g})"
+    return (told, *(() if labels is None else told_of_classes(labels[~held], labels[held], names)))
+
+
+def told_of_classes(trained: np.ndarray, held: np.ndarray, names: Sequence[str]) -> tuple[str, ...]:
+    """Notes on classes that a part of the data has no picture of."""
+    notes = []
+    for part, labels in (("training", trained), ("the held-out part", held)):
+        if (without := np.flatnonzero(np.bincount(labels, minlength=len(names)) == 0)).size:
+            notes.append(f"no picture in {part}: {without.size} of {len(names)} classes, such as '{names[without[0]]}'")
+    return tuple(notes)

@@ -26,6 +26,7 @@ class TfdsSource(Source):
     records: Sequence[bytes]
     options: "Tfds"
     about: tuple  # the set's name and version; of each shard in use its file's name and size, the records skipped and taken
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -38,13 +39,20 @@ class TfdsSource(Source):
         try:
             data = io.BytesIO(features[options.image_key].bytes_list.value[0])
             image = decode.record(data, self.spec.shape[2], options.size, options.resize)
-        except decode.BROKEN as e:
+        except (decode.Unreadable, IndexError) as e:
             raise UserError(
                 f"record {i} of {options.dataset!r} is broken ({line(e)}): prepare the data set again"
             ) from e
         if not self.spec.classes:
             return {"image": image}
-        return {"image": image, "label": np.int32(features[options.label_key].int64_list.value[0])}
+        label = features[options.label_key].int64_list.value[0]
+        if not 0 <= label < self.spec.classes:  # TFDS gives -1 where a test split is published without labels
+            raise UserError(
+                f"record {i} of {options.dataset!r} has the label {label}, which is none of its {self.spec.classes} "
+                "classes: name another split (config.data.split, eval_split), or train without labels "
+                '(config.data.label_key="")'
+            )
+        return {"image": image, "label": np.int32(label)}
 
     def facts(self) -> Any:
         """Of the set's files: a look at every record would cost as much as reading the set."""
@@ -92,7 +100,20 @@ class Tfds:
         spec = pictures(self._shape(builder.info.features, tfds), classes, names)
         shards = builder.info.splits[part].file_instructions
         files = tuple((Path(s.filename).name, Path(s.filename).stat().st_size, s.skip, s.take) for s in shards)
-        return TfdsSource(spec, records.data_source, self, (builder.info.full_name, *files))
+        source = TfdsSource(spec, records.data_source, self, (builder.info.full_name, *files), self._notes(builder))
+        if spec.classes:
+            source[0]  # a split without labels is told now
+        return source
+
+    def _notes(self, builder: Any) -> tuple[str, ...]:
+        try:
+            held = (
+                f"held out: {builder.info.splits[self.eval_split].num_examples:,} pictures, split {self.eval_split!r}",
+            )
+        except (ValueError, KeyError):  # told where it is opened
+            held = ()
+        wide = builder.info.features[self.image_key].np_dtype == np.uint16
+        return (*held, *(["converted: 16 bits scaled to 8"] if wide else []))
 
     def _builder(self, tfds: Any) -> Any:
         try:
@@ -121,8 +142,11 @@ class Tfds:
     def _shape(self, features: Any, tfds: Any) -> tuple[int, int, int]:
         feature = self._feature(features, self.image_key, "image_key", tfds.features.Image)
         h, w, c = feature.shape
-        if feature.np_dtype != np.uint8:
-            raise UserError(f"the images of TFDS set {self.dataset!r} are {np.dtype(feature.np_dtype)}, not uint8")
+        if feature.np_dtype not in (np.uint8, np.uint16):
+            kind = np.dtype(feature.np_dtype)
+            raise UserError(
+                f"the images of TFDS set {self.dataset!r} are {kind}, not of 8 or 16 bits: choose another image_key"
+            )
         if self.size and self.resize != "none":
             h = w = self.size
         if not h or not w:
