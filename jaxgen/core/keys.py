@@ -8,15 +8,15 @@ import zlib
 
 import jax
 
+from jaxgen.core.ranges import refuse_seed
+
 Array = jax.Array
 
 
 def root(seed: int) -> Array:
-    """The key of any seed from 0 on; those of 2**32 and more are different keys too."""
-    key = jax.random.key(seed % 2**32)
-    while seed := seed >> 32:
-        key = jax.random.fold_in(named(key, "seed"), seed % 2**32)
-    return key
+    """The key of a seed of 32 bits; any other is a UserError, since it would be the key of one of these."""
+    refuse_seed(seed)
+    return jax.random.key(seed)
 
 
 def named(key: Array, name: str, *numbers: int | Array) -> Array:

@@ -155,11 +155,12 @@ class RAdam(Optimizer):
 
 @dataclass(frozen=True)
 class RmsProp(Optimizer):
-    """RMSProp (Tieleman & Hinton 2012)."""
+    """RMSProp (Tieleman & Hinton 2012) as PyTorch has it: g / (sqrt(v) + eps), v from 0. TensorFlow's is g / sqrt(v + eps)."""
 
     rho: BelowOne = 0.99
     eps: Positive = 1e-8
+    eps_in_root: bool = False
 
     def scale(self) -> optax.GradientTransformation:
         """Root mean square of past gradients."""
-        return optax.scale_by_rms(self.rho, self.eps)
+        return optax.scale_by_rms(self.rho, self.eps, eps_in_sqrt=self.eps_in_root)

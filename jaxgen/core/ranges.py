@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
+from jaxgen.errors import UserError
+
 
 @dataclass(frozen=True)
 class Range:
@@ -27,7 +29,8 @@ class Range:
 
 Count = Annotated[int, Range(least=1)]
 Natural = Annotated[int, Range(least=0)]  # where 0 has a meaning of its own
-Seed = Annotated[int, Range(least=0, most=2**32 - 1)]  # the bits that jax.random.key reads
+SEEDS = Range(least=0, most=2**32 - 1)  # the bits that jax.random.key reads: it would take 2**32 for 0
+Seed = Annotated[int, SEEDS]
 
 Number = Annotated[float, Range()]  # any that is finite
 Positive = Annotated[float, Range(above=0)]
@@ -37,3 +40,9 @@ BelowOne = Annotated[float, Range(least=0, below=1)]  # decays, dropout
 Inside = Annotated[float, Range(above=0, below=1)]  # strictly between the ends
 
 Precision = Literal["float32", "bfloat16", "float16"]  # of a net's products
+
+
+def refuse_seed(seed: int) -> None:
+    """A UserError for what would be another seed's stream."""
+    if seed not in SEEDS:
+        raise UserError(f"seed={seed} must be {SEEDS}")

@@ -18,6 +18,7 @@ from typing import Any
 import grain
 import numpy as np
 
+from jaxgen.core.ranges import refuse_seed
 from jaxgen.core.spec import PICTURES, Spec
 from jaxgen.data.sources import Source
 from jaxgen.data.transforms import Transform
@@ -29,7 +30,6 @@ Batch = dict[str, np.ndarray]
 @functools.lru_cache(maxsize=4)
 def permutation(num: int, seed: int, epoch: int) -> np.ndarray:
     """The order of one epoch: a uniformly random permutation of range(num), int32 [num]."""
-    # epochs are spawned: appended to the seed's own words, epoch 1 of seed 0 would be epoch 0 of seed 2**32
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(epoch,))))
     return rng.permutation(np.arange(num, dtype=np.int32))
 
@@ -139,8 +139,7 @@ def _refuse_impossible(num: int, batch: int, seed: int, host: int, hosts: int) -
         raise UserError(f"batch={batch} must be a positive multiple of the number of hosts ({hosts})")
     if not 0 <= host < hosts:
         raise UserError(f"host {host} is not one of 0 .. {hosts - 1}")
-    if seed < 0:
-        raise UserError(f"seed={seed} must not be negative")
+    refuse_seed(seed)
 
 
 def _example(source: Source, fields: Collection[str], i: int) -> dict[str, Any]:
@@ -196,6 +195,7 @@ def share(source: Source, num: int, seed: int = 0) -> np.ndarray:
     """
     if num < 0:
         raise UserError(f"num={num} must be a number of examples, or 0 for all")
+    refuse_seed(seed)
     if not 0 < num < len(source):
         return np.arange(len(source))
     rng = np.random.default_rng(seed)

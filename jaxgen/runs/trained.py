@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxgen.config import files as configs
 from jaxgen.core.conditions import prepare, refuse_unknown
+from jaxgen.core.ranges import refuse_seed
 from jaxgen.core.state import TrainState
 from jaxgen.errors import UserError
 from jaxgen.images import to_uint8
@@ -86,6 +87,7 @@ class Trained:
         """`num` samples with what was asked of each."""
         if num < 1:
             raise UserError(f"--num={num} must be at least 1")
+        refuse_seed(seed)
         w = choice.weights()
         with self.exp.explaining({choice.name: w, "raw": self.state.view()}):
             self.exp.refuse_broken(w)

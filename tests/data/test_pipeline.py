@@ -223,10 +223,10 @@ def test_permutations_are_uniform():
     assert chi2 < 25  # five degrees of freedom: p = 1e-4
 
 
-SEEDS = (0, 1, 2**32 - 1, 2**32, 2**32 + 1, 2**33, 2**64, 2**96 + 1)
+SEEDS = (0, 1, 2, 2**16, 2**31, 2**32 - 1)
 
 
-def test_seeds_of_any_size_have_orders_and_draws_of_their_own():
+def test_seeds_have_orders_and_draws_of_their_own():
     """Also across epochs: an epoch must not be another seed's."""
     orders = {permutation(20, seed, epoch).tobytes() for seed in SEEDS for epoch in range(4)}
     assert len(orders) == 4 * len(SEEDS)
@@ -276,7 +276,13 @@ def test_text_comes_only_when_asked_for():
 
 @pytest.mark.parametrize(
     ("batch", "seed", "host", "hosts", "says"),
-    [(6, 0, 0, 4, "batch=6"), (0, 0, 0, 1, "batch=0"), (8, 0, 2, 2, "host 2"), (8, -1, 0, 1, "seed=-1")],
+    [
+        (6, 0, 0, 4, "batch=6"),
+        (0, 0, 0, 1, "batch=0"),
+        (8, 0, 2, 2, "host 2"),
+        (8, -1, 0, 1, "seed=-1"),
+        (8, 2**32, 0, 1, "at most 4294967295"),
+    ],
 )
 def test_impossible_requests_are_told_in_one_line(batch: int, seed: int, host: int, hosts: int, says: str):
     for make in (

@@ -212,7 +212,7 @@ def test_the_original_keeps_an_average_behind_the_stop():
 
 def test_bad_fields_are_one_line():
     for fields, word in (
-        (dict(process=VP()), "process"), (dict(distance="lpips"), "distance"), (dict(decay=1.0), "decay"),
+        (dict(process=VP()), "process"), (dict(distance="lpips"), "distance"),
         (dict(times=Importance()), "times"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=word):
