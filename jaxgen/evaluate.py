@@ -58,11 +58,11 @@ def measured(
         yield name, report
 
 
-def draw(trained: Trained, name: str, report: Report, suffix: str = "") -> None:
-    """The report's grids as files."""
+def draw(trained: Trained, name: str, report: Report, *made_by: str) -> None:
+    """The report's grids as files, whose names tell what made them."""
     for label, images in report.images.items() if parallel.is_lead() else ():
-        path = trained.run.path / "samples" / f"{trained.at:07d}_{label}{suffix}.png"
-        save_grid(path, images, report.columns)
+        path = trained.run.path / "samples" / f"{trained.stem(label, *made_by, evaluators=[name])}.png"
+        save_grid(path, images, report.columns, report.captions)
         print(f"{name:<16}{path}", file=sys.stderr)
 
 
@@ -94,7 +94,7 @@ def evaluate(
         figures |= report.scalars
         for key, value in report.scalars.items() if parallel.is_lead() else ():
             print(f"{name:<16}{key:<32}{value:.6g}")
-        draw(trained, name, report, "" if weights == "ema" else f"_{choice.name}")
+        draw(trained, name, report, *[choice.name] * (weights != "ema"))
     return figures
 
 
@@ -103,7 +103,7 @@ def sweep(
 ) -> dict[str, dict[str, float]]:
     """Figures of a run by the length of its average, name -> metric -> value: `stds`, or all averages that it keeps.
 
-    Prints a table, appends to results.jsonl and draws samples/<step>_ema_sweep.png. Grids have the name in theirs.
+    Prints a table, appends to results.jsonl and draws samples/<step>_ema_sweep_<stds>.png. Grids have the name in theirs.
     """
     trained, tests, source = open_tests(workdir, step, changes)
     names = list(dict.fromkeys(f"std{std}" for std in stds)) or list(trained.state.labels)
@@ -117,7 +117,7 @@ def sweep(
         figures: dict[str, float] = {}
         for name, report in measured(trained, tests, source, choice):
             figures |= report.scalars
-            draw(trained, name, report, f"_{choice.name}")
+            draw(trained, name, report, choice.name)
         found[choice.name] = figures
         if parallel.is_lead():
             line = "  ".join(f"{k} {v:.5g}" for k, v in figures.items())
@@ -127,7 +127,8 @@ def sweep(
         rows = {metric: [figures[metric] for figures in found.values()] for metric in metrics}
         marks = {metric: best(metric, values) for metric, values in rows.items()}
         print(table(list(found), rows, marks))
-        path = trained.run.path / "samples" / f"{trained.at:07d}_ema_sweep.png"
+        stem = trained.stem("ema_sweep", *[",".join(map(str, stds))] * bool(stds), evaluators=tests)
+        path = trained.run.path / "samples" / f"{stem}.png"
         plot_sweep(path, list(found), rows, marks)
         print(path, file=sys.stderr)
     return found

@@ -1,13 +1,20 @@
 """Pixel ranges, grids and files: uint8 [0, 255] on the host, float32 [-1, 1] on the device."""
 
+import contextlib
+import itertools
 import os
-from collections.abc import Sequence
+import shutil
+import struct
+import tempfile
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from jaxgen.errors import NotFinite
 
@@ -62,18 +69,86 @@ def save_png(path: str | os.PathLike, image: np.ndarray, min_side: int = 0) -> N
     """Write [H, W, 3 | 1] uint8 beside the target and rename it there; small pictures grow by whole factors."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    image = _grown(image, min_side)
     picture = Image.fromarray(image[..., 0] if image.ndim == 3 and image.shape[-1] == 1 else image)
-    factor = -(-min_side // max(1, min(picture.size)))
-    if factor > 1:
-        picture = picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
     part = path.with_name(path.name + ".part")
     picture.save(part, format="PNG")
     part.replace(path)
 
 
-def save_grid(path: str | os.PathLike, images: np.ndarray, columns: int = 0) -> None:
-    """`grid` + `save_png`, enlarged so that thumbnails can be looked at."""
-    save_png(path, grid(images, columns), min_side=320)
+def save_grid(path: str | os.PathLike, images: np.ndarray, columns: int = 0, captions: Sequence[str] = ()) -> None:
+    """`grid` + `save_png`, enlarged so that thumbnails can be looked at; `captions`, one a column, stand above."""
+    canvas = _grown(grid(images, columns), 320)
+    save_png(path, np.concatenate([_strip(captions, canvas.shape[1]), canvas]) if captions else canvas)
+
+
+def _grown(image: np.ndarray, side: int) -> np.ndarray:
+    """A picture whose shorter side is at least so long, by a whole factor."""
+    factor = max(1, -(-side // max(1, min(image.shape[:2]))))
+    return image.repeat(factor, 0).repeat(factor, 1)
+
+
+def _strip(captions: Sequence[str], width: int) -> np.ndarray:
+    """Texts side by side above the columns of a grid: uint8 [H, width, 3]; what is too long is cut."""
+    font = ImageFont.load_default(size=13)
+    strip = Image.new("RGB", (width, 18), "white")
+    for i, text in enumerate(captions):
+        cell = width / len(captions)
+        while text and font.getlength(text) > cell - 2:
+            text = text.removesuffix("…")[:-1] + "…" if len(text) > 2 else text[:-1]
+        ImageDraw.Draw(strip).text((cell * (i + 0.5), 9), text, "black", font, anchor="mm")
+    return np.asarray(strip)
+
+
+def write_npz(
+    path: str | os.PathLike, num: int, batches: Iterable[Mapping[str, np.ndarray]], **small: np.ndarray
+) -> None:
+    """Batches of arrays [n, ...] by name, `num` rows in all, as one .npz, in the memory of one batch; and small arrays besides.
+
+    What is half written has another name, and goes where the batches end early.
+    """
+    path, batches = Path(path), iter(batches)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    try:
+        with zipfile.ZipFile(part, "w") as archive, contextlib.ExitStack() as stack:
+            head = next(batches)
+            main, *others = head
+            spools = {name: stack.enter_context(tempfile.TemporaryFile(dir=path.parent)) for name in others}
+            with archive.open(f"{main}.npy", "w", force_zip64=True) as file:  # the others wait: one file at a time
+                _npy_header(file, num, head[main])
+                for batch in itertools.chain([head], batches):
+                    for name, rows in batch.items():
+                        spools.get(name, file).write(np.ascontiguousarray(rows).data)
+            for name, spool in spools.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    _npy_header(file, num, head[name])
+                    spool.seek(0)
+                    shutil.copyfileobj(spool, file, 1 << 20)
+            for name, array in small.items():
+                with archive.open(f"{name}.npy", "w") as file:
+                    np.lib.format.write_array(file, array, allow_pickle=False)
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _npy_header(file: IO[bytes], num: int, like: np.ndarray) -> None:
+    facts = {"descr": like.dtype.str, "fortran_order": False, "shape": (num, *like.shape[1:])}
+    np.lib.format.write_array_header_1_0(file, facts)
+
+
+def map_npz(path: str | os.PathLike, name: str) -> np.ndarray:
+    """An array of a file that `write_npz` wrote, mapped from it rather than read."""
+    with zipfile.ZipFile(path) as archive:
+        at = archive.getinfo(f"{name}.npy").header_offset
+    with open(path, "rb") as file:
+        file.seek(at + 26)  # of a zip's local header: the lengths of its name and of what is extra, then these
+        file.seek(at + 30 + sum(struct.unpack("<HH", file.read(4))))
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        return np.memmap(path, dtype, "r", file.tell(), shape)
 
 
 def beside(rows: Sequence[np.ndarray]) -> np.ndarray:

@@ -12,6 +12,7 @@ python -m jaxgen.main --config=FILE --mode=show                                 
 """
 
 import argparse
+import re
 import sys
 import warnings
 from typing import Any
@@ -54,7 +55,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--stds", default="", metavar="A,B,...", help="sweep: widths of averages (default: all kept)")
     s = p.add_argument_group("sample")
     s.add_argument("--num", type=int, default=64, help="images (default 64)")
-    s.add_argument("--labels", default="", metavar="A,B,...", help="labels to ask for, repeated (default: all in turn)")
+    s.add_argument(
+        "--labels",
+        default="",
+        metavar="A,B,...",
+        help="labels to ask for, by name or number, repeated (default: all in turn)",
+    )
     s.add_argument(
         "--ask",
         action="append",
@@ -96,6 +102,7 @@ def run(argv: list[str]) -> None:
     """Parse and act."""
     rest, changes = split(argv)
     args = parser().parse_args(rest)
+    _refuse_idle(args)
     from jaxgen.runs import setup as backend
 
     backend.configure(args.cache)  # before JAX starts
@@ -104,33 +111,78 @@ def run(argv: list[str]) -> None:
 
     if args.distributed:
         parallel.initialize()
-    if args.config:
-        config = configs.override(configs.load(args.config), changes)
-    if args.mode == "show":
-        print(configs.to_json(config if args.config else configs.override(_remembered(args.workdir), changes)))
-        return
+    if args.mode in ("train", "show"):
+        base = configs.load(args.config) if args.config else _remembered(args.workdir)
+        config = configs.override(base, changes)
+        if args.mode == "show":
+            print(configs.to_json(config))
+            return
     if not args.workdir:
         raise UserError("--workdir=DIR is missing: the directory that holds (or will hold) the run")
     if args.mode == "train":
         from jaxgen.train import train
 
-        train(config if args.config else configs.override(_remembered(args.workdir), changes), args.workdir)
-    elif args.mode == "eval":
+        train(config, args.workdir)
+        return
+    if args.config:
+        _refuse_other(args, changes)
+    if args.mode == "eval":
         from jaxgen.evaluate import evaluate
 
         evaluate(args.workdir, args.step, changes, args.weights)
     elif args.mode == "sweep":
         from jaxgen.evaluate import sweep
 
-        if args.weights != "ema":
-            raise UserError(f"--weights={args.weights} is not for --mode=sweep; name the averages by --stds=0.05,0.1")
         sweep(args.workdir, _numbers(float, "--stds", args.stds, "0.05,0.1"), args.step, changes)
     else:
         from jaxgen.sample import sample
 
-        labels = _numbers(int, "--labels", args.labels, "3,7")
         asked = dict(_pair(text) for text in args.ask)
-        sample(args.workdir, args.num, args.out, args.seed, labels, args.weights, args.step, args.files, changes, asked)
+        what = {k: getattr(args, k) for k in ("num", "out", "seed", "labels", "weights", "step", "files")}
+        sample(args.workdir, **what, changes=changes, asked=asked)
+
+
+# flag -> the modes that it says something to
+USERS = {
+    **dict.fromkeys(("num", "labels", "ask", "seed", "out", "files"), ("sample",)),
+    "stds": ("sweep",),
+    "weights": ("eval", "sample"),
+    "step": ("eval", "sample", "sweep"),
+}
+
+
+# keys that say how a training goes on, not what is made of it
+PACE = re.compile(r"(steps|log_every|save_every|keep|snapshot_every|steps_per_call|mesh|sharding|init)\b")
+
+
+def _refuse_idle(args: argparse.Namespace) -> None:
+    """A UserError for a flag that would be ignored."""
+    for name, users in USERS.items():
+        if args.mode not in users and getattr(args, name) != parser().get_default(name):
+            cure = "; name the averages by --stds=0.05,0.1" if (name, args.mode) == ("weights", "sweep") else ""
+            raise UserError(f"--{name} is for --mode={' and --mode='.join(users)}, not for --mode={args.mode}{cure}")
+
+
+def _refuse_other(args: argparse.Namespace, changes: dict[str, str]) -> None:
+    """A UserError unless --config says what the run in --workdir is anyway, but for what the run measured itself and its pace.
+
+    What is made comes from the run's own config.
+    """
+    from jaxgen.config import files as configs
+
+    own, given = _remembered(args.workdir), configs.load(args.config)
+    for said in ({}, changes):
+        found = configs.differences(own, configs.override(given, said))
+        found = [
+            d for d in found if not (d.startswith("tasks.") and d.endswith("-> ()"))
+        ]  # what the run measured itself
+        if not found:
+            return
+    more = f" and {len(found) - 1} more" if len(found) > 1 else ""
+    raise UserError(
+        f"--config={args.config} is another config than that of the run in {args.workdir} (config.{found[0]}{more}); "
+        f"leave it out: --mode={args.mode} takes the run's own, and --config.KEY=VALUE changes keys of it for this call"
+    )
 
 
 def _pair(text: str) -> tuple[str, Any]:

@@ -1,16 +1,23 @@
 """A run directory -> images: a grid, an .npz and single files."""
 
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from jaxgen.core import parallel
 from jaxgen.core.given import expand
-from jaxgen.images import save_grid, save_png
-from jaxgen.runs.trained import Trained
+from jaxgen.errors import UserError
+from jaxgen.images import map_npz, save_grid, save_png, write_npz
+from jaxgen.runs.experiment import Made
+from jaxgen.runs.trained import Labels, Trained
+
+SHOWN = 256  # pictures of a grid
 
 
 def sample(
@@ -18,42 +25,107 @@ def sample(
     num: int = 64,
     out: str | Path = "",
     seed: int = 0,
-    labels: tuple[int, ...] = (),
+    labels: Labels = (),
     weights: str = "ema",
     step: int = -1,
     files: bool = False,
     changes: Mapping[str, Any] | None = None,
     asked: Mapping[str, Any] | None = None,
 ) -> np.ndarray:
-    """uint8 [num, H, W, C] from the newest checkpoint (or `step`'s).
+    """uint8 [num, H, W, C] from the newest checkpoint (or `step`'s), mapped from OUT.npz, to which they are streamed: any number
+    takes the memory of one batch. (Hosts that do not write get none.)
 
+    OUT.npz: `images` and what each was asked to show, labels with their names. OUT.png: a grid of the first 256. With `files`
+    OUT/00000.png ...; such a folder must not be there yet. OUT is by default samples/STEP_seedSEED... in the run's directory:
+    its name tells what made it.
     `weights`: ema, raw, the label of an average, or stdX for one reconstructed from the run's snapshots. `changes` to the
     run's config hold for these samples: another solver, another guide.
-    Writes OUT.png (a grid) and OUT.npz (`images`, and what each was asked to show), and OUT/00000.png ... with `files`.
-    `labels` repeat over the samples; empty means 0, 1, ..., classes - 1, 0, ... Needs neither config file nor data, but where
-    the run is told pictures (to restore, to enlarge): these are made of the held-out examples, and drawn before the samples.
-    `asked`: values of other conditions by name.
+    `labels` (names or numbers) repeat over the samples; empty means 0, 1, ..., classes - 1, 0, ... Needs neither config file
+    nor data, but where the run is told pictures (to restore, to enlarge): these are made of the held-out examples, and drawn
+    before the samples. `asked`: values of other conditions by name.
     """
     trained = Trained.open(workdir, step, changes)
-    exp, run = trained.exp, trained.run
     (choice,) = trained.choose([weights])
     wanted = trained.asked(labels, **(asked or {}))
-    made = trained.make(num, wanted, seed, choice)
-    if parallel.is_lead():
-        kind = "" if weights == "ema" else f"_{choice.name}"
-        target = Path(expand(out)) if str(out) else run.path / "samples" / f"{trained.at:07d}_seed{seed}{kind}"
-        target = target.with_suffix("") if target.suffix in (".png", ".npz") else target
-        label, classes = exp.spec.label, exp.spec.classes
+    label = trained.exp.spec.label
+    called = [trained.exp.spec[label].called(int(i)) for i in wanted.get(label, ())]
+    parts = [f"seed{seed}"] + [f"num{num}"] * (num != 64) + [choice.name] * (weights != "ema")
+    parts += [f"labels-{','.join(called)}"] * bool(called)
+    parts += [f"{k}-{np.asarray(v).tolist()}" for k, v in (asked or {}).items() if k != label]
+    target = Path(expand(out)) if str(out) else trained.run.path / "samples" / trained.stem(*parts)
+    target = target.with_suffix("") if target.suffix in (".png", ".npz") else target
+    if files and target.exists():
+        raise UserError(f"--files: {target} is there already; delete it, or name another --out")
+    made = trained.samples(num, wanted, seed, choice)
+    if not parallel.is_lead():
+        return np.zeros((sum(0 for _ in made), *trained.exp.data.shape), np.uint8)  # all hosts take part
+    kind = "raw weights" if choice.name == "raw" else f"averaged weights {choice.name} {choice.how}".rstrip()
+    what = f"{num:,} samples of step {trained.at} ({kind}, seed {seed})"
+    say(f"making {what}")
+    return Output(trained, target, num, called, files, what).write(made)
+
+
+def say(text: str) -> None:
+    """To people, not to programs."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where samples go: PATH.npz, PATH.png and, with `files`, the folder PATH."""
+
+    trained: Trained
+    path: Path  # its name may hold dots: std0.07
+    num: int
+    called: list[str]  # the names of the labels asked for
+    files: bool
+    what: str  # in words
+
+    def beside(self, end: str) -> Path:
+        """The path with an end."""
+        return self.path.with_name(self.path.name + end)
+
+    def write(self, made: Iterator[Made]) -> np.ndarray:
+        """All of it, in one pass over the batches."""
+        spec, shown = self.trained.exp.spec, []
+        names = {"label_names": np.array(spec[spec.label].names)} if spec.label else {}
+        try:
+            write_npz(self.beside(".npz"), self.num, self._stored(made, shown), **names)
+            if self.files:
+                self.beside(".part").rename(self.path)
+        finally:
+            shutil.rmtree(self.beside(".part"), ignore_errors=True)
+        columns = self._draw(Made.joined(shown))
+        say(f"{self.what}: {self.beside('.png')}" + (f" (the first {SHOWN})" if self.num > SHOWN else ""))
+        if columns:
+            say(f"columns: {', '.join(columns)}")
+        say(f"arrays: {self.beside('.npz')}" + (f"; files: {self.path}/00000.png ..." if self.files else ""))
+        return map_npz(self.beside(".npz"), "images")
+
+    def _stored(self, batches: Iterator[Made], shown: list[Made]) -> Iterator[dict[str, np.ndarray]]:
+        """What the .npz holds of every batch; the files of its images are written, and `shown` gets what the grid needs."""
+        exp, at = self.trained.exp, 0
+        shutil.rmtree(self.beside(".part"), ignore_errors=True)
+        with tqdm(desc="sampling", total=self.num, unit="img", disable=None, leave=False) as bar:
+            for made in batches:
+                if at < SHOWN:
+                    shown.append(made.first(SHOWN - at))
+                for i, image in enumerate(made.images if self.files else (), at):
+                    save_png(self.beside(".part") / f"{i:05d}.png", image)
+                label = exp.spec.label
+                told = {"labels" if k == label else k: v for k, v in made.cond.items() if k in (label, *exp.from_data)}
+                yield {"images": made.images, **told}
+                at += len(made.images)
+                bar.update(len(made.images))
+
+    def _draw(self, made: Made) -> list[str]:
+        """The grid; where labels come in turn, a column each under its name -> these names."""
+        exp = self.trained.exp
         pictures, columns = exp.sheet(made)
-        in_turn = label and label not in wanted and classes <= 16  # a column for every label
-        grid, arrays = (target.with_name(target.name + end) for end in (".png", ".npz"))  # names may hold dots: std0.07
-        save_grid(grid, pictures, columns or (classes if in_turn else 0))
-        part = target.with_name(target.name + ".part.npz")
-        told = {"labels" if k == label else k: v for k, v in made.cond.items() if k in (label, *exp.from_data)}
-        np.savez(part, images=made.images, **told)
-        part.replace(arrays)
-        for i, image in enumerate(made.images if files else ()):
-            save_png(target / f"{i:05d}.png", image)
-        how = f"{choice.name} {choice.how or 'weights'}, seed {seed}"
-        print(f"{num} samples of step {trained.at} ({how}): {grid}", file=sys.stderr)
-    return made.images
+        turn = self.called or [exp.spec[exp.spec.label].called(i) for i in range(exp.spec.classes)]
+        captions: list[str] = []
+        if not columns and 0 < len(turn) <= 16:
+            captions = turn * max(1, round(len(pictures) ** 0.5 / len(turn)))
+        captions = captions[: len(pictures)]
+        save_grid(self.beside(".png"), pictures, min(columns or len(captions), len(pictures)), captions)
+        return captions

@@ -407,7 +407,7 @@ class Loop:
                 self.writers.scalars(at, report.scalars, prefix="eval")
                 self.writers.say(f"step {at} {name}: " + "  ".join(f"{k} {v:.5g}" for k, v in report.scalars.items()))
             for label, images in report.images.items():
-                self.writers.image(at, label, images, report.columns)
+                self.writers.image(at, label, images, report.columns, report.captions)
         self.writers.draw()
 
 

@@ -155,7 +155,7 @@ def override(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
     """Apply `{"method.net.width": "64"}` (text is parsed) -> a normalised config.
 
     Names go first: a section that becomes another part (`method.solver.name=ddim`, or just `method.solver=ddim`) keeps
-    the keys that both parts have and takes the defaults of the rest.
+    the keys that both parts have and takes the defaults of the rest. None drops a member of `eval` or `tasks`.
     """
     tree = _plain(normalise(config))
     values = {k: parse_value(v) if isinstance(v, str) else v for k, v in changes.items()}
@@ -167,12 +167,26 @@ def override(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
         tree["init"] = {"name": "run"}
     for path in sorted(values, key=lambda p: (not is_name(p), p.count("."))):
         value = values[path]
-        if is_name(path) and not isinstance(value, dict):
+        if value is None and path.partition(".")[0] in SECTIONS and path.count(".") == 1:
+            _drop(tree, *path.split("."))
+        elif is_name(path) and not isinstance(value, dict):
             section = path.removesuffix(".name")
             _put(tree, section, _renamed(section, _find(tree, section), value))
         else:
             _put(tree, path, value)
     return normalise(ConfigDict(tree))
+
+
+def holds(config: ConfigDict, path: str, value: Any) -> bool:
+    """Whether a config says that already; a section is asked for its name."""
+    found = _find(_plain(config), path)
+    return (found.get("name") if isinstance(found, dict) and isinstance(value, str) else found) == _plain(value)
+
+
+def _drop(tree: dict[str, Any], section: str, member: str) -> None:
+    if member not in tree[section]:
+        raise UserError(f"config.{section}.{member} is not there to be dropped{nearest(member, tree[section])}")
+    del tree[section][member]
 
 
 def _find(tree: Any, path: str) -> Any:
@@ -247,6 +261,12 @@ def _data(spec: dict[str, Any]) -> dict[str, Any]:
 def _section(section: str, table: str, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     """A member of `eval` or `tasks` is called by its name, or says its `name` (so that there may be two of a kind)."""
     where = f"config.{section}.{name}"
+    if isinstance(spec, str):
+        spec = {"name": spec}
+    if not isinstance(spec, dict):
+        raise UserError(
+            f"{where}={spec!r} must be a section; set its keys ({where}.KEY=VALUE), or drop it: {where}=None"
+        )
     if spec.get("name", name) not in TABLES[table]:
         what = {"evaluator": "an evaluator"}.get(table, f"a {table}")
         raise UserError(f"{where} is not {what}{nearest(name, TABLES[table])}")

@@ -27,7 +27,11 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` or the list of what there is: the end of every message about a wrong name."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are: {', '.join(known)}"
+    return (
+        f"; did you mean {close[0]!r}?"
+        if close
+        else f"; there are: {', '.join(known[:60])}{', ...' if known[60:] else ''}"
+    )
 
 
 def lookup(table: str, name: str, where: str) -> type:

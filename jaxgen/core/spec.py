@@ -38,6 +38,10 @@ class Field:
             if value not in known:
                 raise UserError(f"a field cannot be {value!r}; there are: {', '.join(known)}")
 
+    def called(self, value: int) -> str:
+        """A label's name; its number where the data know none."""
+        return self.names[value] if value < len(self.names) else str(value)
+
     def null(self, num: int) -> jax.Array:
         """The value [num, *shape] that says nothing: the label after the last, the empty text's tokens, else zeros (grey)."""
         shape = (num, *self.shape)

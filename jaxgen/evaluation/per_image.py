@@ -32,6 +32,7 @@ class Report:
     scalars: dict[str, float] = field(default_factory=dict)
     images: dict[str, np.ndarray] = field(default_factory=dict)  # [N, H, W, C] each, drawn as grids
     columns: int = 0  # of the grids; 0 is near square
+    captions: tuple[str, ...] = ()  # of the columns
     about: dict[str, Any] = field(default_factory=dict)  # what figures depend on besides: N, protocol, hashes
 
     def broken(self) -> list[str]:
@@ -160,7 +161,9 @@ class Grid:
         drawn = {"ema": ema, "raw": raw} if averaged else {"raw": raw}
         made = {name: exp.sheet(exp.sample(w, num, self.seed, source=source)) for name, w in drawn.items()}
         return Report(
-            images={name: pictures for name, (pictures, _) in made.items()}, columns=made["raw"][1] or columns
+            images={name: pictures for name, (pictures, _) in made.items()},
+            columns=made["raw"][1] or columns,
+            captions=tuple(exp.spec[exp.spec.label].called(i) for i in range(columns)),
         )
 
 

@@ -1,6 +1,6 @@
 """A config turned into objects: data, tasks, method, mesh, shardings and the compiled functions that train, evaluate, sample."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -97,6 +97,15 @@ class Made(NamedTuple):
     cond: dict[str, np.ndarray]  # what was asked for
     data: dict[str, np.ndarray]  # the examples that the conditions came from; {} if from none
 
+    def first(self, num: int) -> "Made":
+        """No more than so many."""
+        return jax.tree.map(lambda x: x[:num], self)
+
+    @staticmethod
+    def joined(batches: Iterable["Made"]) -> "Made":
+        """All of them as one."""
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -108,11 +117,6 @@ class Experiment:
     kept: Path | None = None  # where copies of the runs lie that its tasks need
 
     def __post_init__(self) -> None:
-        shards, updates = parallel.batch_devices(self.mesh), getattr(self.method, "microbatches", 1)
-        if self.config.data.batch % (shards * updates):
-            parts = f"{shards} devices" + (f" x {updates} microbatches" if updates > 1 else "")
-            fitting = max(1, self.config.data.batch // (shards * updates)) * shards * updates
-            raise UserError(f"config.data.batch={self.config.data.batch} is not divisible by {parts}; try {fitting}")
         if (kind := self.spec[self.spec.target].kind) not in self.method.makes:
             raise UserError(
                 f"config.method {self.config.method.name} makes {', '.join(self.method.makes)}, not {kind}; choose another method "
@@ -195,10 +199,24 @@ class Experiment:
         """Examples that one step reads: the batch of one update times the updates of a step (n_critic)."""
         return self.feed.batch * getattr(self.method, "batches_per_step", 1)
 
+    @property
+    def at_once(self) -> int:
+        """Examples that are looked at or made in one go outside of training: a batch, or what of it all devices can share."""
+        shards = parallel.batch_devices(self.mesh)
+        return max(1, self.feed.batch // shards) * shards
+
+    def refuse_batch(self) -> None:
+        """A UserError unless the devices can share a batch of training."""
+        shards, updates = parallel.batch_devices(self.mesh), getattr(self.method, "microbatches", 1)
+        if self.feed.batch % (shards * updates):
+            parts = f"{shards} devices" + (f" x {updates} microbatches" if updates > 1 else "")
+            fitting = max(1, self.feed.batch // (shards * updates)) * shards * updates
+            raise UserError(f"config.data.batch={self.feed.batch} is not divisible by {parts}; try {fitting}")
+
     def settle(self, source: Source, num: int = 2048) -> dict[str, Any]:
         """Changes to the config that tasks find out of the first `num` examples of the data; {} where nothing is open."""
         found, frozen = {}, self.frozen()
-        num = min(num, len(source)) // self.feed.batch * self.feed.batch  # whole batches: padding would count
+        num = min(num, len(source)) // self.at_once * self.at_once  # whole batches: padding would count
         for i, name in enumerate(task_names(self.config), len(self.feed.augment)):
             seen = jax.jit(lambda frozen, batch, rng, i=i: self.see(frozen, batch, rng, stages=i))
             batches = (seen(frozen, batch, self.root) for batch, _ in self.held_out(source, num))
@@ -240,6 +258,7 @@ class Experiment:
 
     def init(self) -> TrainState:
         """A fresh state, born sharded; a method that inherits starts from other runs' weights."""
+        self.refuse_batch()
         heir = self.method if isinstance(self.method, Inherits) else None
         left = heir.inherits() if heir else {}
         self.examine(left)
@@ -291,6 +310,7 @@ class Experiment:
         With `data` (the whole set, on every device) `batches` are int32 indices [num, B]; without, fields [num, B, ...].
         `options` are XLA's, for this program.
         """
+        self.refuse_batch()
         spread = parallel.batch_sharding(self.mesh, leading=1)
 
         def steps(state: TrainState, batches: PyTree, data: PyTree, root: Array) -> tuple[TrainState, Metrics]:
@@ -412,7 +432,7 @@ class Experiment:
     def held_out(self, source: Source, num: int) -> Iterator[tuple[Batch, np.ndarray]]:
         """(batch of the data on the devices, mask [B] on the host): a share of `num` in order, the last batch padded."""
         hosts = (jax.process_index(), jax.process_count())
-        for batch in eval_batches(source, self.feed.batch, num, *hosts, fields=tuple(self.read_spec)):
+        for batch in eval_batches(source, self.at_once, num, *hosts, fields=tuple(self.read_spec)):
             placed = parallel.put_batch(self.mesh, batch)
             mask = parallel.to_host(placed.pop("valid"))
             yield placed, mask
@@ -423,7 +443,7 @@ class Experiment:
 
     def sample(self, *args: Any, **kwargs: Any) -> Made:
         """All batches of `samples` together."""
-        return jax.tree.map(lambda *parts: np.concatenate(parts), *self.samples(*args, **kwargs))
+        return Made.joined(self.samples(*args, **kwargs))
 
     def samples(
         self, w: Weights, num: int, seed: int = 0, asked: Mapping[str, Any] | None = None, source: Source | None = None
@@ -445,7 +465,7 @@ class Experiment:
         elif self.spec.label:
             asked.setdefault(self.spec.label, self.labels(num))
         shards = parallel.batch_devices(self.mesh)
-        size = min(self.feed.batch, -(-num // shards) * shards)
+        size = min(self.at_once, -(-num // shards) * shards)
         own = size // jax.process_count()
         mine = jax.process_index() * own + np.arange(own)  # this host's places in a batch
         program, root = self.sampler(size), keys.root(seed)
@@ -461,7 +481,7 @@ class Experiment:
             sound = np.isfinite(found[0][: num - start]).reshape(min(size, num - start), -1).all(1)
             if not sound.all():
                 raise BrokenSamples(f"{(~sound).sum()} of {len(sound)} samples are NaN or infinite")
-            yield Made(*jax.tree.map(lambda x, left=num - start: x[:left], found))
+            yield Made(*found).first(num - start)
 
     def sheet(self, made: Made) -> tuple[np.ndarray, int]:
         """(uint8 pictures [N, H, W, C] to be drawn as a grid, its columns; 0: near square).

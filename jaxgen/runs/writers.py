@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from jaxgen.images import grid, save_png
+from jaxgen.images import grid, save_grid
 
 Scalars = Mapping[str, float]
 
@@ -97,13 +97,12 @@ class Writers:
             tqdm.write(text, file=sys.stderr)
             sys.stderr.flush()
 
-    def image(self, step: int, name: str, images: np.ndarray, columns: int = 0) -> None:
+    def image(self, step: int, name: str, images: np.ndarray, columns: int = 0, captions: Sequence[str] = ()) -> None:
         """A grid as samples/<step>_<name>.png and in TensorBoard."""
         if not self.active:
             return
-        picture = grid(images, columns)
-        save_png(self.workdir / "samples" / f"{step:07d}_{name}.png", picture, min_side=320)
-        self.events.add_image(name, picture, step, dataformats="HWC")
+        save_grid(self.workdir / "samples" / f"{step:07d}_{name}.png", images, columns, captions)
+        self.events.add_image(name, grid(images, columns), step, dataformats="HWC")
 
     def draw(self) -> None:
         """loss.png as of now, where there is more to see; a picture is no reason to end a run."""

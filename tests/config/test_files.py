@@ -231,6 +231,16 @@ def test_tasks_and_evaluators_are_sections_by_name(ddpm):
         configs.override(ddpm, {"tasks.hide.shap": "box"})
 
 
+def test_a_member_of_a_section_is_dropped_by_none(ddpm):
+    config = configs.override(ddpm, {"eval.grid": "None", "tasks.hide": {}})
+    assert "grid" not in config.eval and "loss" in config.eval
+    assert list(configs.override(config, {"tasks.hide": None}).tasks) == []
+    with pytest.raises(UserError, match=r"config.eval.grd is not there to be dropped; did you mean 'grid'"):
+        configs.override(ddpm, {"eval.grd": "None"})
+    with pytest.raises(UserError, match=r"config.eval.grid=5 must be a section"):
+        configs.override(ddpm, {"eval.grid": "5"})
+
+
 def test_phases_own_the_checkpoint_at_their_end(ddpm):
     config = configs.override(ddpm, {"steps": 10, "phases": ({"until": 4, "data.batch": 32}, {"until": 7})})
     stages = configs.phases(config)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxgen.images import beside, grid, save_grid, save_png, to_float, to_uint8
+from jaxgen.images import beside, grid, map_npz, save_grid, save_png, to_float, to_uint8, write_npz
 
 LEVELS = np.arange(256, dtype=np.uint8)
 
@@ -50,3 +50,39 @@ def test_files_hold_the_picture_enlarged_by_a_whole_factor(tmp_path):
     save_grid(tmp_path / "b.png", np.stack([image] * 4))
     assert min(Image.open(tmp_path / "b.png").size) >= 320
     assert sorted(p.name for p in tmp_path.rglob("*.*")) == ["a.png", "b.png"]  # nothing is left beside them
+
+
+def test_captions_stand_above_their_columns_and_are_cut_to_fit(tmp_path):
+    images = np.zeros((6, 8, 8, 1), np.uint8)
+    save_grid(tmp_path / "plain.png", images, 3)
+    save_grid(tmp_path / "told.png", images, 3, ["a", "a name far too long for its column to hold", ""])
+    plain, told = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("plain", "told"))
+    strip, rest = told[: len(told) - len(plain)], told[len(told) - len(plain) :]
+    np.testing.assert_array_equal(rest, plain)
+    ink = [(strip[:, part] < 128).any() for part in np.array_split(np.arange(strip.shape[1]), 3)]
+    assert ink == [True, True, False]
+
+
+def test_arrays_are_streamed_to_a_whole_file_or_none(tmp_path):
+    """Batches of any size make the file that NumPy reads; where they end early nothing is left."""
+    whole = {"images": np.arange(7 * 12, dtype=np.uint8).reshape(7, 2, 2, 3), "labels": np.arange(7, dtype=np.int32)}
+    cuts = [{k: v[a:b] for k, v in whole.items()} for a, b in ((0, 3), (3, 6), (6, 7))]
+    write_npz(tmp_path / "new" / "a.npz", 7, iter(cuts), names=np.array(["cat", "dög"]))
+    with np.load(tmp_path / "new" / "a.npz") as stored:
+        assert set(stored) == {"images", "labels", "names"} and stored["names"].tolist() == ["cat", "dög"]
+        for name, array in whole.items():
+            np.testing.assert_array_equal(stored[name], array)
+            mapped = map_npz(tmp_path / "new" / "a.npz", name)
+            assert isinstance(mapped, np.memmap) and mapped.dtype == array.dtype
+            np.testing.assert_array_equal(mapped, array)
+
+    def broken():
+        yield cuts[0]
+        raise KeyboardInterrupt
+
+    for name in ("a", "b"):  # what was there stays
+        with pytest.raises(KeyboardInterrupt):
+            write_npz(tmp_path / "new" / f"{name}.npz", 7, broken())
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.npz"] and len(
+        np.load(tmp_path / "new/a.npz")["images"]
+    ) == 7

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,6 +11,7 @@ import pytest
 
 import jaxgen
 from jaxgen.config import files as configs
+from jaxgen.core.spec import Field, Spec
 from jaxgen.errors import UserError
 from jaxgen.evaluate import evaluate
 from jaxgen.runs.directory import RunDir
@@ -48,6 +51,106 @@ def test_changes_hold_for_one_call_and_change_what_is_made(digits, tmp_path):
     assert evaluate(digits, changes={"eval.loss.num": "8"})["loss"] > 0
 
 
+def test_the_name_of_an_output_tells_what_made_it(digits):
+    """Another setting has another name; the same said in other words has the same one."""
+    run = jaxgen.open(digits)
+    settings = [
+        {}, {"method.solver": "unipc"}, {"method.solver.steps": 20}, {"method.guide.scale": 20}, {"method.guide": "none"},
+        {"method.solver": "unipc", "method.solver.steps": 20}, {"method.solver.eta": 0.5}, {"method.solver.eta": 0.05},
+        {"method.solver": "unipc", "method.solver.grid": "karras"}, {"method.solver.grid": "karras" * 40},
+        {"method.solver.grid": "karras" * 39}, {"data.path": "/a/b"}, {"data.path": "a/b"}, {"data.path": "ab"},
+        {"eval.grid.num": 4},
+    ]  # fmt: skip
+    stems = [replace(run, changes=changes).stem("raw", evaluators=["grid"]) for changes in settings]
+    assert len(set(stems)) == len(stems) and all(len(s) < 150 and "/" not in s for s in stems), stems
+    assert stems[0] == "0000060_raw" and stems[5] == "0000060_raw_solver-unipc_solver.steps-20"
+    alike = [
+        {"method.solver": "ddim"},
+        {"method.solver.name": "ddim"},
+        {"eval.loss.num": 3},
+        {"method.guide.scale": "1.5"},
+    ]
+    assert {replace(run, changes=changes).stem("raw") for changes in alike} == {"0000060_raw"}
+
+
+def test_what_is_drawn_with_other_settings_leaves_the_runs_own_pictures_alone(digits, tmp_path):
+    shutil.copytree(digits, tmp_path / "run")
+    own = {"eval.grid.every": 0, "eval.grid.num": 10, "eval.loss.num": 8}
+    evaluate(tmp_path / "run", changes=own)
+    before = {p.name: p.read_bytes() for p in (tmp_path / "run/samples").iterdir()}
+    evaluate(tmp_path / "run", changes={**own, "method.solver.steps": "2"})
+    for labels in ("3,7", "5", ""):
+        sample(tmp_path / "run", num=4, labels=labels, changes={"method.solver.steps": "2"})
+    after = {p.name: p.read_bytes() for p in (tmp_path / "run/samples").iterdir()}
+    assert before == {name: after[name] for name in before} and len(after) == len(before) + 1 + 3 * 2
+    assert "0000060_seed0_num4_labels-3,7_solver.steps-2.npz" in after
+
+
+def test_samples_are_streamed_with_labels_and_files_that_are_never_mixed(digits, tmp_path, monkeypatch, capfd):
+    made = sample(digits, num=20, out=tmp_path / "a", labels="7,3", files=True)
+    said = capfd.readouterr().err
+    assert isinstance(made, np.memmap) and made.shape == (20, 8, 8, 1) and "7, 3, 7, 3" in said
+    with np.load(tmp_path / "a.npz") as stored:
+        assert stored["labels"].tolist() == [7, 3] * 10 and stored["label_names"][7] == "7"
+        np.testing.assert_array_equal(stored["images"], made)
+    files = sorted(p.name for p in (tmp_path / "a").iterdir())
+    assert files == [f"{i:05d}.png" for i in range(20)]
+    with pytest.raises(UserError, match="a is there already; delete it, or name another --out"):
+        sample(digits, num=4, out=tmp_path / "a", files=True)
+    monkeypatch.setattr("jaxgen.sample.save_png", lambda path, image: (_ for _ in ()).throw(OSError("full")))
+    with pytest.raises(OSError, match="full"):
+        sample(digits, num=4, out=tmp_path / "b", files=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "a.npz", "a.png"]
+
+
+def test_a_label_is_asked_for_by_name_or_number(digits):
+    """A text is a name first: in folders 0 .. 11, sorted as text or not, 2 is the folder 2."""
+    run = jaxgen.open(digits)
+    names = ("0", "1", "10", "11", "2", "cat", "a, b")
+    spec = Spec(run.exp.spec, label=Field((), "int32", "label", values=7, names=names))
+    told = SimpleNamespace(exp=SimpleNamespace(spec=spec), run=run.run)
+    told._as_condition = lambda *a: Trained._as_condition(told, *a)
+    ask = lambda labels: Trained.asked(told, labels)["label"].tolist()  # noqa: E731
+    assert (
+        ask("2,cat,10") == [4, 5, 2]
+        and ask("a, b") == [6]
+        and ask(["cat", 2, "2"]) == [5, 2, 4]
+        and ask(np.arange(3)) == [0, 1, 2]
+    )
+    assert ask("3") == [3] and ask(0) == [0] and Trained.asked(told, label="cat")["label"].tolist() == [5]
+    for wrong, words in (
+        ("cta", "did you mean 'cat'"),
+        ("7", "out of range"),
+        (["cat", -1], "out of range"),
+        ("-1", "out of range"),
+    ):
+        with pytest.raises(UserError, match=words):
+            ask(wrong)
+
+
+def test_another_number_of_devices_than_trained_with_samples_and_measures(digits, tmp_path):
+    """One trained it with batches of 8; three share it, in batches of 6."""
+    three, loss = {"mesh": {"data": 3}}, {"eval": {"loss": {"num": 8}}}
+    made = sample(digits, num=7, out=tmp_path / "a", changes=three)
+    assert made.shape == (7, 8, 8, 1) and jaxgen.open(digits, changes=three).exp.at_once == 6
+    assert np.isfinite(evaluate(digits, changes={**three, **loss})["loss"])
+
+
+def test_a_call_may_say_another_solver_by_its_own_keys_and_loads_nothing_anew(digits):
+    run = jaxgen.open(digits)
+    images = run.sample(4, labels=["3"], solver="ddim", steps=2, scale=3.0)
+    by_path = {"method.solver.steps": 2, "method.guide.scale": 3.0}
+    np.testing.assert_array_equal(images, run.sample(4, labels=3, changes=by_path))
+    np.testing.assert_array_equal(images, jaxgen.open(digits, changes=by_path).sample(4, labels=3))
+    other = run.changed(by_path)
+    assert other.state is run.state and run.changed(dict(by_path)) is other  # and so are its compiled programs
+    assert run._paths({"solver": "unipc", "order": 2}) == {"method.solver": "unipc", "method.solver.order": 2}
+    with pytest.raises(UserError, match=r"the run knows no condition 'stepz'.*did you mean 'steps'"):
+        run.sample(4, stepz=3)
+    with pytest.raises(UserError, match="cannot change after training"):
+        run.sample(4, condition_dropout=0.5)
+
+
 def test_what_cannot_change_and_what_is_not_known_is_one_line(digits):
     cases = [
         (
@@ -66,7 +169,7 @@ def test_what_cannot_change_and_what_is_not_known_is_one_line(digits):
         ),
         (
             lambda: jaxgen.open(digits).sample(2, label=["cat"]),
-            r"label must be one label of shape \(\) or \[N, \.\.\.\] of them",
+            "--labels=cat is no label of this run; there are: 0, 1",
         ),
         (lambda: jaxgen.open(digits).sample(2, labels=3, label=4), "both --labels and label were given"),
         (lambda: jaxgen.open(digits).sample(0), "--num=0 must be at least 1"),

@@ -104,7 +104,7 @@ def test_a_sweep_measures_every_length(run, capsys):
     assert "sweep 2/3  std0.07: " in out.err and "reconstructed from snapshots of 6 steps" in out.err
     records = [json.loads(line) for line in (path / "results.jsonl").read_text().splitlines()][before:]
     assert [r["ema"] for r in records if r["metric"] == "loss"][:3] == list(found)
-    assert Image.open(path / "samples/0000006_ema_sweep.png").width > 300
+    assert Image.open(path / "samples/0000006_ema_sweep_0.05,0.07,0.2.png").width > 300
 
 
 def test_runs_without_snapshots_sweep_over_what_they_keep(run, tmp_path):

@@ -152,6 +152,23 @@ def test_mistakes_about_the_run_directory(trained, tmp_path):
             "config.init.path=nowhere holds no run",
         ),
         ([f"--workdir={trained}", "--mode=sample", "--num=0"], "--num=0"),
+        # a config beside the run's own: the same is taken, with or without its changes; another one is not ignored
+        ([f"--workdir={trained}", f"--config={CONFIG}", "--mode=sample", "--num=0"], "--num=0"),
+        (
+            [f"--workdir={trained}", f"--config={CONFIG}", "--mode=eval", "--config.eval.loss.num=7", "--step=3"],
+            "no checkpoint of step 3",
+        ),
+        (
+            [f"--workdir={trained}", "--config=vqvae_digits:tiny", "--mode=sample"],
+            "--config=vqvae_digits:tiny is another config than that of the run",
+        ),
+        (
+            [f"--workdir={trained}", "--config=vae_digits", "--mode=eval"],
+            "leave it out: --mode=eval takes the run's own, and --config.KEY=VALUE changes keys",
+        ),
+        ([f"--workdir={trained}", "--mode=eval", "--num=5"], "--num is for --mode=sample, not for --mode=eval"),
+        ([f"--workdir={trained}", "--weights=raw"], "--weights is for --mode=eval and --mode=sample"),
+        ([f"--workdir={trained}", "--mode=sweep", "--weights=raw"], "name the averages by --stds=0.05,0.1"),
         ([f"--workdir={trained}", "--mode=eval", "--step=3"], "no checkpoint of step 3"),
         ([f"--config={CONFIG}"], "--workdir=DIR is missing"),
         (["--config=configs/vae_digit.py", f"--workdir={tmp_path}/x"], "did you mean 'configs/vae_digits.py'"),
