@@ -199,8 +199,8 @@ class Loop:
         self.exp, self.run, self.checkpoints, self.averages = exp, run, checkpoints, averages
         self.interrupt, self.hits, self.began, self.total, self.notes = interrupt, hits, began, total, notes
         self.config = exp.config
-        self.source, self.held_out = source, exp.open_source("eval")
-        self.tests = evaluate.evaluators(exp)
+        self.source = source
+        self.tests, self.held_out = evaluate.with_data(exp, evaluate.evaluators(exp))
         self.programs: dict[int, Callable] = {}
         self.fetcher = ThreadPoolExecutor(1)  # waits for the device in the loop's place
         self.counted, self.clock = 0, began  # the step and the time up to which images/s is accounted for
@@ -345,7 +345,7 @@ class Loop:
         }
         if exp.stages:
             lines["seen"] = f"{exp.spec}, after {', '.join(type(stage.task).__name__.lower() for stage in exp.stages)}"
-        notes = [("weights", note) for note in self.notes]
+        notes = [*(("data", note) for note in self.source.notes), *(("weights", note) for note in self.notes)]
         self.writers.say("\n".join(f"{name:<9}{text}" for name, text in [*lines.items(), *notes]))
 
     def halted(self, at: int) -> bool:
