@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from sets import noise, write_arrays, write_folder, write_tfds
 
-from jaxgen.data import Arrays, Digits, Folder, Shapes, Source, Tfds
+from jaxgen.core.spec import pictures
+from jaxgen.data import Arrays, Digits, Folder, Shapes, Source, Tfds, share
 
 IMAGES, LABELS, NAMES = noise(24), np.arange(24) % 3, ("ant", "bee", "cat")
 
@@ -94,6 +95,25 @@ def test_splits_and_options_have_fingerprints_of_their_own(tmp_path: Path):
     assert Digits().open("train").fingerprint() == Digits().open("train").fingerprint()
     small = Shapes(num=9).open("train")
     assert small.fingerprint(content=True) == Shapes(num=9).open("train").fingerprint(content=True)
+
+
+class Own(Source):
+    """The least that a source of one's own says."""
+
+    def __init__(self, level: int):
+        self.spec, self.level = pictures((2, 2, 1)), level
+
+    def __len__(self) -> int:
+        return 9
+
+    def __getitem__(self, i: int) -> dict:
+        return {"image": np.full((2, 2, 1), self.level + i, np.uint8)}
+
+
+def test_a_source_of_ones_own_inherits_the_rest():
+    source, other = Own(0), Own(1)
+    assert source.labels is None and source.notes == () and len(share(source, 4)) == 4
+    assert source.fingerprint() == other.fingerprint() and source.fingerprint(True) != other.fingerprint(True)
 
 
 def test_ten_thousand_files_are_known_in_a_second(tmp_path: Path):

@@ -84,26 +84,6 @@ class FolderSource(Source):
         return (Path(self.file(i)).read_bytes() for i in range(len(self)))
 
 
-@dataclass(frozen=True)
-class Photos:
-    """The pictures of a folder one by one, each of its own size: for measures that need no batch of one shape."""
-
-    root: str
-    names: tuple[str, ...]  # of the files below the root, with "/", in natural order
-    channels: int  # 1, 3, or 0: as each picture has
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, i: int) -> np.ndarray:
-        """Picture i, uint8 [h, w, C], upright. Errors: it cannot be decoded."""
-        file = os.path.join(self.root, self.names[i])
-        try:
-            return decode.photo(file, self.channels)
-        except decode.Unreadable as e:
-            raise UserError(f"image '{readable(file)}' cannot be read: {e}") from e
-
-
 class Part(NamedTuple):
     """The pictures of a folder, by their names in natural order."""
 
@@ -181,10 +161,6 @@ class Folder:
             part = train if split == "train" else held
         spec = pictures(shape, len(classes), names)
         return FolderSource(spec, part.root, tuple(part.names), classes, self.size, self.resize, self.on_broken, notes)
-
-    def photos(self) -> Photos:
-        """All pictures below `path` in natural order, each of its own size: `size`, `resize` and splits do not count."""
-        return Photos(self.path, tuple(find(self.path).names), self.channels)
 
     def _parts(self) -> tuple[Part, Part | None, tuple[str, ...]]:
         """The pictures to be trained on; those of a held-out folder, if there is one; and what is to be said of them."""
