@@ -215,6 +215,18 @@ KEYS: dict[str, str] = {
     "run": "run", "teacher": "run", "weak": "run", "judge": "run", "curriculum": "curriculum",
 }  # fmt: skip
 
+# what a class of one's own, named as "module:Class", must have to be a member of a table
+NEEDS: dict[str, tuple[str, ...]] = {
+    "source": ("open",),
+    "transform": (),
+    "augment": ("spec", "undo"),
+    "task": ("spec", "undo"),
+    "method": ("init", "train_step", "eval_step"),
+    "module": ("init", "apply"),
+    "optimizer": ("build",),
+    "evaluator": ("needs", "reads"),
+}
+
 # tables of which a key may hold several members, as a tuple
 MANY = ("ema",)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
-from jaxgen.config.registry import KEYS, TABLES, complete, keys, members, nearest, takes, typed
+from jaxgen.config.registry import KEYS, TABLES, complete, is_known, keys, members, nearest, takes, typed
 from jaxgen.core.given import expand
 from jaxgen.core.ranges import Count, Natural, Seed
 from jaxgen.errors import UserError
@@ -161,7 +161,8 @@ def override(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
     values = {k: parse_value(v) if isinstance(v, str) else v for k, v in changes.items()}
 
     def is_name(path: str) -> bool:
-        return path.endswith(".name") or isinstance(_find(tree, path), dict)
+        named = path.endswith(".name") or isinstance(_find(tree, path), dict)
+        return named or (isinstance(values[path], str) and path.partition(".")[0] in SECTIONS and path.count(".") == 1)
 
     if not isinstance(tree["init"], dict) and any(path.startswith("init") for path in values):
         tree["init"] = {"name": "run"}
@@ -267,7 +268,7 @@ def _section(section: str, table: str, name: str, spec: dict[str, Any]) -> dict[
         raise UserError(
             f"{where}={spec!r} must be a section; set its keys ({where}.KEY=VALUE), or drop it: {where}=None"
         )
-    if spec.get("name", name) not in TABLES[table]:
+    if not is_known(table, spec.get("name", name)):
         what = {"evaluator": "an evaluator"}.get(table, f"a {table}")
         raise UserError(f"{where} is not {what}{nearest(name, TABLES[table])}")
     whole = complete(table, {"name": name, **spec}, where)

@@ -1,13 +1,16 @@
-"""Names -> objects: the only place where a name becomes a class.
+"""Names -> objects: the only place where a name, or a `module:Class` of one's own, becomes a class.
 
 Every config dict with a `name` is one frozen dataclass (or linen module) whose fields are the keys. A key listed in
 KEYS holds a member of that table; everything else is a plain value. What the data and the run decide (the Spec, shapes,
 batch, length of the run) goes to the fields whose type asks for it (jaxgen.core.given).
 """
 
+import copy
 import dataclasses
 import difflib
 import importlib
+import os
+import sys
 import types
 import typing
 from collections.abc import Iterable
@@ -20,6 +23,7 @@ from jaxgen.errors import UserError
 TABLES: dict[str, dict[str, str]] = {}  # table -> name -> "module:Class"; jaxgen.tables fills all of these
 KEYS: dict[str, str] = {}  # config key -> the table of which it holds a member
 MANY: set[str] = set()  # tables of which a key may hold several members, as a tuple
+NEEDS: dict[str, tuple[str, ...]] = {}  # table -> what a class of one's own must have to be a member
 NET_PARTS: dict[str, Any] = {}  # keys of a net that are not fields of its module, with their defaults
 
 
@@ -34,18 +38,62 @@ def nearest(word: str, known: Iterable[str]) -> str:
     )
 
 
+def is_known(table: str, name: Any) -> bool:
+    """Whether a name can stand for a class of a table: it is there, or it is a `module:Class` of one's own."""
+    return isinstance(name, str) and (name in TABLES["module" if table == "net" else table] or ":" in name)
+
+
 def lookup(table: str, name: str, where: str) -> type:
-    """The class called `name`; `where` is the config path for the message."""
+    """The class called `name`, or the one that `module:Class` names; `where` is the config path for the message."""
     table = "module" if table == "net" else table
-    if not isinstance(name, str) or name not in TABLES[table]:
-        raise UserError(f"{where}.name={name!r} is unknown{nearest(str(name), TABLES[table])}")
+    if not is_known(table, name):
+        own = f", or a class of your own: {where}=MODULE:CLASS" if table in NEEDS else ""
+        raise UserError(f"{where}.name={name!r} is unknown{nearest(str(name), TABLES[table])}{own}")
+    if name not in TABLES[table]:
+        return _own(table, name, where)
     module, _, attribute = TABLES[table][name].partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def _own(table: str, name: str, where: str) -> type:
+    """A class from a module of the user's, in the current folder or on Python's path."""
+    module, _, attribute = name.partition(":")
+    if not {"", os.getcwd()} & {*sys.path}:
+        sys.path.append(os.getcwd())  # a console script's path does not have it
+    try:
+        cls = getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:
+            raise UserError(f"{where}.name={name!r}: {module} needs {error.name}, which is not installed") from error
+        cure = f"run where {error.name}.py lies, or add its folder to PYTHONPATH"
+        raise UserError(f"{where}.name={name!r}: there is no module {error.name!r}; {cure}") from error
+    except Exception as error:  # whatever somebody's own file does
+        told = " ".join(str(error).split())
+        raise UserError(
+            f"{where}.name={name!r}: {module} cannot be imported: {type(error).__name__}: {told}"
+        ) from error
+    if not isinstance(cls, type):
+        classes = [k for k, v in vars(sys.modules[module]).items() if isinstance(v, type) and v.__module__ == module]
+        raise UserError(f"{where}.name={name!r}: {module} has no class {attribute!r}{nearest(attribute, classes)}")
+    lacks = [part for part in NEEDS.get(table, ()) if not hasattr(cls, part)]
+    if lacks or not dataclasses.is_dataclass(cls):
+        what = (
+            f"it lacks {', '.join(lacks)}"
+            if lacks
+            else "it must be a dataclass (@dataclass(frozen=True, kw_only=True))"
+        )
+        raise UserError(f"{where}.name={name!r} cannot be a {table}: {what}")
+    return cls
 
 
 def fields(cls: type) -> dict[str, dataclasses.Field]:
     """What a config may set: the dataclass fields but linen's own (`parent`, `name`)."""
     own = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    if any(isinstance(f.type, str) for f in own.values()):  # a module whose annotations are text
+        hints = typing.get_type_hints(cls, include_extras=True)
+        own = {k: copy.copy(f) for k, f in own.items()}
+        for k, f in own.items():
+            f.type = hints[k]
     return {k: f for k, f in own.items() if k not in ("parent", "name")}
 
 
@@ -71,7 +119,7 @@ def as_spec(table: str, value: Any, where: str) -> dict[str, Any]:
         return {"name": "run", "path": value} if table == "run" else {"name": value}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         path = f"{type(value).__module__}:{type(value).__name__}"
-        name = next(n for n, target in TABLES[table].items() if target == path)
+        name = next((n for n, target in TABLES[table].items() if target == path), path)
         return {"name": name, **{k: getattr(value, k) for k in fields(type(value)) if k not in asked(type(value))}}
     if not hasattr(value, "items") or "name" not in value:
         raise UserError(f"{where}={value!r} must be a name or a dict with a name{nearest('', TABLES[table])}")

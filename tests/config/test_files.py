@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import sys
 
 import pytest
 from cases import CONFIGS, ROOT
@@ -239,6 +240,71 @@ def test_a_member_of_a_section_is_dropped_by_none(ddpm):
         configs.override(ddpm, {"eval.grd": "None"})
     with pytest.raises(UserError, match=r"config.eval.grid=5 must be a section"):
         configs.override(ddpm, {"eval.grid": "5"})
+
+
+def test_a_class_of_ones_own_stands_wherever_a_name_does():
+    """Over every table: `module:Class` is the class, has the same keys and defaults, and all that such a class needs."""
+    for table, name, cls in every_part():
+        path = registry.TABLES[table][name]
+        assert registry.lookup(table, path, "here") is cls
+        try:
+            whole = registry.complete(table, {"name": name}, "here")
+        except UserError:  # something must be said
+            continue
+        assert registry.complete(table, {"name": path}, "here") == {**whole, "name": path}
+        assert registry.keys(table, path, "here") == registry.keys(table, name, "here")
+
+
+OWN = """
+from __future__ import annotations
+from dataclasses import dataclass
+from jaxgen.core.ranges import Share
+from jaxgen.core.spec import Classes
+from jaxgen.data.sources.digits import Digits
+from jaxgen.core.task import Task
+
+@dataclass(frozen=True)
+class Mine(Task):
+    share: Share = 0.5
+    classes: Classes = 0
+
+@dataclass(frozen=True)
+class Data(Digits):
+    shade: int = 3
+
+class Plain(Task):
+    def __init__(self, x): ...
+"""
+
+
+def test_a_module_in_the_current_folder_is_enough(ddpm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [p for p in sys.path if p])
+    (tmp_path / "own_parts.py").write_text(OWN)
+    (tmp_path / "own_broken.py").write_text("import nowhere_at_all\n")
+    changes = {"data": "own_parts:Data", "data.shade": "4", "tasks.a": "own_parts:Mine", "tasks.a.share": "0.25"}
+    config = configs.override(ddpm, changes)
+    assert (config.data.name, config.data.shade, config.data.batch) == ("own_parts:Data", 4, 128)
+    assert config.tasks.a.to_dict() == {"name": "own_parts:Mine", "share": 0.25}
+    assert configs.differences(configs.from_json(configs.to_json(config)), config) == []
+    built = registry.build("task", config.tasks.a.to_dict(), given(pictures((4, 4, 1), 7), 4, 100))
+    assert (built.share, built.classes) == (0.25, 7)
+    wrong = {
+        "nowhere:Mine": "there is no module 'nowhere'; run where nowhere.py lies, or add its folder to PYTHONPATH",
+        "own_parts:Main": "own_parts has no class 'Main'; did you mean 'Mine'?",
+        "own_parts:Plain": r"it must be a dataclass \(@dataclass",
+        "own_broken:Mine": "own_broken needs nowhere_at_all, which is not installed",
+        "own_parts:Data": "cannot be a task: it lacks spec, undo",
+        "mine": "is unknown; there are: codec, hide, shrink, or a class of your own: config.tasks.a=MODULE:CLASS",
+    }
+    for name, words in wrong.items():
+        with pytest.raises(UserError, match=words) as error:
+            configs.override(ddpm, {"tasks.a": name})
+        assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=r"config.tasks.a.share=2.0 must"):
+        configs.override(ddpm, {**changes, "tasks.a.share": "2.0"})
+    with pytest.raises(UserError, match=r"or a class of your own: config.method=MODULE:CLASS"):
+        configs.override(ddpm, {"method": "mine"})
 
 
 def test_phases_own_the_checkpoint_at_their_end(ddpm):
