@@ -12,10 +12,12 @@ python -m jaxgen.main --config=FILE --mode=show                                 
 """
 
 import argparse
+import os
 import re
 import sys
+import threading
 import warnings
-from typing import Any
+from typing import Any, NoReturn
 
 from jaxgen.core.given import expand
 from jaxgen.errors import UserError
@@ -173,7 +175,9 @@ def _refuse_other(args: argparse.Namespace, changes: dict[str, str]) -> None:
     own, given = _remembered(args.workdir), configs.load(args.config)
     for said in ({}, changes):
         found = configs.differences(own, configs.override(given, said))
-        found = [d for d in found if not PACE.match(d) and not (d.startswith("tasks.") and d.endswith("-> ()"))]
+        found = [
+            d for d in found if not (d.startswith("tasks.") and d.endswith("-> ()"))
+        ]  # what the run measured itself
         if not found:
             return
     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
@@ -221,10 +225,19 @@ def main() -> None:
         where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
         print(f"error: {where}{error.strerror if isinstance(error, OSError) else error}", file=sys.stderr)
         sys.unraisablehook = lambda _: None  # what a broken write leaves behind has nothing to add
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        leave(1)
+    except KeyboardInterrupt as why:
+        print(f"interrupted: {why}" if str(why) else "interrupted", file=sys.stderr)
+        leave(130)
+
+
+def leave(code: int) -> NoReturn:
+    """End the process; a compilation that was begun ahead is not waited for."""
+    if any(thread.name == "ahead" for thread in threading.enumerate()):
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

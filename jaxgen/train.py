@@ -3,14 +3,16 @@
 import functools
 import json
 import math
+import os
 import signal
-import sys
+import socket
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,34 +20,47 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jaxgen import evaluate
-from jaxgen.config.files import normalise, override, owner, phases, to_json
+from jaxgen.config.files import Phase, normalise, override, owner, phases, to_json
 from jaxgen.config.registry import build
 from jaxgen.core import parallel
 from jaxgen.core.lender import Role
 from jaxgen.core.method import Method
+from jaxgen.core.spec import Spec
 from jaxgen.core.state import PyTree, TrainState, adopt
 from jaxgen.data.pipeline import index_stream, load_all, train_stream
 from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
 from jaxgen.evaluation.per_image import Evaluator
+from jaxgen.runs.ahead import Ahead
 from jaxgen.runs.checkpoint import Averages, Checkpoints
 from jaxgen.runs.directory import RunDir, environment
 from jaxgen.runs.experiment import Experiment, open_source
 from jaxgen.runs.frozen import take
+from jaxgen.runs.memory import free_memory
 from jaxgen.runs.posthoc import powers
-from jaxgen.runs.writers import Writers
+from jaxgen.runs.writers import Writers, duration, say
 
+PATIENCE = 3.0  # seconds between a second Ctrl-C and the end of a process that does not hear it
+FULL = 0.85  # share of the free memory from which on a step may not end well
+SLOW, LONG = 30.0, 48 * 3600.0  # seconds without a word that are too many; seconds of a run that call for a remark
 SMALL = 16 << 20  # bytes of a data set that is kept on the device even where that is the host's own memory
 
 
 class Interrupt:
-    """SIGTERM and SIGINT set a flag that the loop reads between steps; a second SIGINT stops at once."""
+    """SIGTERM and SIGINT set a flag that the loop reads between steps; a second SIGINT stops at once.
+
+    A thread answers as soon as the signal arrives, even while the main thread is inside a program or a compilation.
+    """
 
     def __init__(self) -> None:
         self.name = ""
 
     def __enter__(self) -> "Interrupt":
         self.old = {number: signal.signal(number, self.note) for number in (signal.SIGTERM, signal.SIGINT)}
+        self.ear, mouth = socket.socketpair()
+        mouth.setblocking(False)
+        self.mouth, self.before = mouth, signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
+        threading.Thread(target=self.answer, daemon=True).start()
         return self
 
     def note(self, number: int, frame: FrameType | None) -> None:
@@ -54,7 +69,24 @@ class Interrupt:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
 
+    def answer(self) -> None:
+        """Say that a signal was heard; leave when the main thread cannot hear the second SIGINT."""
+        heard = 0
+        while number := self.ear.recv(1)[:1]:
+            name = signal.Signals(number[0]).name
+            if name not in ("SIGINT", "SIGTERM"):
+                continue
+            heard += name == "SIGINT"
+            if heard < 2:
+                say(f"{name}: ending after what runs now, with everything saved (Ctrl-C again: at once)")
+            else:
+                time.sleep(PATIENCE)
+                if self.mouth.fileno() >= 0:  # the main thread is still busy
+                    os._exit(130)
+
     def __exit__(self, *_: Any) -> None:
+        signal.set_wakeup_fd(self.before)
+        self.mouth.close()
         for number, handler in self.old.items():
             signal.signal(number, handler)
 
@@ -91,7 +123,6 @@ def resume(config: ConfigDict, run: RunDir, began: float) -> None:
         )
     checkpoints = Checkpoints(run.path, config.keep)
     averages = Averages(run.path, create=any(stage.config.snapshot_every for stage in stages))
-    notes: list[str] = []  # what the plan says of where the weights come from
 
     def like(step: int) -> TrainState:
         stage = owner(stages, step)
@@ -99,31 +130,38 @@ def resume(config: ConfigDict, run: RunDir, began: float) -> None:
         return experiment(stage).abstract
 
     try:
-        found = checkpoints.restore(like)
-        if found:
-            at, state = found[0], experiment(owner(stages, found[0])).lend(found[1])
-        else:
-            at, (state, notes) = 0, begin(first)
-        if at >= config.steps:
-            print(
-                f"{run.path} is at step {at} already; raise config.steps (now {config.steps}) to go on", file=sys.stderr
-            )
+        newest = max(checkpoints.steps(), default=0)
+        if newest >= config.steps:
+            say(f"{run.path} is at step {newest} already; raise config.steps (now {config.steps}) to go on")
             return
-        run.claim(config, write=parallel.is_lead())  # now that nothing refuses the config
-        checkpoints.forget_after(at)
-        averages.forget_after(at)
         with Interrupt() as interrupt, Hits() as hits:
+
+            @functools.cache
+            def loop(index: int) -> Loop:
+                parts = experiment(index), source(index), run, checkpoints, averages, interrupt, hits
+                return Loop(*parts, stages[index], began, config.steps)
+
+            if newest:
+                like(newest)
+            loop(next(i for i, stage in enumerate(stages) if newest < stage.stop)).prepare(newest)
+            found = checkpoints.restore(like)
+            if found:
+                at, state, notes = found[0], experiment(owner(stages, found[0])).lend(found[1]), []
+            else:
+                at, (state, notes) = 0, begin(first)
+            run.claim(config, write=parallel.is_lead())  # now that nothing refuses the config
+            checkpoints.forget_after(at)
+            averages.forget_after(at)
             for i in range(owner(stages, at), len(stages)):
-                exp = experiment(i)
                 if i > owner(stages, at):  # a new phase: keep what fits, start the rest afresh
-                    state, stayed = adopt(exp.init(), state)
-                    state = jax.device_put(state, exp.shardings)
+                    state, stayed = adopt(experiment(i).init(), state)
+                    state = jax.device_put(state, experiment(i).shardings)
                     notes = [f"phase {i + 1}: {listed(stayed)} start afresh"] if stayed else []
                 if at < stages[i].stop:
-                    loop = Loop(exp, source(i), run, checkpoints, averages, interrupt, hits, began, config.steps, notes)
-                    state, at = loop(state, at, stages[i].stop)
+                    state, at = loop(i)(state, at, notes)
                 if at < stages[i].stop:
                     return
+        say(finished(run))
     finally:
         checkpoints.close()
         averages.close()
@@ -165,24 +203,15 @@ def begin(exp: Experiment) -> tuple[TrainState, list[str]]:
     return jax.device_put(state, exp.shardings), [f"init: {taken} variables from {lender.path}, step {lender.at}{kept}"]
 
 
-def gentler(config: ConfigDict) -> str:
-    """What to change so that training does not diverge: each net's learning rate, and clipping where there is none."""
-    nets = {f"method.{k}.optimizer": v.optimizer for k, v in config.method.items() if hasattr(v, "optimizer")}
-    slower = " ".join(f"--config.{path}.lr={o.lr / 4:.2g}" for path, o in nets.items())
-    clipped = " ".join(f"--config.{path}.clip=1.0" for path, o in nets.items() if not o.clip)
-    return slower + (f", or with {clipped}" if clipped else "")
-
-
 def listed(names: list[str], most: int = 3) -> str:
     """The first of many names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-class Hits:
-    """Counts programs that came out of the compilation cache, while it lasts."""
+class Hits(threading.local):
+    """Counts programs that came out of the compilation cache, while it lasts, for each thread that compiles."""
 
-    def __init__(self) -> None:
-        self.count = 0
+    count = 0
 
     def __enter__(self) -> "Hits":
         jax.monitoring.register_event_listener(self.note)
@@ -197,51 +226,76 @@ class Hits:
             jax.monitoring.unregister_event_listener(self.note)
 
 
+class Compiled(NamedTuple):
+    """A program, the seconds that it took to get it, and whether it was kept from an earlier start."""
+
+    program: Any
+    seconds: float
+    kept: bool
+
+
 class Loop:
     """One phase of a run: what is fixed while it lasts, and what the loop does at its borders."""
 
     def __init__(
         self, exp: Experiment, source: Source, run: RunDir, checkpoints: Checkpoints, averages: Averages,
-        interrupt: Interrupt, hits: Hits, began: float, total: int, notes: list[str],
+        interrupt: Interrupt, hits: Hits, stage: Phase, began: float, total: int,
     ) -> None:  # fmt: skip
         self.exp, self.run, self.checkpoints, self.averages = exp, run, checkpoints, averages
-        self.interrupt, self.hits, self.began, self.total, self.notes = interrupt, hits, began, total, notes
+        self.interrupt, self.hits, self.began, self.stop, self.total = interrupt, hits, began, stage.stop, total
         self.config = exp.config
-        self.source = source
-        self.tests, self.held_out = evaluate.with_data(exp, evaluate.evaluators(exp))
-        self.programs: dict[int, Callable] = {}
+        self.source, self.held_out = source, exp.open_source("eval")
+        self.tests = evaluate.evaluators(exp)
+        self.programs: dict[int, Ahead[Compiled]] = {}
+        self.resident = self.is_resident()
+        self.data: dict[str, jax.Array] = {}
         self.fetcher = ThreadPoolExecutor(1)  # waits for the device in the loop's place
         self.counted, self.clock = 0, began  # the step and the time up to which images/s is accounted for
 
-    def __call__(self, state: TrainState, at: int, stop: int) -> tuple[TrainState, int]:
-        """From step `at` to `stop`, or to where a signal ends it -> (state, step)."""
-        config, exp = self.config, self.exp
-        self.data, self.batches = self.feed(at)
+    def prepare(self, at: int) -> None:
+        """Say what is about to happen, and let the first program be compiled while the weights are made or read."""
+        self.plan(at)
+        self.compile(self.size(at))
+
+    def __call__(self, state: TrainState, at: int, notes: list[str]) -> tuple[TrainState, int]:
+        """From step `at` to the end of the phase, or to where a signal ends it -> (state, step). notes: on the weights."""
+        config, exp, stop = self.config, self.exp, self.stop
+        if not self.programs:
+            self.prepare(at)
+        for note in notes:
+            say(f"weights  {note}")
+        batches = self.feed(at)
         self.writers = Writers(self.run.path, at, self.total, parallel.is_lead())
         if parallel.is_lead():
             self.run.record(self.exp.data, len(self.source), environment())
         try:
-            self.plan(at, min(config.steps_per_call, stop - at))
+            first = self.size(at)
+            if (program := self.program(first)) is None:
+                raise KeyboardInterrupt(f"{self.interrupt.name} while compiling: step {at} is the last, as before")
+            self.say_program(first)
             self.snapshot(state, at)  # a run killed between checkpoint and snapshot makes it now
             interval: list[PyTree] = []  # metrics still on the device
-            since, first = at, True
+            began = since = at
             self.late: tuple[int, int, Future] | None = None  # the interval before: fetched while this one runs
             while at < stop:
-                border = min([stop, *(at - at % n + n for n in (config.log_every, config.save_every, *self.rhythms()))])
-                num = config.steps_per_call if border - at >= config.steps_per_call else 1
-                state, metrics = self.program(num)(state, self.batches(at, num), self.data, exp.root)
-                at += num
-                interval.append(metrics)
-                if first:
-                    jax.block_until_ready(metrics)
-                    self.writers.say(f"first step done {time.monotonic() - self.began:.1f} s after the start")
-                    self.counted, self.clock, first = at, time.monotonic(), False  # compiling and loading are not speed
+                num = self.size(at)
+                program = self.program(num)
+                if program is not None:
+                    state, metrics = program(state, batches(at, num), self.data, exp.root)
+                    at += num
+                    interval.append(metrics)
+                if began < at <= began + 2 * num:
+                    self.say_pace(at, num, metrics, first=at == began + num)
                 self.writers.progress(at)
                 halt = self.halted(at)
                 ends = at >= stop or halt
-                if at % config.log_every == 0 or ends:
+                if interval and (at % config.log_every == 0 or ends):
                     self.log()
                     self.late, interval, since = (since, at, self.fetcher.submit(fetch, interval)), [], at
+                elif self.late and self.late[2].done() and jax.process_count() == 1:
+                    self.log()  # as soon as the figures are there
+                elif len(interval) > 1 and self.writers.silent() > SLOW:
+                    self.writers.console(at, self.shown(mean(jax.device_get(interval[-2:-1]))))
                 self.snapshot(state, at)  # before the checkpoint: what a resumed run finds has all earlier ones
                 if at % config.save_every == 0 or ends:
                     self.log()
@@ -265,96 +319,156 @@ class Loop:
             self.fetcher.shutdown()
             self.writers.close()
 
+    def size(self, at: int) -> int:
+        """How many steps the next program makes: up to the next thing that is due, as few programs as possible."""
+        rhythms = (self.config.log_every, self.config.save_every, *self.rhythms())
+        border = min([self.stop, *(at - at % n + n for n in rhythms)])
+        return self.config.steps_per_call if border - at >= self.config.steps_per_call else 1
+
     def rhythms(self) -> list[int]:
         """Steps between evaluations, and between snapshots."""
         return [n for n in (self.config.snapshot_every, *(t.every for t in self.tests.values())) if n]
 
-    def program(self, num: int) -> Callable:
-        """The compiled program of `num` steps per dispatch."""
+    def compile(self, num: int) -> Ahead[Compiled]:
+        """The program of `num` steps, begun to be compiled."""
         if num not in self.programs:
-            try:
-                self.programs[num] = self.exp.compile_steps(num, self.data)
-            except jax.errors.JaxRuntimeError as error:
-                if "RESOURCE_EXHAUSTED" not in str(error):
-                    raise
-                raise UserError(
-                    f"the step does not fit in the device's memory with config.data.batch={self.config.data.batch}; raise "
-                    "method.microbatches, set method.net.remat=True, or shard with sharding=(('.*', 'fsdp'),)"
-                ) from error
+            data = self.read.abstract(len(self.source)) if self.resident else {}
+            self.programs[num] = Ahead(lambda: self.compiled(num, data))
         return self.programs[num]
 
-    def feed(self, at: int) -> tuple[dict[str, jax.Array], Callable[[int, int], PyTree]]:
-        """(resident data or {}, function (step, num) -> num batches on the devices), reading on from step `at`."""
-        exp, feed, mesh = self.exp, self.exp.feed, self.exp.mesh
-        host = {"host": jax.process_index(), "hosts": jax.process_count()}
-        fields = exp.read_spec
-        row = sum(math.prod(f.shape) * np.dtype(f.dtype).itemsize for f in fields.values())
-        size = len(self.source) * row
-        room = feed.device_mb << 20 if jax.default_backend() != "cpu" else min(SMALL, feed.device_mb << 20)
-        if feed.placement == "device" and exp.transforms:
+    def compiled(self, num: int, data: dict[str, jax.ShapeDtypeStruct]) -> Compiled:
+        """Compile now; a device that is too small is a UserError."""
+        before, hits = time.monotonic(), self.hits.count
+        try:
+            program = self.exp.compile_steps(num, data)
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            raise UserError(f"the step does not fit in the device's memory; {self.smaller(2)}") from error
+        return Compiled(program, time.monotonic() - before, self.hits.count > hits)
+
+    def program(self, num: int) -> Callable | None:
+        """The compiled program of `num` steps per dispatch; None where a signal came before it was there."""
+        found = self.compile(num).result(
+            lambda: jax.process_count() == 1 and bool(self.interrupt.name),
+            lambda seconds: self.writers.say(f"compile  still at it after {seconds:.0f} s"),
+        )
+        return found and found.program
+
+    @property
+    def read(self) -> Spec:
+        """The fields that are read."""
+        return self.exp.read_spec
+
+    def is_resident(self) -> bool:
+        """Whether the whole data set is kept on the devices."""
+        feed = self.exp.feed
+        if feed.placement == "device" and self.exp.transforms:
             raise UserError(
                 "config.data.placement='device' cannot run config.data.transforms (host); use config.data.augment"
             )
-        if feed.placement == "device" or (feed.placement == "auto" and size <= room and not exp.transforms):
-            limit = feed.device_mb << 20
-            with tqdm(
-                desc="loading",
-                total=len(self.source),
-                unit="img",
-                delay=2,
-                disable=None if parallel.is_lead() else True,
-            ) as bar:
-                whole = load_all(self.source, limit, lambda done, _: bar.update(done - bar.n), feed.workers)
-            data = parallel.put_replicated(mesh, {k: whole[k] for k in fields})
+        size = len(self.source) * sum(math.prod(f.shape) * np.dtype(f.dtype).itemsize for f in self.read.values())
+        room = feed.device_mb << 20 if jax.default_backend() != "cpu" else min(SMALL, feed.device_mb << 20)
+        return feed.placement == "device" or (feed.placement == "auto" and size <= room and not self.exp.transforms)
+
+    def feed(self, at: int) -> Callable[[int, int], PyTree]:
+        """A function (step, num) -> num batches on the devices, reading on from step `at`: indices where the data are there."""
+        exp, feed, mesh = self.exp, self.exp.feed, self.exp.mesh
+        host = {"host": jax.process_index(), "hosts": jax.process_count()}
+        if self.resident:
             stream = index_stream(len(self.source), exp.batch, self.config.seed, **host)
-            return data, lambda step, num: parallel.put_batch(
+            limit, quiet = feed.device_mb << 20, None if parallel.is_lead() else True
+            with tqdm(desc="loading", total=len(self.source), unit="img", delay=2, disable=quiet) as bar:
+                whole = load_all(self.source, limit, lambda done, _: bar.update(done - bar.n), feed.workers)
+            self.data = parallel.put_replicated(mesh, {k: whole[k] for k in self.read})
+            return lambda step, num: parallel.put_batch(
                 mesh, {"i": np.stack([stream.batch_at(step + i) for i in range(num)])}, leading=1
             )["i"]
-        stream = train_stream(
-            self.source,
-            exp.batch,
-            self.config.seed,
-            exp.transforms,
-            workers=feed.workers,
-            prefetch=feed.prefetch,
-            fields=tuple(fields),
-            **host,
-        )
+        reading = {"workers": feed.workers, "prefetch": feed.prefetch, "fields": tuple(self.read)}
+        stream = train_stream(self.source, exp.batch, self.config.seed, exp.transforms, **reading, **host)
         iterator = stream.start(at)
 
         def batches(step: int, num: int) -> PyTree:
             parts = [next(iterator) for _ in range(num)]
-            return parallel.put_batch(mesh, {k: np.stack([p[k] for p in parts]) for k in fields}, leading=1)
+            return parallel.put_batch(mesh, {k: np.stack([p[k] for p in parts]) for k in self.read}, leading=1)
 
-        return {}, batches
+        return batches
 
-    def plan(self, at: int, num: int) -> None:
-        """Compile, and say what is about to happen."""
+    def plan(self, at: int) -> None:
+        """What is about to happen, before anything slow."""
         exp, config = self.exp, self.config
-        start, before = time.monotonic(), self.hits.count
-        num = num if num == config.steps_per_call else 1
-        memory = self.program(num).memory_analysis()
-        seconds = time.monotonic() - start
-        held = "on the device" if self.data else "read by the host"
-        rules = ", ".join(f"{pattern} {action}" for pattern, action in config.sharding)
+        held = "all of them in the device's memory" if self.resident else "read while it trains"
         nets = {k: sum(x.size for x in jax.tree.leaves(n.params)) for k, n in exp.abstract.nets.items()}
-        bytes_ = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(exp.abstract))
-        updates = exp.batch // exp.feed.batch
+        updates, num = exp.batch // exp.feed.batch, self.size(at)
+        whole = all(action == "replicate" for _, action in config.sharding)
+        parts = "each holds the whole model" if whole else f"the model is cut by {dict(config.sharding)}"
+        axes = ", ".join(f"{k}={v}" for k, v in exp.mesh.shape.items())
+        many = f" on {jax.process_count()} hosts (mesh {axes}): {parts}, and takes its part of every batch"
         lines = {
-            "run": f"{config.method.name} in {self.run.path}, steps {at} to {config.steps}",
-            "data": f"{config.data.name}: {len(self.source):,} examples of {exp.read_spec}, {held}",
-            "devices": f"{jax.device_count()} {jax.devices()[0].device_kind} on {jax.process_count()} host(s); mesh "
-            f"{', '.join(f'{k}={v}' for k, v in exp.mesh.shape.items())}; {rules}",
-            "nets": ", ".join(f"{k} {v:,} parameters" for k, v in nets.items()),
-            "state": f"{bytes_ / 1e6:,.1f} MB (parameters, optimizer, averages)",
-            "step": f"{exp.batch} images" + (f" ({updates} batches)" if updates > 1 else "") + f", {num} per dispatch",
-            "memory": f"{memory.temp_size_in_bytes / 1e6:,.1f} MB of temporaries per device" if memory else "unknown",
-            "compile": f"{seconds:.1f} s, {'from the cache' if self.hits.count > before else 'new'}",
+            "run": f"{config.method.name} in {self.run.path}: from step {at:,} to {config.steps:,}",
+            "data": f"{config.data.name}: {len(self.source):,} examples of {self.read}, {held}",
+            **{f"data{i}": note for i, note in enumerate(self.source.notes)},
+            "devices": f"{jax.device_count()} {jax.devices()[0].device_kind}" + (many if exp.mesh.size > 1 else ""),
+            "nets": ", ".join(f"{k} of {v:,} parameters" for k, v in nets.items()),
+            "batch": f"{exp.batch} images a step"
+            + (f", in {updates} updates" if updates > 1 else "")
+            + (f"; {num} steps run as one program" if num > 1 else ""),
         }
         if exp.stages:
             lines["seen"] = f"{exp.spec}, after {', '.join(type(stage.task).__name__.lower() for stage in exp.stages)}"
-        notes = [*(("data", note) for note in self.source.notes), *(("weights", note) for note in self.notes)]
-        self.writers.say("\n".join(f"{name:<9}{text}" for name, text in [*lines.items(), *notes]))
+        lines["compile"] = "the training step is being compiled ..."
+        say("\n".join(f"{name.rstrip('0123456789'):<9}{text}" for name, text in lines.items()))
+
+    def say_program(self, num: int) -> None:
+        """How long compiling took and what memory a step needs; a UserError where the machine has not so much."""
+        made = self.compile(num).future.result()
+        how = "kept from an earlier start" if made.kept else "kept for the next start"
+        self.writers.say(f"compile  {made.seconds:.1f} s; the program is {how}")
+        memory, free = made.program.memory_analysis(), free_memory()
+        if not memory:
+            return
+        local = jax.local_device_count() if jax.default_backend() == "cpu" else 1  # devices that share this memory
+        state, need = bytes_of(self.exp.abstract), memory.temp_size_in_bytes * local
+        beside = f"; {gigabytes(free)} are free" if free else ""
+        self.writers.say(
+            f"memory   {gigabytes(state)} of weights, optimizer and averages, {gigabytes(need)} to work with{beside}"
+        )
+        if free and need > FULL * free:
+            least = f"a step needs {gigabytes(need)} of memory and {gigabytes(free)} are free"
+            cure = self.smaller(need / (FULL * free))
+            if need > free:
+                raise UserError(f"{least}; {cure}")
+            self.writers.say(f"warning: {least}; should the system end this process, {cure}")
+
+    def smaller(self, factor: float) -> str:
+        """What to paste for a step that needs so many times less memory."""
+        batch = self.exp.feed.batch
+        fewer = next((n for n in range(math.ceil(factor), batch + 1) if batch % n == 0), batch)
+        now = getattr(self.exp.method, "microbatches", 0)
+        if now and (batch // fewer) % parallel.batch_devices(self.exp.mesh) == 0:
+            return f"add --config.method.microbatches={now * fewer} (the same training, in {now * fewer} parts)"
+        return f"add --config.data.batch={max(1, batch // fewer)}"
+
+    def say_pace(self, at: int, num: int, metrics: PyTree, first: bool) -> None:
+        """After the first program: that it works. After the second, which has nothing to make ready: how long all will take."""
+        jax.block_until_ready(metrics)
+        now = time.monotonic()
+        if first:
+            figures = "  ".join(f"{k} {v:.4g}" for k, v in self.shown(mean([jax.device_get(metrics)])).items())
+            what = f"first {num} steps" if num > 1 else "first step"
+            self.writers.say(f"{what} done {now - self.began:.1f} s after the start  {figures}")
+        else:
+            each = (now - self.clock) / num
+            left = each * (self.total - at)
+            self.writers.say(
+                f"{each:.2g} s a step, {self.exp.batch / each:,.3g} images/s: step {self.total:,} in about {duration(left)}"
+            )
+            if left > LONG:
+                self.writers.say(
+                    "that is long; a GPU, a smaller net (--config.method.net.width=32) or batch, or fewer steps (--config.steps=N) "
+                    "take less, and --config=pictures_small is made for a folder of pictures on a CPU"
+                )
+        self.counted, self.clock = at, now  # compiling and loading are not speed
 
     def halted(self, at: int) -> bool:
         """Whether to stop here. Several hosts agree at log ticks only, so that no step waits for the network."""
@@ -371,13 +485,18 @@ class Loop:
         rate = (stop - self.counted) * self.exp.batch / max(now - self.clock, 1e-9)
         speed = {"images_per_s": rate} if rate else {}  # none when the interval was the first dispatch alone
         self.counted, self.clock = stop, now
-        means = {k: float(np.mean(np.concatenate([m[k] for m in fetched]), dtype=np.float64)) for k in fetched[0]}
+        means = mean(fetched)
         broken = [k for k, v in means.items() if not np.isfinite(v)]
         if broken:
             raise self.diverged(f"{', '.join(broken)} became NaN or infinite between steps {start + 1} and {stop}")
         self.writers.scalars(stop, {**means, **speed})
-        first = {k: means[k] for k in [k for k in means if "loss" in k][:2] or list(means)[:1]}
-        self.writers.console(stop, {**first, "images/s": rate})
+        left = (self.total - stop) * self.exp.batch / rate if rate else None
+        self.writers.console(stop, {**self.shown(means), "images/s": rate}, left)
+
+    @staticmethod
+    def shown(means: dict[str, Any]) -> dict[str, Any]:
+        """The figures of the line that people watch."""
+        return {k: means[k] for k in [k for k in means if "loss" in k][:2] or list(means)[:1]}
 
     def diverged(self, what: str) -> UserError:
         """The NaN policy: stop, keep what was good."""
@@ -385,7 +504,7 @@ class Loop:
         whole = self.checkpoints.steps()
         last = f"the last good checkpoint is step {whole[-1]}" if whole else "there is no checkpoint yet"
         return UserError(
-            f"{what}; {last} in {self.checkpoints.folder}. Run the same command again with {gentler(self.config)}"
+            f"{what}; {last} in {self.checkpoints.folder}. Lower the learning rate or clip gradients (optimizer.clip=1.0)"
         )
 
     def snapshot(self, state: TrainState, at: int) -> None:
@@ -413,10 +532,34 @@ class Loop:
         for name, report in evaluate.reports(self.exp, tests, raw, ema, self.held_out):
             if report.scalars:
                 self.writers.scalars(at, report.scalars, prefix="eval")
-                self.writers.say(f"step {at} {name}: " + "  ".join(f"{k} {v:.5g}" for k, v in report.scalars.items()))
+                of = "on held-out data" if tests[name].reads else name
+                self.writers.say(f"step {at}  {of}  " + "  ".join(f"{k} {v:.5g}" for k, v in report.scalars.items()))
             for label, images in report.images.items():
                 self.writers.image(at, label, images, report.columns, report.captions)
         self.writers.draw()
+
+
+def finished(run: RunDir) -> str:
+    """Where everything is, and what to do with it."""
+    places = {"pictures": "samples", "curves": "loss.png", "figures": "metrics.jsonl"}
+    found = [f"{what} in {run.path / name}" for what, name in places.items() if (run.path / name).exists()]
+    more = f"more pictures: python -m jaxgen.main --workdir={run.path} --mode=sample"
+    return "done     " + "; ".join([", ".join(found), more] if found else [more])
+
+
+def bytes_of(tree: PyTree) -> int:
+    """Of all its arrays."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def gigabytes(num: int) -> str:
+    """A number of bytes, as people say it."""
+    return f"{num / 1e9:,.1f} GB" if num >= 1e9 else f"{num / 1e6:,.0f} MB"
+
+
+def mean(interval: list[PyTree]) -> dict[str, float]:
+    """The means of the metrics of some programs, on the host."""
+    return {k: float(np.mean(np.concatenate([m[k] for m in interval]), dtype=np.float64)) for k in interval[0]}
 
 
 def fetch(interval: list[PyTree]) -> tuple[list[PyTree], float]:

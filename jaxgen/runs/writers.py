@@ -1,6 +1,7 @@
 """What a run tells: console progress, metrics.jsonl, TensorBoard events, sample grids and a loss plot."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from jaxgen.core import parallel
 from jaxgen.images import grid, save_grid
 
 Scalars = Mapping[str, float]
@@ -22,6 +24,23 @@ def write_text(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(text)
     part.replace(path)
+
+
+def say(text: str) -> None:
+    """Print for the person who waits, without breaking a bar; one host speaks for all."""
+    if parallel.is_lead():
+        tqdm.write(text, file=sys.stderr)
+        sys.stderr.flush()
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `3 min 20 s`, `2 h 5 min`, `12 days`."""
+    minutes, hours = seconds / 60, seconds / 3600
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    if hours < 1:
+        return f"{int(minutes)} min {int(seconds % 60)} s"
+    return f"{int(hours)} h {int(minutes % 60)} min" if hours < 48 else f"{hours / 24:,.0f} days"
 
 
 def read_metrics(workdir: str | Path) -> list[dict[str, float]]:
@@ -47,7 +66,7 @@ class Writers:
         self.jsonl = (self.workdir / "metrics.jsonl").open("a")
         self.live = sys.stderr.isatty()
         self.bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, disable=not self.live)
-        self.began, self.first, self.drawn = time.monotonic(), start, True
+        self.first, self.drawn, self.spoke = start, True, time.monotonic()
 
     @cached_property
     def events(self) -> Any:
@@ -79,23 +98,26 @@ class Writers:
         for name, value in named.items():
             self.events.add_scalar(name, value, step)
 
-    def console(self, step: int, values: Scalars) -> None:
-        """The line people watch: loss, images/s, time left. A terminal shows it on the bar, a log gets lines."""
+    def console(self, step: int, values: Scalars, left: float | None = None) -> None:
+        """The line people watch: loss, images/s, seconds left. A terminal shows it on the bar, a log gets lines."""
         if not self.active:
             return
         shown = {k: f"{v:.4g}" for k, v in values.items()}
         if self.live:
             self.bar.set_postfix(shown)
             return
-        rate = (step - self.first) / max(1e-9, time.monotonic() - self.began)
-        left = tqdm.format_interval((self.total - step) / rate) if rate > 0 else "?"
-        self.say(f"step {step}/{self.total}  {'  '.join(f'{k} {v}' for k, v in shown.items())}  left {left}")
+        end = "" if left is None else f"  left {duration(left)}"
+        self.say(f"step {step}/{self.total}  {'  '.join(f'{k} {v}' for k, v in shown.items())}{end}")
+
+    def silent(self) -> float:
+        """Seconds since the last word; 0 where a bar speaks."""
+        return 0.0 if not self.active or self.live else time.monotonic() - self.spoke
 
     def say(self, text: str) -> None:
         """Print without breaking the bar."""
         if self.active:
-            tqdm.write(text, file=sys.stderr)
-            sys.stderr.flush()
+            say(text)
+            self.spoke = time.monotonic()
 
     def image(self, step: int, name: str, images: np.ndarray, columns: int = 0, captions: Sequence[str] = ()) -> None:
         """A grid as samples/<step>_<name>.png and in TensorBoard."""
@@ -125,18 +147,21 @@ class Writers:
 
 
 def plot(workdir: str | Path) -> None:
-    """loss.png: every loss-like curve of metrics.jsonl over steps, training and held-out in the same panel."""
-    records = read_metrics(workdir)
-    names = {name for r in records for name in r if name != "step"}
-    panels = sorted({name.split("/", 1)[1] for name in names if not name.endswith("images_per_s")})
+    """loss.png: every curve of metrics.jsonl over steps, training and held-out in the same panel; one point is a dot."""
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for record in read_metrics(workdir):
+        for name, value in record.items():
+            if name != "step" and not name.endswith("images_per_s") and math.isfinite(value):
+                curves.setdefault(name, []).append((record["step"], value))
+    panels = sorted({name.split("/", 1)[1] for name in curves})
     if not panels:
         return
     figure, axes_of = _panels(len(panels))
     for i, panel in enumerate(panels):
         axes = axes_of(i, panel, "step")
-        for name in sorted(n for n in names if n.split("/", 1)[1] == panel):
-            points = [(r["step"], r[name]) for r in records if name in r]
-            axes.plot(*zip(*points, strict=True), label=name.split("/")[0], linewidth=1)
+        for name in sorted(n for n in curves if n.split("/", 1)[1] == panel):
+            lone = "." if len(curves[name]) == 1 else ""
+            axes.plot(*zip(*curves[name], strict=True), label=name.split("/")[0], linewidth=1, marker=lone)
         axes.legend(fontsize=7)
     _save(figure, Path(workdir) / "loss.png")
 

@@ -212,10 +212,23 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path):
     assert steps == sorted(set(steps)) and steps[-1] == saved
 
 
+def test_a_signal_is_heard_while_the_step_is_compiled(tmp_path):
+    """The process leaves at once, although XLA has seconds of work left, and the directory is as it was."""
+    args = ("--config=ddpm_digits", f"--workdir={tmp_path / 'run'}", f"--cache={tmp_path / 'cache'}")
+    process = subprocess.Popen(command(*args), cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("compile"):
+            break
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+    assert process.wait(60) == 130 and "first" not in rest and "Traceback" not in rest, rest
+    assert "SIGINT" in rest and "while compiling: step 0" in rest
+    assert not (tmp_path / "run" / "lock").exists() and not list((tmp_path / "run").glob("checkpoints/*"))
+
+
 def test_divergence_stops_names_the_interval_and_keeps_the_last_good_checkpoint(tmp_path):
     args = (f"--config={CONFIG}", f"--workdir={tmp_path}", "--config.steps=60", "--config.log_every=5", "--config.save_every=10",
-            "--config.eval.loss.every=0", "--config.eval.grid.every=0", "--config.eval.reconstruct.every=0",
-            "--config.eval.likelihood.every=0")  # fmt: skip
+            "--config.eval.loss.every=0", "--config.eval.grid.every=0", "--config.eval.reconstruct.every=0")  # fmt: skip
     # ten sound steps, then a phase with a learning rate that no one survives
     done = run(
         *args,
@@ -226,14 +239,6 @@ def test_divergence_stops_names_the_interval_and_keeps_the_last_good_checkpoint(
     last = done.stderr.splitlines()[-1]
     assert "NaN or infinite between steps" in last and "last good checkpoint is step 10" in last
     assert [p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()] == ["10"]
-    slower, clipped = re.findall(r"(--config\.method\.net\.optimizer\.\w+)=\S+[0-9]", last)
-    assert slower.endswith(".lr") and clipped.endswith(".clip")
-    phase = (
-        "--config.phases=({'until': 10},)"  # the same run goes on from step 10 at a rate that is survived, and clipped
-    )
-    again = run(*args, phase, f"{slower}=1e-4", f"{clipped}=1.0", "--config.steps=12")
-    assert again.returncode == 0, again.stderr
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == ["10", "12"]
 
 
 def test_a_full_disk_loses_no_checkpoint(trained, tmp_path, monkeypatch):
@@ -325,9 +330,9 @@ def test_a_second_start_compiles_nothing(tmp_path):
     env = {"JAXGEN_CACHE": str(tmp_path / "cache")}
     first = run(f"--config={CONFIG}", f"--workdir={tmp_path / 'a'}", **env)
     again = run(f"--config={CONFIG}", f"--workdir={tmp_path / 'b'}", **env)
-    assert re.search(r"compile .* new", first.stderr) and re.search(r"compile .* from the cache", again.stderr), (
-        again.stderr
-    )
+    assert re.search(r"compile .* for the next", first.stderr) and re.search(
+        r"compile .* from an earlier", again.stderr
+    ), again.stderr
 
 
 def test_help_is_quick_because_it_does_not_start_jax():
