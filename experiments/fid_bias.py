@@ -53,8 +53,9 @@ def main() -> None:
         from jaxgen.evaluation import features as measure
 
         viewer = measure.Viewer(measure.native_judge(args.native), parallel.make_mesh({"data": -1}), 256)
-        source = open_set(args.data, args)
-        features = np.concatenate([viewer(images)["features"] for images, _ in measure.source_batches(source)])
+        pictures = open_set(args.data, args)
+        batches = pictures.batches(range(len(pictures)), viewer.size)
+        features = np.concatenate([viewer(images)["features"] for images, _ in batches])
         features = features[rng.permutation(len(features))]
         sets[f"{args.data}, native, D = {features.shape[1]}"] = [features[::2], features[1::2]]
     record = {}

@@ -4,7 +4,7 @@ python -m jaxgen.compare generated/ real/                                     FI
 python -m jaxgen.compare generated.npz tfds:cifar10 --measures=fid,kid,precision_recall --protocol=clean
 python -m jaxgen.compare generated/ reference.npz                             against statistics (mu, sigma) of another project
 python -m jaxgen.compare generated/ digits --protocol=native --native=runs/classifier_digits
-python -m jaxgen.compare restored/ originals/ --paired=psnr,ssim,lpips:alex   image by image, in order of their names
+python -m jaxgen.compare restored/ originals/ --paired=psnr,ssim,lpips:alex   image by image, by their names without suffix
 python -m jaxgen.compare real/ --save=real.npz                                statistics for later, in pytorch-fid's format
 
 A set is a folder of images, an array file (.npz, .npy), tfds:NAME or tfds:NAME:SPLIT, digits or digits:eval.
@@ -13,7 +13,7 @@ A set is a folder of images, an array file (.npz, .npy), tfds:NAME or tfds:NAME:
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -52,10 +52,15 @@ def parser() -> argparse.ArgumentParser:
         "--luma", action="store_true", help="paired: measure luma (BT.601), as papers on super-resolution do"
     )
     p.add_argument("--border", type=int, default=0, help="paired: leave out so many pixels on every side")
-    p.add_argument("--num", type=int, default=0, help="only the first images of A (default: all)")
+    p.add_argument(
+        "--num", type=int, default=0, help="only a share of A, drawn with seed 0, as many of each class (default: all)"
+    )
     p.add_argument("--batch", type=int, default=64, help="images per dispatch (default 64)")
     p.add_argument(
-        "--size", type=int, default=0, help="folders: side to which images are brought (default: as they are)"
+        "--size",
+        type=int,
+        default=0,
+        help="folders: bring images to squares of that side, cutting (default: each as it is)",
     )
     p.add_argument("--data_dir", type=expand, default="", metavar="DIR", help="tfds: where sets are prepared")
     p.add_argument("--native", type=expand, default="", metavar="RUN", help="native: the run directory of a classifier")
@@ -80,20 +85,21 @@ def parser() -> argparse.ArgumentParser:
 
 
 def open_set(text: str, args: argparse.Namespace) -> Any:
-    """The Source of a set's name."""
-    from jaxgen.data.sources import Arrays, Digits, Folder, Tfds
+    """The Pictures of a set's name."""
+    from jaxgen.data.sources import Arrays, Digits, Tfds
+    from jaxgen.evaluation.pictures import Pictures
 
     kind, _, rest = text.partition(":")
     if kind == "tfds":
         name, _, split = rest.partition(":")
-        return Tfds(name, args.data_dir, split=split or "train", size=args.size).open("train")
+        return Pictures.of(Tfds(name, args.data_dir, split=split or "train", size=args.size).open("train"), text)
     if kind == "digits":
-        return Digits().open(rest or "train")
+        return Pictures.of(Digits().open(rest or "train"), text)
     if text.endswith((".npz", ".npy")):
-        return Arrays(text, eval_fraction=0.0).open("train")
+        return Pictures.of(Arrays(text, eval_fraction=0.0).open("train"), text)
     if not Path(text).is_dir():
         raise UserError(f"{text!r} is no set of images: name a folder, an .npz or .npy file, tfds:NAME or digits")
-    return Folder(text, eval_fraction=0.0, size=args.size).open("train")
+    return Pictures.folder(text, args.size)
 
 
 def is_statistics(path: str) -> bool:
@@ -104,108 +110,80 @@ def is_statistics(path: str) -> bool:
     return path.endswith(".pkl")
 
 
-def watch(what: str, total: int) -> Callable[[Iterable], Iterator]:
-    """A progress bar over batches (images, labels)."""
-
-    def bar(batches: Iterable) -> Iterator:
-        with tqdm(desc=what, total=total, unit="img", leave=False, disable=None) as shown:
-            for images, labels in batches:
-                yield images, labels
-                shown.update(len(images))
-
-    return bar
-
-
 def sets(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Records of the measures between two sets."""
     import jax
 
     from jaxgen.core import parallel
+    from jaxgen.data import share
     from jaxgen.evaluation import features
+    from jaxgen.evaluation.pictures import bar
 
     measures = [name for name in args.measures.split(",") if name]
-    needs = features.needs_of(measures)
-    made = open_set(args.made, args)
-    num = min(args.num or len(made), len(made))
-    viewer = features.Viewer(
-        features.open_judge(args.protocol, args.native, args.weights), parallel.make_mesh({"data": -1}), args.batch
-    )
+    needs, made = features.needs_of(measures), open_set(args.made, args)
+    judge = features.open_judge(args.protocol, args.native, args.weights)
+    viewer = features.Viewer(judge, parallel.make_mesh({"data": -1}), args.batch)
+
+    def summary() -> features.Summary:
+        rows = share(made, args.num)
+        found = features.summarise(viewer, bar("A", len(rows))(made.batches(rows, viewer.size)), needs)
+        say(made.told())
+        return found
+
     if args.save:
-        summary = features.summarise(viewer, watch("A", num)(features.source_batches(made, num, viewer.size)), needs)
-        features.write(args.save, summary, viewer.judge)
-        print(f"{args.save}: mean and covariance of {num} images, protocol {args.protocol}", file=sys.stderr)
+        found = summary()
+        features.write(args.save, found, judge)
+        say([f"{args.save}: mean and covariance of {found.count:,} images, protocol {args.protocol}"])
         return []
     if is_statistics(args.real):
-        real = features.from_file(args.real, viewer.judge)
+        real = features.from_file(args.real, judge)
     else:
         source = open_set(args.real, args)
-        real = features.reference(viewer, source, len(source), needs, watch("B", len(source)))
-    summary = features.summarise(viewer, watch("A", num)(features.source_batches(made, num, viewer.size)), needs)
-    protocol = viewer.judge.protocol
+        named = {"intra_fid": source.classes, "agreement": judge.classes}
+        for name in named.keys() & set(measures):
+            if made.classes != named[name]:
+                raise UserError(
+                    f"{name} compares labels by their place, and {args.made} has the classes {', '.join(made.classes) or 'none'} "
+                    f"where there are {', '.join(named[name]) or 'none'}; give class folders of the same names"
+                )
+        real = features.reference(viewer, source, needs, progress=bar("B", len(source)))
+    found = summary()
     about = {
-        "N": summary.count, "protocol": asdict(protocol), "weights": viewer.judge.weights,
+        "N": found.count, "share": {"of": len(made), "seed": 0}, "sizes": made.span(), "side": args.size,
+        "protocol": asdict(judge.protocol), "weights": judge.weights,
         "reference": {"of": Path(args.real).name, **real.origin},
         "precision": "float32 (highest)", "jax": jax.__version__,
     }  # fmt: skip
-    figures = features.compare(measures, summary, real, protocol)
+    figures = features.compare(measures, found, real, judge.protocol)
+    say([f"{found.count:,} images of {args.made} against {f'{real.count:,}' if real.count else '?'} of {args.real}"])
     return [{"metric": name, "value": value, **about} for name, value in figures.items()]
 
 
 def pairs(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Records of measures between images of equal place."""
+    """Records of measures between pictures that belong together."""
     import jax
 
-    from jaxgen.evaluation.features import borrow, source_batches
-    from jaxgen.images import to_float
-    from jaxgen.metrics import pixel, ssim
-    from jaxgen.pretrained.features import Lpips
+    from jaxgen.evaluation import pairs
 
-    known = {"psnr": pixel.psnr, "mse": pixel.mse, "l1": pixel.l1, "ssim": ssim.ssim, "ms_ssim": ssim.ms_ssim}
     made, real = open_set(args.made, args), open_set(args.real, args)
-    if made.spec.shape != real.spec.shape or (len(made) != len(real) and not args.num):
-        raise UserError(
-            f"--paired compares image by image, and A holds {len(made)} of {made.spec.shape}, B {len(real)} of "
-            f"{real.spec.shape}; give sets of one size and number (--size, --num)"
-        )
-    functions: dict[str, Callable] = {}
-    for name in filter(None, args.paired.split(",")):
-        kind, _, net = name.partition(":")
-        if kind == "lpips":
-            distance = borrow(Lpips(net or "alex", args.weights))
-            functions[name] = lambda a, b, distance=distance: distance(*(colour(to_float(x)) for x in (a, b)))
-        elif kind in known:
-            functions[name] = lambda a, b, f=known[kind]: f(*(seen(x, args) for x in (a, b)))
-        else:
-            raise UserError(f"--paired={name} is unknown; there are: {', '.join([*known, 'lpips:alex'])}")
-    num = min(args.num or len(made), len(made), len(real))
-    found: dict[str, list[np.ndarray]] = {name: [] for name in functions}
-    both = zip(source_batches(made, num, args.batch), source_batches(real, num, args.batch), strict=True)
-    for a, b in watch("pairs", num)((x[0], y[0]) for x, y in both):
-        with jax.default_matmul_precision("highest"):
-            for name, function in functions.items():
-                found[name].append(np.asarray(function(a, b), np.float64))
-    about = {
-        "N": num,
-        "luma": args.luma,
-        "border": args.border,
-        "precision": "float32 (highest)",
-        "jax": jax.__version__,
-    }
-    return [{"metric": k, "value": float(np.concatenate(v).mean()), **about} for k, v in found.items()]
+    how = pairs.Comparison(tuple(filter(None, args.paired.split(","))), args.luma, args.border, args.weights)
+    with tqdm(desc="pairs", unit="pair", delay=2, leave=False, disable=None) as shown:
+        figures, about = pairs.compare(made, real, how, args.num, batch=args.batch, progress=shown.update)
+    about |= {"side": args.size, "precision": "float32 (highest)", "jax": jax.__version__}
+    say([*made.told(), *real.told(), f"{about['N']} pairs, matched {about['matched']}"])
+    if about["left_out"]:
+        say([f"pairs left out, since a picture cannot be read: {about['left_out']}"])
+    if about["repeated"]:
+        say([f"pairs with grey pictures, repeated to three channels: {about['repeated']}"])
+    if about["identical"] and "psnr" in figures:
+        say([f"pairs of equal pictures, whose PSNR counts as {pairs.PERFECT:g} dB: {about['identical']}"])
+    return [{"metric": name, "value": value, **about} for name, value in figures.items()]
 
 
-def seen(x: np.ndarray, args: argparse.Namespace) -> Any:
-    """Images as the paired protocol looks at them, on the scale [0, 255]."""
-    from jaxgen.metrics import pixel
-
-    return pixel.shave(pixel.luma(x) if args.luma else pixel.floats(x), args.border)
-
-
-def colour(x: Any) -> Any:
-    """Grey repeated to three channels."""
-    import jax.numpy as jnp
-
-    return jnp.broadcast_to(x, (*x.shape[:3], 3))
+def say(lines: Iterable[str]) -> None:
+    """What is to be known beside the figures."""
+    for line in lines:
+        print(line, file=sys.stderr)
 
 
 def theirs(args: argparse.Namespace) -> dict[str, float]:
@@ -215,6 +193,10 @@ def theirs(args: argparse.Namespace) -> dict[str, float]:
     there = [name for name in OTHERS if find_spec(name)]
     if not there:
         raise UserError("--against needs one of pytorch-fid, clean-fid, torch-fidelity: pip install pytorch-fid")
+    if args.num or args.size or args.paired:
+        raise UserError(
+            "--against: the reference programs take whole folders as they are; leave out --num, --size and --paired"
+        )
     for path in (args.made, args.real):
         if not Path(path).is_dir():
             raise UserError(f"--against: the reference programs read folders of images, and {path!r} is none")
@@ -252,7 +234,7 @@ def run(argv: list[str]) -> None:
             print(f"{name:<32}{value:.6g}    difference {ours - value:+.2g}")
     if args.out:
         with open(args.out, "a") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records)
+            file.writelines(json.dumps(record, allow_nan=False) + "\n" for record in records)
 
 
 def main() -> None:

@@ -29,6 +29,7 @@ from jaxgen.core.state import Array
 from jaxgen.data.pipeline import eval_batches, share
 from jaxgen.data.sources import Source
 from jaxgen.errors import NotFinite, UserError
+from jaxgen.evaluation.pictures import Pictures
 from jaxgen.metrics.frechet import Moments, frechet, frechet_infinity, frechet_intra
 from jaxgen.metrics.inception_score import inception_score
 from jaxgen.metrics.kernel import kid
@@ -45,7 +46,10 @@ Views = dict[str, Array]  # "features" [B, D], "logits" [B, K], "spatial" [B, S]
 
 @dataclass(frozen=True)
 class Judge:
-    """A frozen net: `see(frozen, uint8 images [B, H, W, C]) -> views`. `weights` is the hash of its weights."""
+    """A frozen net: `see(frozen, images [B, H, W, C]) -> views`, of uint8 images or of what the protocol prepared of them.
+
+    `weights` is the hash of its weights.
+    """
 
     protocol: FeatureProtocol
     see: Callable[[Frozen, Array], Views]
@@ -64,7 +68,7 @@ def inception_judge(protocol: FeatureProtocol, path: str | Path = "") -> Judge:
     frozen = borrow(Inception(str(path)))
 
     def see(frozen: Frozen, images: Array) -> Views:
-        taps = frozen(prepare(images, protocol))
+        taps = frozen(prepare(images, protocol) if images.dtype == np.uint8 else images)
         return {"features": taps.pool3, "logits": taps.logits_unbiased, "spatial": taps.spatial}
 
     return Judge(protocol, see, frozen, weights_hash(frozen.weights))
@@ -117,19 +121,19 @@ def refuse_low_precision(program: str) -> None:
 
 @dataclass(frozen=True)
 class Viewer:
-    """A Judge on all devices: uint8 images in any number -> views on the host, every image once."""
+    """A Judge on all devices: uint8 images in any number and of any sizes -> views on the host, every image once."""
 
     judge: Judge
     mesh: Mesh
     batch: int = 64  # images per dispatch, over all devices
     programs: dict[tuple[int, ...], Callable] = field(default_factory=dict)
 
-    def program(self, shape: tuple[int, ...]) -> Callable:
+    def program(self, shape: tuple[int, ...], dtype: Any = np.uint8) -> Callable:
         """Compiled for images [B, *shape], at full float32 precision."""
         if shape not in self.programs:
             whole = parallel.replicated(self.mesh)
             abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), self.judge.frozen)
-            images = jax.ShapeDtypeStruct((self.size, *shape), np.uint8)
+            images = jax.ShapeDtypeStruct((self.size, *shape), dtype)
             spread = parallel.batch_sharding(self.mesh)
             with jax.default_matmul_precision("highest"):
                 lowered = jax.jit(self.judge.see, in_shardings=(whole, spread), out_shardings=whole).lower(
@@ -147,9 +151,26 @@ class Viewer:
         shards = parallel.batch_devices(self.mesh)
         return -(-self.batch // shards) * shards
 
-    def __call__(self, images: Images) -> dict[str, np.ndarray]:
-        """[N, H, W, C] -> views [N, ...]; every host gives the same images and gets all views."""
-        program, parts = self.program(images.shape[1:]), []
+    def uniform(self, images: list[np.ndarray]) -> np.ndarray:
+        """Images of several sizes [h, w, C] as one array [N, H, W, C]: each brought by the protocol from its own size to the net's.
+
+        Those of one size stay as they are, as long as it is the first: a net is compiled for one size and for the net's own.
+        """
+        if len({x.shape[:2] for x in images}) == 1 and {x.shape[2] for x in images} == {1, 3}:
+            images = [np.broadcast_to(x, (*x.shape[:2], 3)) for x in images]
+        shapes = {x.shape for x in images}
+        if len(shapes) == 1 and (shapes & self.programs.keys() or not self.programs):
+            return np.stack(images)
+        protocol = self.judge.protocol
+        if not protocol.resize:
+            sizes = " and ".join(sorted({f"{x.shape[1]}x{x.shape[0]}" for x in images})[:2])
+            raise UserError(f"protocol {protocol.name} judges images of one size as they are, not {sizes}; give --size")
+        return np.concatenate([_prepared(x[None], protocol) for x in images])
+
+    def __call__(self, images: Images | list[np.ndarray]) -> dict[str, np.ndarray]:
+        """[N, H, W, C], or images of several sizes -> views [N, ...]; every host gives the same images and gets all views."""
+        images = self.uniform(images) if isinstance(images, list) else images
+        program, parts = self.program(images.shape[1:], images.dtype), []
         share = self.size // jax.process_count()
         first = jax.process_index() * share
         for start in range(0, len(images), self.size):
@@ -159,6 +180,9 @@ class Viewer:
             seen = jax.device_get(program(placed))
             parts.append({k: v[: len(part)] for k, v in seen.items()})
         return {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+
+
+_prepared = jax.jit(prepare, static_argnums=1)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -187,7 +211,10 @@ class Summary:
 def summarise(
     viewer: Viewer, batches: Iterable[tuple[Images, np.ndarray | None]], needs: frozenset[str], hash: str = ""
 ) -> Summary:
-    """Batches (images, labels or None) -> Summary. `needs`: which of "rows", "logits", "spatial" to keep beside moments."""
+    """Batches (images, or a list of images of several sizes; labels or None) -> Summary.
+
+    needs: which of "rows", "logits", "spatial" to keep beside moments.
+    """
     moments: dict[str, Moments] = {}
     kept: dict[str, list[np.ndarray]] = {"features": [], "logits": [], "labels": []}
     for images, labels in batches:
@@ -216,20 +243,23 @@ def summarise(
     return Summary(settled["features"].count, statistics, **rows, hash=hash)
 
 
-def _whole(images: Images) -> Images:
+def _whole(images: Images | list[np.ndarray]) -> Images | list[np.ndarray]:
     """uint8, or a UserError: floats have no agreed range, and quantising them is the caller's decision."""
-    images = np.asarray(images)
-    if images.dtype != np.uint8:
-        raise UserError(
-            f"measures take uint8 images, not {images.dtype}: quantise them first (jaxgen.images.to_uint8 takes [-1, 1])"
-        )
+    for part in images if isinstance(images, list) else [images]:
+        if part.dtype != np.uint8:
+            raise UserError(
+                f"measures take uint8 images, not {part.dtype}: quantise them first (jaxgen.images.to_uint8 takes [-1, 1])"
+            )
     return images
 
 
 def source_batches(
     source: Source, num: int = 0, batch: int = 256, seed: int = 0
 ) -> Iterator[tuple[Images, np.ndarray | None]]:
-    """A seeded share of `num` images (0: all) of a data set, in order, with their labels where it has some."""
+    """A seeded share of `num` images (0: all) of a data set, in order, with their labels where it has some.
+
+    Where a file is broken, the next stands in for it, so that places stay: `Pictures` are for counting.
+    """
     target, label = source.spec.target, source.spec.label
     fields = (target, *([label] if label else []))
     for part in eval_batches(source, batch, num, fields=fields, seed=seed):
@@ -249,34 +279,40 @@ def cache_folder() -> Path:
 
 def reference(
     viewer: Viewer,
-    source: Source,
-    num: int,
+    pictures: Pictures,
     needs: frozenset[str],
-    progress: Callable[[Iterable], Iterable] = iter,
+    num: int = 0,
     seed: int = 0,
+    progress: Callable[[Iterable], Iterable] = iter,
 ) -> Summary:
-    """The Summary of a data set, or of a seeded share of `num` images; moments come from the cache where they were computed before.
+    """The Summary of a seeded share of `num` pictures (0: all); moments come from the cache where they were computed before.
 
-    The cache's key is a hash of every byte of the data, the share, how pixels are decoded, protocol and weights, so that
+    The cache's key is a hash of every byte of the set, the share, how pixels are decoded, protocol and weights, so that
     another set, resize or net never meets another's numbers.
     """
-    judge, rows = viewer.judge, share(source, num, seed)
-    decoded = hashlib.sha256(b"".join(np.ascontiguousarray(source[int(i)][source.spec.target]) for i in rows[:8]))
-    data = [source.fingerprint(content=True), hashlib.sha256(rows.tobytes()).hexdigest(), decoded.hexdigest()]
+    judge, rows = viewer.judge, share(pictures, num, seed)
+    decoded = [
+        hashlib.sha256(np.ascontiguousarray(x)).hexdigest() for x in map(pictures.get, rows[:8]) if x is not None
+    ]
+    data = [pictures.fingerprint(content=True), hashlib.sha256(rows.tobytes()).hexdigest(), decoded]
     key = digest([data, asdict(judge.protocol), judge.weights, "spatial" in needs])
     path = cache_folder() / f"{judge.protocol.name}-{key}.npz"
     if not needs - {"spatial"} and path.is_file():
         with contextlib.suppress(UserError):  # a file that cannot be read is written anew
-            found = Summary(len(rows), read_statistics(path), hash=key, share=(len(source), seed))
+            found = from_file(path, judge)
             made = time.strftime("%Y-%m-%d %H:%M", time.localtime(path.stat().st_mtime))
             if parallel.is_lead():
-                tqdm.write(f"reference from the cache, made {made} of {len(rows):,} pictures ({path})", file=sys.stderr)
-            return found
-    found = summarise(viewer, progress(source_batches(source, num, viewer.size, seed)), needs, key)
-    found = replace(found, share=(len(source), seed))
+                tqdm.write(
+                    f"reference from the cache, made {made} of {found.count:,} pictures ({path})", file=sys.stderr
+                )
+            return replace(found, hash=key, share=(len(pictures), seed))
+    found = summarise(viewer, progress(pictures.batches(rows, viewer.size)), needs, key)
+    found = replace(found, share=(len(pictures), seed))
     if parallel.is_lead():
+        for line in pictures.told():
+            tqdm.write(line, file=sys.stderr)
         try:
-            write_statistics(path, found.statistics)
+            write(path, found, judge)
         except OSError as error:  # a cache that cannot be written is no reason to lose a result
             tqdm.write(f"warning: {path} could not be written: {error.strerror}", file=sys.stderr)
     return found

@@ -8,10 +8,9 @@ from typing import Annotated, Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from jaxgen.config.registry import nearest
-from jaxgen.core import keys, parallel
+from jaxgen.core import keys
 from jaxgen.core.given import FilePath
 from jaxgen.core.method import Reconstructs, Restores, Samples
 from jaxgen.core.ranges import Count, Natural, NonNegative, Range, Seed
@@ -21,6 +20,7 @@ from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
 from jaxgen.evaluation import features
 from jaxgen.evaluation.per_image import Report, averages, drawn, fidelity, first_pictures, looked_at
+from jaxgen.evaluation.pictures import Pictures, bar
 from jaxgen.images import beside, to_float, to_uint8, within
 from jaxgen.metrics.pixel import l1, luma, psnr, shave
 from jaxgen.metrics.ssim import ssim
@@ -29,20 +29,6 @@ from jaxgen.runs.experiment import Experiment
 from jaxgen.tasks.degrade import DEGRADATIONS
 
 SPAN = (-1.0, 1.0)
-
-
-def _bar(what: str, total: int) -> Callable[[Iterable], Iterator]:
-    """A progress bar over batches (images, labels), on the first host, after two seconds."""
-
-    def watch(batches: Iterable) -> Iterator:
-        with tqdm(
-            desc=what, total=total, unit="img", delay=2, leave=False, disable=None if parallel.is_lead() else True
-        ) as bar:
-            for images, labels in batches:
-                yield images, labels
-                bar.update(len(images))
-
-    return watch
 
 
 @dataclass(frozen=True)
@@ -102,7 +88,7 @@ class SampleQuality:
         found = []
         for batches in sets:
             quantised = ((to_uint8(images), labels) for images, labels in batches)
-            summary = features.summarise(viewer, _bar(self.of, self.num)(quantised), needs)
+            summary = features.summarise(viewer, bar(self.of, self.num)(quantised), needs)
             found.append(features.compare(self.measures, summary, real, judge.protocol))
         prefix = "r" if self.of == "reconstructions" else ""
         scalars = {prefix + k: float(np.mean([f[k] for f in found])) for k in found[0]}
@@ -127,8 +113,8 @@ class SampleQuality:
     def _reference(self, viewer: features.Viewer, source: Source | Path, needs: frozenset[str]) -> features.Summary:
         if isinstance(source, Path):
             return features.from_file(source, viewer.judge)
-        num = min(self.reference_num or len(source), len(source))
-        return features.reference(viewer, source, num, needs, _bar("reference", num))
+        pictures, num = Pictures.of(source, "the reference"), self.reference_num
+        return features.reference(viewer, pictures, needs, num, progress=bar("reference", num or len(pictures)))
 
     def _reconstructed(self, exp: Experiment, w: Weights, source: Source) -> Iterator:
         if not isinstance(exp.method, Reconstructs):
@@ -161,7 +147,7 @@ class Neighbours:
         train = exp.open_source("train")
         made = to_uint8(exp.sample(ema, self.num, self.seed).images)
         held = np.concatenate([images for images, _ in features.source_batches(source, self.num)])
-        watch = _bar("neighbours", len(train))
+        watch = bar("neighbours", len(train))
         distance, rows = nearest_rows(np.concatenate([made, held]), watch(features.source_batches(train)), self.near)
         mine, theirs = np.median(distance[: len(made), 0]), np.median(distance[len(made) :, 0])
         shown = [np.concatenate([made[i : i + 1], np.stack([train[int(j)][exp.data.target] for j in rows[i]])])

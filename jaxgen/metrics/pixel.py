@@ -21,6 +21,7 @@ Array = jax.Array
 Span = tuple[float, float]
 
 BYTES: Span = (0.0, 255.0)
+PERFECT = 100.0  # dB that a pair counts at most in a mean: two equal images have infinitely many
 
 
 def floats(x: Array) -> Array:
@@ -70,7 +71,7 @@ def l1(a: Array, b: Array) -> Array:
 
 @frame_by_frame
 def psnr(a: Array, b: Array, span: Span = BYTES, quantise: bool = False) -> Array:
-    """Peak signal-to-noise ratio [B] in dB; infinite where both images are the same."""
+    """Peak signal-to-noise ratio [B] in dB; infinite where both images are the same: means take it as PERFECT at most."""
     return 10.0 * jnp.log10(255.0**2 / mse(levels(a, span, quantise), levels(b, span, quantise)))
 
 

@@ -16,6 +16,7 @@ from jaxgen.data.sources import Arrays, Digits
 from jaxgen.errors import NotFinite, UserError
 from jaxgen.evaluation import features
 from jaxgen.evaluation.features import Viewer, compare, needs_of, reference, source_batches, summarise
+from jaxgen.evaluation.pictures import Pictures
 from jaxgen.metrics.protocols import NATIVE, PROTOCOLS, prepare
 from jaxgen.metrics.statistics import write_statistics
 from jaxgen.runs.experiment import Experiment, open_source
@@ -105,16 +106,19 @@ def test_the_cache_gives_what_was_computed_and_says_so(judge, tmp_path, monkeypa
         calls.append(1)
         return batches
 
-    first = reference(viewer(judge), source, 100, frozenset(), watched)
+    def measured():
+        return reference(viewer(judge), Pictures.of(source, "B"), frozenset(), 100, progress=watched)
+
+    first = measured()
     assert "cache" not in capsys.readouterr().err
-    second = reference(viewer(judge), source, 100, frozenset(), watched)
+    second = measured()
     assert len(calls) == 1 and first.origin == second.origin
     assert first.origin["N"] == 100 and first.origin["share"] == {"of": 1500, "seed": 0} and first.origin["hash"]
     (file,) = (tmp_path / "statistics").glob("*.npz")
     assert re.search(rf"from the cache, made \d{{4}}-.* of 100 pictures .*{file.name}", capsys.readouterr().err)
     np.testing.assert_array_equal(first.statistics.cov, second.statistics.cov)
     file.write_bytes(b"half a file")
-    third = reference(viewer(judge), source, 100, frozenset(), watched)
+    third = measured()
     assert len(calls) == 2 and third.origin == first.origin
     np.testing.assert_array_equal(first.statistics.cov, third.statistics.cov)
 
@@ -127,7 +131,7 @@ def test_a_cached_reference_is_of_every_picture_and_of_the_share(judge, tmp_path
     def measured(pixels, num=0, seed=0, judge=judge):
         np.save(tmp_path / "set.npy", pixels)
         source = Arrays(str(tmp_path / "set.npy"), eval_fraction=0.0).open("train")
-        return reference(viewer(judge, batch=64), source, num, frozenset(), seed=seed).hash
+        return reference(viewer(judge, batch=64), Pictures.of(source, "B"), frozenset(), num, seed).hash
 
     changed = images.copy()
     changed[201, 3, 3, 0] ^= 1
@@ -254,7 +258,7 @@ def test_evaluators_of_a_run(classifier, tmp_path):
     fid = next(r for r in records if r["metric"] == "fid@40:native")
     assert fid["N"] == 40 and fid["seeds"] == [0, 1] and fid["protocol"]["name"] == "native"
     assert {"weights", "reference", "precision", "versions", "step", "commit"} <= set(fid)
-    assert (tmp_path / "run/samples/0000004_neighbours.png").is_file()
+    assert list((tmp_path / "run/samples").glob("0000004_neighbours*.png"))
     for wrong in (
         {"eval.quality.native": "nowhere"},
         {"eval.quality.of": "sample"},
