@@ -17,7 +17,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-SHOWN = ("jaxgen", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+SHOWN = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 PLUGINS = (
     "jax-cuda12-plugin",
     "jax-cuda12-pjrt",
@@ -143,10 +143,12 @@ def examine() -> Findings:
     versions, found = installed((*SHOWN, *PLUGINS, "libtpu")), ask_jax()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     free = shutil.disk_usage(".").free / 1e9
+    here = re.search(r'__version__ = "(.+)"', Path(__file__).with_name("__init__.py").read_text())
     facts = {
+        "jaxgen": here[1] if here else "?",
         "python": f"{platform.python_version()}, {platform.system()} {platform.machine()}",
         "machine": f"{os.cpu_count()} CPU cores, {memory:.1f} GB of memory, {free:.0f} GB free on this disk",
-        "versions": ", ".join(f"{name} {number}" for name, number in versions.items()) or "none",
+        "versions": ", ".join(f"{name} {number}" for name, number in versions.items()),
     }
     if devices:
         facts["hardware"] = f"{len(devices)} {wanted.upper()}: {devices[0]}"

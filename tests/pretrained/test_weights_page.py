@@ -1,0 +1,94 @@
+"""docs/weights.md: every block of code runs as printed, on smaller nets, with files where it looks for them."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import ROOT
+
+from jaxgen.core.spec import labels
+from jaxgen.nets.dit import DiT, position_waves
+from jaxgen.nets.unet import UNet
+from jaxgen.pretrained.diffusers import load_unet, save_unet
+from jaxgen.pretrained.dit import to_author
+from jaxgen.pretrained.edm import edm_module, to_edm
+from jaxgen.pretrained.torch_files import read_tensors, write_tensors
+
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/weights.md").read_text(), re.S)
+BATCH = 1
+
+
+def block(words: str) -> str:
+    (found,) = [text for text in BLOCKS if words in text]
+    return found
+
+
+def variables_of(module, channels=3):
+    x = jax.ShapeDtypeStruct((BATCH, *module.shape[:2], channels), jnp.float32)
+    t = jax.ShapeDtypeStruct((BATCH,), jnp.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), x, t, module.conditions.abstract(BATCH))
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda a: 0.1 * rng.standard_normal(a.shape).astype(np.float32), shapes)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.slow
+def test_samples_from_a_diffusers_folder_and_training_on(here):
+    module = UNet(shape=(8, 8, 3), width=8, mults=(1,), blocks=1, attend=(), groups=4)
+    save_unet("ddpm-cifar10-32", module, variables_of(module))
+    names = {}
+    exec(block("load_unet").replace("steps=50", "steps=2"), names)
+    assert names["images"].shape == (16, 8, 8, 3) and (here / "samples.png").is_file()
+    exec(block("started(variables)"), names)
+    assert np.isfinite(float(names["metrics"]["loss"]))
+
+
+@pytest.mark.slow
+def test_a_run_for_diffusers(tiny, here):
+    from jaxgen.train import train
+
+    train(tiny("ddpm_digits", steps=1, eval={}), here / "runs/digits")
+    names = {}
+    exec(block("save_unet"), names)
+    module, variables = load_unet("digits_unet")
+    assert module.conditions.classes == 11  # ten digits and none
+    jax.tree.map(np.testing.assert_array_equal, variables, dict(names["weights"].nets["net"]))
+
+
+def test_dit_of_its_authors(here):
+    module = DiT(shape=(4, 4, 4), conditions=labels(3), depth=1, width=384, heads=6, out_channels=8)
+    stored = to_author(module, variables_of(module, 4)) | {"pos_embed": position_waves(2, 2, 384)[None]}
+    write_tensors("DiT-XL-2-256x256.pt", stored)
+    names = {}
+    exec(block("load_author"), names)
+    assert names["module"] == module
+    again = read_tensors("again.safetensors")
+    assert again.keys() == stored.keys() - {"pos_embed"}
+
+
+def test_edm(here):
+    small = block("from_edm").replace('"model_channels": 128', '"model_channels": 16').replace("[2, 2, 2]", "[1]")
+    small = small.replace('"num_blocks": 4', '"num_blocks": 1')
+    options = re.search(r"edm_module\((.*?)\)\n", small, re.S)[1]
+    module = edm_module(eval(options))
+    write_tensors("edm.pt", to_edm(module, variables_of(module)))
+    names = {}
+    exec(small, names)
+    assert names["module"] == module
+
+
+def test_every_function_that_it_names_is_there():
+    import importlib
+
+    page = (ROOT / "docs/weights.md").read_text()
+    named = set(re.findall(r"`(diffusers|dit|edm|torch_files)\.(\w+)", page))
+    assert len(named) >= 10
+    for room, name in named:
+        assert hasattr(importlib.import_module(f"jaxgen.pretrained.{room}"), name), (room, name)
