@@ -8,7 +8,7 @@ from typing import Any
 from jaxgen.config import registry
 from jaxgen.core import parallel
 from jaxgen.core.state import Weights
-from jaxgen.data.sources import Source
+from jaxgen.data.sources import NothingHeldOut, Source
 from jaxgen.errors import NotFinite, UserError
 from jaxgen.evaluation.per_image import Evaluator, Report, best, examine
 from jaxgen.images import save_grid
@@ -28,8 +28,24 @@ def evaluators(exp: Experiment) -> dict[str, Evaluator]:
     return built
 
 
+def with_data(exp: Experiment, tests: dict[str, Evaluator]) -> tuple[dict[str, Evaluator], Source | None]:
+    """The evaluators that can work, and the held-out data that they read (None: they read none).
+
+    Where nothing is held out those that would read it are left out, which is told in one line.
+    """
+    reading = [name for name, test in tests.items() if test.reads or exp.from_data]
+    if not reading:
+        return tests, None
+    try:
+        return tests, exp.open_source("eval")
+    except NothingHeldOut as error:
+        if parallel.is_lead():
+            print(f"left out: {', '.join(f'config.eval.{name}' for name in reading)}: {error}", file=sys.stderr)
+    return {name: test for name, test in tests.items() if name not in reading}, None
+
+
 def reports(
-    exp: Experiment, tests: dict[str, Evaluator], raw: Weights, ema: Weights, source: Source, label: str = "ema"
+    exp: Experiment, tests: dict[str, Evaluator], raw: Weights, ema: Weights, source: Source | None, label: str = "ema"
 ) -> Iterator[tuple[str, Report]]:
     """(name, report) of each evaluator in turn; all hosts take part. `label`: what the averaged weights are called.
 
@@ -46,7 +62,7 @@ def reports(
 
 
 def measured(
-    trained: Trained, tests: dict[str, Evaluator], source: Source, choice: Choice
+    trained: Trained, tests: dict[str, Evaluator], source: Source | None, choice: Choice
 ) -> Iterator[tuple[str, Report]]:
     """(name, report) of each evaluator with those weights as the averaged ones; figures go to results.jsonl."""
     exp, state = trained.exp, trained.state
@@ -68,13 +84,16 @@ def draw(trained: Trained, name: str, report: Report, *made_by: str) -> None:
 
 def open_tests(
     workdir: str | Path, step: int, changes: dict[str, str] | None
-) -> tuple[Trained, dict[str, Evaluator], Source]:
+) -> tuple[Trained, dict[str, Evaluator], Source | None]:
     """A checkpoint of a run, its evaluators and the held-out data."""
     trained = Trained.open(workdir, step, changes)
     tests = evaluators(trained.exp)
     if not tests:
         raise UserError(f"{trained.run.path}/config.json names no evaluator; add one: --config.eval.loss.num=0")
-    return trained, tests, trained.exp.open_source("eval")
+    tests, source = with_data(trained.exp, tests)
+    if not tests:
+        raise UserError(f"nothing is left to measure: the evaluators of {trained.run.path} need held-out pictures")
+    return trained, tests, source
 
 
 def evaluate(

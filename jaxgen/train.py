@@ -203,6 +203,14 @@ def begin(exp: Experiment) -> tuple[TrainState, list[str]]:
     return jax.device_put(state, exp.shardings), [f"init: {taken} variables from {lender.path}, step {lender.at}{kept}"]
 
 
+def gentler(config: ConfigDict) -> str:
+    """What to change so that training does not diverge: each net's learning rate, and clipping where there is none."""
+    nets = {f"method.{k}.optimizer": v.optimizer for k, v in config.method.items() if hasattr(v, "optimizer")}
+    slower = " ".join(f"--config.{path}.lr={o.lr / 4:.2g}" for path, o in nets.items())
+    clipped = " ".join(f"--config.{path}.clip=1.0" for path, o in nets.items() if not o.clip)
+    return slower + (f", or with {clipped}" if clipped else "")
+
+
 def listed(names: list[str], most: int = 3) -> str:
     """The first of many names, and how many more there are."""
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
@@ -244,8 +252,8 @@ class Loop:
         self.exp, self.run, self.checkpoints, self.averages = exp, run, checkpoints, averages
         self.interrupt, self.hits, self.began, self.stop, self.total = interrupt, hits, began, stage.stop, total
         self.config = exp.config
-        self.source, self.held_out = source, exp.open_source("eval")
-        self.tests = evaluate.evaluators(exp)
+        self.source = source
+        self.tests, self.held_out = evaluate.with_data(exp, evaluate.evaluators(exp))
         self.programs: dict[int, Ahead[Compiled]] = {}
         self.resident = self.is_resident()
         self.data: dict[str, jax.Array] = {}
@@ -504,7 +512,7 @@ class Loop:
         whole = self.checkpoints.steps()
         last = f"the last good checkpoint is step {whole[-1]}" if whole else "there is no checkpoint yet"
         return UserError(
-            f"{what}; {last} in {self.checkpoints.folder}. Lower the learning rate or clip gradients (optimizer.clip=1.0)"
+            f"{what}; {last} in {self.checkpoints.folder}. Run the same command again with {gentler(self.config)}"
         )
 
     def snapshot(self, state: TrainState, at: int) -> None:

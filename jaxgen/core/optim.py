@@ -97,12 +97,14 @@ class Optimizer:
         return optax.identity()
 
     def build(self) -> optax.GradientTransformation:
-        """The whole chain."""
-        parts = [optax.clip_by_global_norm(self.clip)] if self.clip > 0 else []
-        parts.append(self.scale())
-        if self.weight_decay > 0:
-            parts.append(optax.add_decayed_weights(self.weight_decay, mask=mask(self.decay)))
-        parts.append(at_run_step(self.rate()))
+        """The whole chain. Clipping and decay keep no state and always have their place, so that a run may take them up."""
+        clip = optax.clip_by_global_norm(self.clip) if self.clip > 0 else optax.identity()
+        decay = (
+            optax.add_decayed_weights(self.weight_decay, mask(self.decay))
+            if self.weight_decay > 0
+            else optax.identity()
+        )
+        parts = [clip, self.scale(), decay, at_run_step(self.rate())]
         if self.unit:
             parts.append(to_unit_magnitude(self.unit))
         tx = optax.chain(*parts)

@@ -130,7 +130,7 @@ def head(file: str) -> Head:
         w, h = image.size if orientation(image) < 5 else image.size[::-1]
         if not w or not h:
             raise Unreadable(f"the image is {w}x{h}")
-        _refuse_unbounded(image)
+        _refuse_unsaid(image)
         return Head((w, h), is_colour(image), tuple(_conversions(image)))
 
 
@@ -157,10 +157,12 @@ def _conversions(image: Image.Image) -> Iterator[str]:
         yield "transparency laid on white"
 
 
-def _refuse_unbounded(image: Image.Image) -> None:
+def _refuse_unsaid(image: Image.Image) -> None:
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         kind = "floats" if image.mode == "F" else "32-bit integers"
         raise Unreadable(f"its pixels are {kind}, which have no agreed range")
+    if image.mode == "LAB":
+        raise Unreadable("its pixels are CIELAB; save it as RGB")
 
 
 def is_colour(image: Image.Image) -> bool:
@@ -181,7 +183,7 @@ def flatten(image: Image.Image, channels: int) -> Image.Image:
 
 def narrow(image: Image.Image) -> Image.Image:
     """16 bits a channel -> 8, rounded; others pass."""
-    _refuse_unbounded(image)
+    _refuse_unsaid(image)
     if not image.mode.startswith("I"):
         return image
     wide = np.clip(np.asarray(image).astype(np.int64), 0, 65_535)

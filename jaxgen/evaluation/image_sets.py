@@ -40,7 +40,6 @@ class SampleQuality:
     """
 
     needs: ClassVar[Any] = Samples | Reconstructs
-    reads: ClassVar[bool] = True
     every: Natural = 0
     num: Count = 50_000  # generated images
     measures: tuple = ("fid",)
@@ -54,6 +53,11 @@ class SampleQuality:
     seed: Seed = 0
     seeds: Count = 1  # sample sets; from two on, mean and standard deviation are reported
     raw: bool = False  # the raw weights instead of the averaged ones
+
+    @property
+    def reads(self) -> bool:
+        """Samples are judged against the training data where nothing else is said."""
+        return self.of == "reconstructions" or self.against == "eval"
 
     def prepare(self, exp: Experiment) -> None:
         """Names, weights and the classifier's run are checked before a run begins, not after hours of it."""

@@ -44,7 +44,7 @@ class Evaluator(Protocol):
     """Runs on all hosts together; `source` is the held-out data (None when a method needs none)."""
 
     needs: ClassVar[Any]  # a capability of jaxgen.core.method
-    reads: ClassVar[bool]  # whether it needs held-out data
+    reads: bool  # whether it needs held-out data
     every: int  # steps between runs while training; 0: only at the end and by --mode=eval
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:

@@ -33,10 +33,13 @@ from jaxgen.runs.writers import write_text
 
 LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "tensorflow-datasets")
 
-# What may change between two starts of the same run without making it another run
+# What may change between two starts of the same run without making it another run: what is logged, kept and drawn; how the work
+# is laid out; how the optimizers go on, since a run that diverged must be able to. A checkpoint keeps the config that made it.
 FREE = re.compile(
     r"(steps|log_every|save_every|keep|snapshot_every|steps_per_call|mesh|sharding|eval|phases|init"
-    r"|data\.(placement|device_mb|workers|prefetch|data_dir)|method\.(solver|guide|nll))\b.*|.*\.path"
+    r"|data\.(placement|device_mb|workers|prefetch|data_dir)|method\.(solver|guide|nll|microbatches))\b.*"
+    r"|.*\.(path|remat|dtype)"
+    r"|.*\.optimizer\.(lr|warmup|schedule|final|hold|clip|weight_decay|decay|b1|b2|rho|eps|eps_in_root)"
 )
 OLD = "was written by a jaxgen that stored no Spec of its data (0.1); train it anew, or keep that version for it"
 

@@ -34,7 +34,8 @@ def open_source(config: ConfigDict, split: str) -> Source:
     spec = {k: v for k, v in config.data.to_dict().items() if k not in FEED}
     source = registry.build("source", spec, where="config.data").open(split)
     if config.data.labels and not source.spec.label:
-        raise UserError(f"config.data.labels=True but {spec['name']} has no labels; set config.data.labels=False")
+        why = "".join(f" ({note})" for note in source.notes if note.startswith("labels: "))
+        raise UserError(f"config.data.labels=True but {spec['name']} has no labels{why}; set config.data.labels=False")
     return source
 
 

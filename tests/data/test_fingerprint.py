@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from sets import noise, write_arrays, write_folder, write_tfds
 
-from jaxgen.data import Arrays, Digits, Folder, Shapes, Source, Tfds
+from jaxgen.core.spec import pictures
+from jaxgen.data import Arrays, Digits, Folder, Shapes, Source, Tfds, share
 
 IMAGES, LABELS, NAMES = noise(24), np.arange(24) % 3, ("ant", "bee", "cat")
 
@@ -88,12 +89,31 @@ def test_splits_and_options_have_fingerprints_of_their_own(tmp_path: Path):
     sources = [spec.open(split) for split in ("train", "eval") for spec in (
         Digits(), Digits(size=16), Shapes(), Shapes(seed=1), Shapes(max_shapes=2), Folder(str(tmp_path / "a")),
         Folder(str(tmp_path / "a"), size=8), Folder(str(tmp_path / "a"), size=8, resize="contain"),
-        Folder(str(tmp_path / "a"), labels=False), Tfds("pictures", str(tmp_path / "t"), "train[:9]", "train[9:]"))]  # fmt: skip
+        Tfds("pictures", str(tmp_path / "t"), "train[:9]", "train[9:]"))]  # fmt: skip
     marks = [source.fingerprint() for source in sources]
     assert len(set(marks)) == len(marks)
     assert Digits().open("train").fingerprint() == Digits().open("train").fingerprint()
     small = Shapes(num=9).open("train")
     assert small.fingerprint(content=True) == Shapes(num=9).open("train").fingerprint(content=True)
+
+
+class Own(Source):
+    """The least that a source of one's own says."""
+
+    def __init__(self, level: int):
+        self.spec, self.level = pictures((2, 2, 1)), level
+
+    def __len__(self) -> int:
+        return 9
+
+    def __getitem__(self, i: int) -> dict:
+        return {"image": np.full((2, 2, 1), self.level + i, np.uint8)}
+
+
+def test_a_source_of_ones_own_inherits_the_rest():
+    source, other = Own(0), Own(1)
+    assert source.labels is None and source.notes == () and len(share(source, 4)) == 4
+    assert source.fingerprint() == other.fingerprint() and source.fingerprint(True) != other.fingerprint(True)
 
 
 def test_ten_thousand_files_are_known_in_a_second(tmp_path: Path):

@@ -193,8 +193,10 @@ def test_class_folders_are_labels_in_natural_order(tmp_path: Path):
     assert sum(len(part["label"]) for part in parts) == 16
     for part in parts:
         assert [(4, 2, 3, 1)[label] for label in part["label"].tolist()] == part["image"][:, 0, 0, 0].tolist()
-    flat = Folder(str(tmp_path), labels=False).open("train")
-    assert "label" not in flat.spec and "label" not in flat[0]
+    Image.new("L", (4, 4)).save(tmp_path / "beside.png")
+    flat = Folder(str(tmp_path)).open("train")
+    assert "label" not in flat.spec and "label" not in flat[0] and flat.labels is None
+    assert "labels: none, since pictures ('beside.png') lie beside folders ('2')" in flat.notes
 
 
 def test_the_split_is_by_name_and_stable(tmp_path: Path):
@@ -225,7 +227,7 @@ def test_an_own_evaluation_folder(tmp_path: Path):
     assert spec.open("eval")[0]["label"] == 1 and spec.open("eval").spec.classes == 2
     (tmp_path / "eval/c").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "eval/c/0.png")
-    _one_line(spec, "'c'", split="eval")
+    _one_line(spec, "'c/0.png'", split="eval")
 
 
 def test_hidden_and_other_files_are_left_alone(tmp_path: Path):
@@ -298,8 +300,12 @@ def test_unfit_folders_are_told(tmp_path: Path):
     (tmp_path / "mixed/cats").mkdir(parents=True)
     Image.new("L", (2, 2)).save(tmp_path / "mixed/a.png")
     Image.new("L", (2, 2)).save(tmp_path / "mixed/cats/b.png")
-    _one_line(Folder(str(tmp_path / "mixed")), "mixes", "labels=False")
-    assert len(Folder(str(tmp_path / "mixed"), labels=False, eval_fraction=0.0).open("train")) == 2
+    (tmp_path / "mixed/cats/deep").mkdir()
+    Image.new("L", (2, 2)).save(tmp_path / "mixed/cats/deep/b.png")
+    assert len(Folder(str(tmp_path / "mixed"), eval_fraction=0.0).open("train")) == 3
+    (tmp_path / "classes/cats").mkdir(parents=True)
+    Image.new("L", (2, 2)).save(tmp_path / "classes/cats/b.png")
+    _one_line(Folder(str(tmp_path / "classes"), str(tmp_path / "mixed")), "'a.png'", "none of the 1 class folders")
     good = str(tmp_path / "mixed/cats")
     _one_line(Folder(good, resize="cower"), "did you mean 'cover'")
     _one_line(Folder(good, on_broken="ignore"), "skip, stop")

@@ -228,7 +228,8 @@ def test_a_signal_is_heard_while_the_step_is_compiled(tmp_path):
 
 def test_divergence_stops_names_the_interval_and_keeps_the_last_good_checkpoint(tmp_path):
     args = (f"--config={CONFIG}", f"--workdir={tmp_path}", "--config.steps=60", "--config.log_every=5", "--config.save_every=10",
-            "--config.eval.loss.every=0", "--config.eval.grid.every=0", "--config.eval.reconstruct.every=0")  # fmt: skip
+            "--config.eval.loss.every=0", "--config.eval.grid.every=0", "--config.eval.reconstruct.every=0",
+            "--config.eval.likelihood.every=0")  # fmt: skip
     # ten sound steps, then a phase with a learning rate that no one survives
     done = run(
         *args,
@@ -239,6 +240,14 @@ def test_divergence_stops_names_the_interval_and_keeps_the_last_good_checkpoint(
     last = done.stderr.splitlines()[-1]
     assert "NaN or infinite between steps" in last and "last good checkpoint is step 10" in last
     assert [p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()] == ["10"]
+    slower, clipped = re.findall(r"(--config\.method\.net\.optimizer\.\w+)=\S+[0-9]", last)
+    assert slower.endswith(".lr") and clipped.endswith(".clip")
+    phase = (
+        "--config.phases=({'until': 10},)"  # the same run goes on from step 10 at a rate that is survived, and clipped
+    )
+    again = run(*args, phase, f"{slower}=1e-4", f"{clipped}=1.0", "--config.steps=12")
+    assert again.returncode == 0, again.stderr
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()) == ["10", "12"]
 
 
 def test_a_full_disk_loses_no_checkpoint(trained, tmp_path, monkeypatch):

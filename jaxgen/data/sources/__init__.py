@@ -7,7 +7,7 @@ from jaxgen.data.sources.arrays import Arrays
 from jaxgen.data.sources.digits import Digits
 from jaxgen.data.sources.folder import Folder
 from jaxgen.data.sources.shapes import Shapes
-from jaxgen.data.sources.source import Source
+from jaxgen.data.sources.source import NothingHeldOut, Source
 from jaxgen.data.sources.tfds import Tfds
 
-__all__ = ["Arrays", "Digits", "Folder", "Shapes", "Source", "Tfds"]
+__all__ = ["Arrays", "Digits", "Folder", "NothingHeldOut", "Shapes", "Source", "Tfds"]

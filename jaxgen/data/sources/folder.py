@@ -84,26 +84,6 @@ class FolderSource(Source):
         return (Path(self.file(i)).read_bytes() for i in range(len(self)))
 
 
-@dataclass(frozen=True)
-class Photos:
-    """The pictures of a folder one by one, each of its own size: for measures that need no batch of one shape."""
-
-    root: str
-    names: tuple[str, ...]  # of the files below the root, with "/", in natural order
-    channels: int  # 1, 3, or 0: as each picture has
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, i: int) -> np.ndarray:
-        """Picture i, uint8 [h, w, C], upright. Errors: it cannot be decoded."""
-        file = os.path.join(self.root, self.names[i])
-        try:
-            return decode.photo(file, self.channels)
-        except decode.Unreadable as e:
-            raise UserError(f"image '{readable(file)}' cannot be read: {e}") from e
-
-
 class Part(NamedTuple):
     """The pictures of a folder, by their names in natural order."""
 
@@ -121,7 +101,7 @@ class Look(NamedTuple):
 
 @dataclass(frozen=True)
 class Folder:
-    """A directory of pictures, flat (unlabelled) or one folder per class, in natural order (2 before 10).
+    """A directory of pictures: one folder per class, in natural order (2 before 10), or unlabelled where any lie beside folders.
 
     PNG, JPEG, WebP, BMP, GIF, TIFF, AVIF, PPM; other files are left aside and told. Pictures are turned upright by EXIF;
     transparency becomes white, 16 bits are scaled to 8, of animations the first frame is taken (jaxgen.data.decode).
@@ -129,7 +109,7 @@ class Folder:
     size: side of the square images; 0 keeps them as they are, then all must be equal.
     resize: "cover" (scale the shorter side, cut the centre), "contain" (scale the longer side, black bars), "stretch",
     "none" (all must be `size` already); antialiased.
-    channels: 1 or 3; 0 looks: 3 if any image has colour. labels=False ignores folders: any tree, unlabelled.
+    channels: 1 or 3; 0 looks: 3 if any image has colour.
     on_broken: "skip" or "stop". Files with a broken header leave the set when it is opened; one whose pixels turn out
     broken is replaced by the next. With size and channels given, no header is read in advance.
     eval_path: a second directory for evaluation. Without it, a folder that holds `train` and `val` (`valid`, `validation`,
@@ -143,7 +123,6 @@ class Folder:
     size: Natural = 0
     resize: str = "cover"
     channels: Literal[0, 1, 3] = 0
-    labels: bool = True
     on_broken: str = "skip"
 
     def open(self, split: str) -> FolderSource:
@@ -152,7 +131,12 @@ class Folder:
         one_of(self.resize, decode.RESIZE, "resize policy")
         one_of(self.on_broken, ("skip", "stop"), "on_broken")
         train, held, notes = self._parts()
-        classes = self._classes(train)
+        classes = _classes(train.names)
+        if not classes and (inside := next((name for name in train.names if "/" in name), "")):
+            flat = next(name for name in train.names if "/" not in name)
+            notes += (
+                f"labels: none, since pictures ('{readable(flat)}') lie beside folders ('{readable(_top(inside))}')",
+            )
         train, shape, looked = self._look(train, self.channels)
         labels, names = labels_of(train.names, classes), tuple(map(readable, classes))
         if held is None:
@@ -161,9 +145,10 @@ class Folder:
             rows = split_rows(out, split, f"folder '{readable(self.path)}'")
             part = Part(train.root, [train.names[row] for row in rows])
         else:
-            if unknown := sorted(set(self._classes(held)) - set(classes)):
+            if classes and (strange := next((name for name in held.names if _top(name) not in classes), "")):
                 raise UserError(
-                    f"'{readable(held.root)}' has a class {readable(unknown[0])!r} that '{readable(train.root)}' has not"
+                    f"'{readable(held.root)}' holds '{readable(strange)}', which is in none of the {len(classes)} class "
+                    f"folders of '{readable(train.root)}'; move it into one, or away"
                 )
             held, own, also = self._look(held, shape[2])
             if own != shape:
@@ -176,10 +161,6 @@ class Folder:
             part = train if split == "train" else held
         spec = pictures(shape, len(classes), names)
         return FolderSource(spec, part.root, tuple(part.names), classes, self.size, self.resize, self.on_broken, notes)
-
-    def photos(self) -> Photos:
-        """All pictures below `path` in natural order, each of its own size: `size`, `resize` and splits do not count."""
-        return Photos(self.path, tuple(find(self.path).names), self.channels)
 
     def _parts(self) -> tuple[Part, Part | None, tuple[str, ...]]:
         """The pictures to be trained on; those of a held-out folder, if there is one; and what is to be said of them."""
@@ -196,16 +177,6 @@ class Folder:
             other = find(self.eval_path)
             return part, Part(self.eval_path, other.names), (*notes, *other.notes())
         return part, Part(os.path.join(self.path, held), found.below(held).names) if held else None, notes
-
-    def _classes(self, part: Part) -> tuple[str, ...]:
-        """The class folders in natural order; () if the set is flat."""
-        inside = sorted({_top(name) for name in part.names if "/" in name}, key=natural) if self.labels else []
-        if inside and (flat := next((name for name in part.names if "/" not in name), "")):
-            raise UserError(
-                f"'{readable(part.root)}' mixes images ('{readable(flat)}') and class folders ('{readable(inside[0])}'): "
-                "move the images into folders, or set labels=False"
-            )
-        return tuple(inside)
 
     def _look(self, part: Part, channels: int) -> Look:
         """Reads headers where the shape of the set depends on them, and tells what is broken."""
@@ -255,6 +226,11 @@ HOW = {
     "contain": "contain (the longer side fits, between black bars)",
     "stretch": "stretch (the sides are forced)",
 }
+
+
+def _classes(names: Sequence[str]) -> tuple[str, ...]:
+    """The class folders in natural order; () where a picture is in none."""
+    return () if any("/" not in name for name in names) else tuple(sorted({_top(name) for name in names}, key=natural))
 
 
 def labels_of(names: Sequence[str], classes: Sequence[str]) -> np.ndarray | None:
