@@ -1,6 +1,7 @@
-"""Time to the first step of a new run, cold and with a warm compilation cache, and the peak memory of the process.
+"""Seconds from the command to its first line and to the first step, cold and with a warm compilation cache; peak memory.
 
 python experiments/benchmarks/startup.py --config=configs/ddpm_digits.py --out=experiments/benchmarks/startup.json
+python experiments/benchmarks/startup.py --against=DIR --repeats=5            another checkout, in turns: ratios of medians
 """
 
 import argparse
@@ -8,49 +9,68 @@ import json
 import os
 import platform
 import re
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from importlib.metadata import version
 from pathlib import Path
 
-# ru_maxrss of this process' children: one child per measurement, so each is measured in a process of its own
-MEASURE = (
-    "import resource, subprocess, sys; done = subprocess.run(sys.argv[1:], capture_output=True, text=True);"
-    "sys.stderr.write(done.stderr); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024);"
-    "sys.exit(done.returncode)"
-)
+ROOT = Path(__file__).parents[2]
+QUIET = ["--config.steps=20", "--config.log_every=10", "--config.eval={}"]
+FIRST = re.compile(r"first (\d+ )?steps? done")
 
 
-def start(config: str, folder: Path, name: str, extra: list[str]) -> dict[str, float]:
-    command = [sys.executable, "-m", "jaxgen.main", f"--config={config}", f"--workdir={folder / name}", *extra]
-    env = {**os.environ, "JAXGEN_CACHE": str(folder / "cache")}
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, *command], env=env, capture_output=True, text=True, check=True
-    )
-    return {
-        "first_step_s": float(re.search(r"first step done ([\d.]+) s", done.stderr)[1]),
-        "compile_s": float(re.search(r"compile +([\d.]+) s", done.stderr)[1]),
-        "peak_memory_mb": int(done.stdout.split()[-1]),
-    }
+def start(tree: Path, config: str, workdir: Path, cache: Path) -> dict[str, float]:
+    """One run of 20 steps by the package of that checkout, timed from outside."""
+    command = [sys.executable, "-m", "jaxgen.main", f"--config={config}", f"--workdir={workdir}", *QUIET]
+    env = {**os.environ, "JAXGEN_CACHE": str(cache), "PYTHONPATH": str(tree)}
+    began = time.monotonic()
+    process = subprocess.Popen(command, cwd=tree, env=env, stderr=subprocess.PIPE, text=True)
+    found: dict[str, float] = {}
+    for line in process.stderr:
+        found.setdefault("first_line_s", time.monotonic() - began)
+        if FIRST.match(line):
+            found["first_step_s"] = time.monotonic() - began
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        sys.exit(f"{' '.join(command)} in {tree} ended with {status}")
+    return {**found, "peak_memory_mb": usage.ru_maxrss // 1024}
 
 
 def main() -> None:
+    """All configs, in turns between the checkouts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", nargs="+", default=["configs/ddpm_digits.py"])
+    parser.add_argument("--against", type=Path, default=None, metavar="DIR")
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=None)
     args = parser.parse_args()
-    rows = {}
-    quiet = ["--config.steps=20", "--config.log_every=10", "--config.eval={}"]
+    trees = {"here": ROOT, **({"there": args.against.resolve()} if args.against else {})}
+    rows: dict[str, dict] = {}
     for config in args.config:
-        with tempfile.TemporaryDirectory() as folder:
-            cold, warm = (start(config, Path(folder), name, quiet) for name in ("cold", "warm"))
-        rows[config] = {
-            "cold": cold,
-            "warm": warm,
-            "warm_over_cold": round(warm["first_step_s"] / cold["first_step_s"], 3),
+        runs: dict[str, list[dict[str, float]]] = {}
+        for _ in range(args.repeats):
+            with tempfile.TemporaryDirectory() as folder:
+                for state in ("cold", "warm"):  # the second start finds what the first compiled
+                    for name, tree in trees.items():
+                        place = Path(folder, name)
+                        runs.setdefault(f"{name} {state}", []).append(
+                            start(tree, config, place / state, place / "cache")
+                        )
+        row = {
+            kind: {key: round(statistics.median(run[key] for run in found), 2) for key in found[0]}
+            for kind, found in runs.items()
         }
-        print(config, json.dumps(rows[config]))
+        if args.against:
+            row["here / there"] = {
+                f"{state} {key}": round(row[f"here {state}"][key] / row[f"there {state}"][key], 3)
+                for state in ("cold", "warm")
+                for key in row["here cold"]
+            }
+        rows[config] = row
+        print(config, json.dumps(row, indent=2))
     record = {"python": platform.python_version(), "jax": version("jax"), "cores": os.cpu_count(), "runs": rows}
     if args.out:
         args.out.write_text(json.dumps(record, indent=2) + "\n")

@@ -29,7 +29,8 @@ QUICK = (*CHOSEN, "ddpm_digits")  # tracing the paper's nets takes seconds each:
 )
 def exp(request, tmp_path_factory) -> Experiment:
     config = configs.override(configs.load(f"{ROOT}/configs/{request.param}.py"), {"mesh": {"data": 1}})
-    spec = Digits().open("train").spec if config.data.name == "digits" else SPECS[config.data.dataset]
+    own = {"digits": Digits().open("train").spec, "folder": pictures((32, 32, 3))}
+    spec = own.get(config.data.name) or SPECS[config.data.dataset]
     config = lend(config, spec, tmp_path_factory.mktemp("lent"), weights=False)
     return Experiment(config, spec, parallel.make_mesh({"data": 1}))
 

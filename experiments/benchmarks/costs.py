@@ -1,0 +1,90 @@
+"""What every config costs: parameters, arithmetic of a step and of the whole run -> docs/costs.md. Nothing is run.
+
+python experiments/benchmarks/costs.py [--configs ddpm_cifar ...]
+
+The arithmetic is XLA's count of the step before it is optimised: additions and multiplications, of which a matrix product of
+n x k by k x m has 2nkm. The data are not needed: shapes are.
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+from tqdm import tqdm
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from cases import CONFIGS, lend  # noqa: E402
+
+from jaxgen.config import files as configs  # noqa: E402
+from jaxgen.core import parallel  # noqa: E402
+from jaxgen.core.spec import pictures  # noqa: E402
+from jaxgen.data.sources import Digits  # noqa: E402
+from jaxgen.runs.experiment import Experiment  # noqa: E402
+
+SPECS = {
+    "cifar10": pictures((32, 32, 3), 10),
+    "mnist": pictures((28, 28, 1), 10),
+    "imagenet_resized/64x64": pictures((64, 64, 3), 1_000),
+}
+SPEEDS = {"a laptop, 100 GFLOP/s": 1e11, "a T4, 10 TFLOP/s": 1e13, "an A100, 100 TFLOP/s": 1e14}
+PAGE = ROOT / "docs" / "costs.md"
+HEAD = """# What a config costs
+
+Before you start a run: how large its nets are, how much arithmetic a step and the whole run take, and what that is in time at
+speeds that such machines may reach (a laptop's cores together 100 GFLOP/s, a free Colab GPU 10 TFLOP/s, a large one 100 TFLOP/s in
+bfloat16). Loading, evaluation and sampling come on top. A run says its own figure after its first steps, and the
+memory that a step needs before them. `:tiny` of any config takes seconds.
+
+This page is made by `python experiments/benchmarks/costs.py`, which counts and runs nothing.
+
+"""
+
+
+def duration(seconds: float) -> str:
+    """In the unit that fits."""
+    for size, unit in ((86_400, "days"), (3_600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:,.0f} s"
+
+
+def row(name: str, folder: Path) -> dict[str, str]:
+    """A line of the table."""
+    config = configs.override(configs.load(name), {"mesh": {"data": 1}})
+    spec = {"digits": Digits().open("train").spec, "folder": pictures((32, 32, 3))}.get(config.data.name)
+    spec = spec or SPECS[config.data.dataset]
+    exp = Experiment(lend(config, spec, folder, weights=False), spec, parallel.make_mesh({"data": 1}))
+    batch = exp.read_spec.abstract(exp.batch)
+    lowered = jax.jit(exp.step).lower(exp.abstract, batch, exp.root)
+    flops = lowered.cost_analysis()["flops"]
+    parameters = sum(x.size for net in exp.abstract.nets.values() for x in jax.tree.leaves(net.params))
+    return {
+        "config": f"`{name}`",
+        "parameters": f"{parameters / 1e6:,.2f} M",
+        "batch": str(exp.batch),
+        "GFLOP a step": f"{flops / 1e9:,.3g}",
+        "steps": f"{config.steps:,}",
+        **{machine: duration(config.steps * flops / speed) for machine, speed in SPEEDS.items()},
+    }
+
+
+def main() -> None:
+    """Write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--configs", nargs="*", default=list(CONFIGS))
+    names = parser.parse_args().configs
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [row(name, Path(folder)) for name in tqdm(names)]
+    lines = [list(rows[0]), ["---"] + ["---:"] * (len(rows[0]) - 1), *(list(r.values()) for r in rows)]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    if names == list(CONFIGS):
+        PAGE.write_text(HEAD + table + "\n")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
