@@ -14,15 +14,10 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-try:
-    from PIL import AvifImagePlugin  # from Pillow 11.3 on
-except ImportError:
-    AvifImagePlugin = None
-
 # Pillow's remarks on what is odd in a file do not name it; what cannot be read is told with its name
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 # Naming them spares Pillow from trying every plugin: twice as fast
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *(["AVIF"] if AvifImagePlugin else []))
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 SUFFIXES = (
     *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif"),
@@ -125,8 +120,6 @@ class Head(NamedTuple):
 def head(file: str) -> Head:
     """Reads no pixels. A file that has no picture is Unreadable."""
     with _decoding(), _open(file) as image:
-        if image.format == "TIFF" and image.tag_v2.get(ExifTags.Base.Orientation, 1) in TURNS:
-            image.load()  # rare: older Pillows give the size before the turn
         w, h = image.size if orientation(image) < 5 else image.size[::-1]
         if not w or not h:
             raise Unreadable(f"the image is {w}x{h}")

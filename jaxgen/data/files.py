@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from jaxgen.data import decode
 from jaxgen.errors import UserError
 
+NUMBER = re.compile(r"\d+")
 
-def natural(name: str) -> tuple:
+
+def natural(name: str) -> tuple[str, str]:
     """A sorting key: numbers inside names by their value (2 before 10), folder by folder."""
-    parts = ((*(int(p) if i % 2 else p for i, p in enumerate(re.split(r"(\d+)", part))),) for part in name.split("/"))
-    return (*parts, (name,))  # at last the name itself: 1 and 01 are two
+    return NUMBER.sub(lambda found: found[0].zfill(32), name).replace(
+        "/", "\0"
+    ), name  # the name itself: 1 and 01 are two
 
 
 def readable(name: str) -> str:
@@ -40,7 +43,9 @@ class Found:
         """What is left aside, in one line: how many of each kind, and the first."""
         if not self.others:
             return ()
-        kinds = (f"{len(names):,} {why}, such as '{readable(names[0])}'" for why, names in sorted(self.others.items()))
+        kinds = (
+            f"{why} ({len(names):,}, such as '{readable(names[0])}')" for why, names in sorted(self.others.items())
+        )
         return (f"left aside: {'; '.join(kinds)}",)
 
 
@@ -53,7 +58,8 @@ def find(root: str) -> Found:
     if not os.path.isdir(root):
         what = "is not a folder" if os.path.exists(root) else "does not exist"
         raise UserError(f"image folder '{readable(root)}' {what}")
-    found, seen, links, real = Found(), set(), [""], os.path.realpath(root)
+    found, links, real = Found(), [""], os.path.realpath(root)
+    seen: dict[str, str] = {}  # real place of a folder -> its name here
     while (
         links
     ):  # a link waits until all real folders of its depth are seen, so that what it repeats keeps its own name
@@ -67,17 +73,21 @@ def find(root: str) -> Found:
         told = "".join(f" ({note})" for note in found.notes())
         raise UserError(f"image folder '{readable(root)}' holds no image: {', '.join(decode.SUFFIXES)}{told}")
     found.names.sort(key=natural)
+    if bare := {name for name in seen.values() if name and "/" not in name} - {
+        n.partition("/")[0] for n in found.names
+    }:
+        found.others["folders without a picture"] = [*bare]
     for names in found.others.values():
         names.sort(key=natural)
     return found
 
 
-def _walk(root: str, start: str, found: Found, seen: set[str]) -> list[str]:
+def _walk(root: str, start: str, found: Found, seen: dict[str, str]) -> list[str]:
     """Adds what is below `start` without following links to folders -> those links."""
     links, folders = [], [start]
     for folder in folders:
         place = os.path.join(root, folder)
-        seen.add(os.path.realpath(place))
+        seen[os.path.realpath(place)] = folder
         try:
             entries = list(os.scandir(place))
         except OSError as e:
@@ -93,10 +103,11 @@ def _walk(root: str, start: str, found: Found, seen: set[str]) -> list[str]:
             if is_folder:
                 (links if entry.is_symlink() else folders).append(name)
             elif not is_file:
-                found.others.setdefault("links to nothing, or no files", []).append(name)
+                why = "links to nothing" if entry.is_symlink() else "pipes and devices"
+                found.others.setdefault(why, []).append(name)
             elif entry.name.lower().endswith(decode.SUFFIXES):
                 found.names.append(name)
             else:
                 suffix = os.path.splitext(entry.name)[1].lower()
-                found.others.setdefault(readable(suffix) or "without a suffix", []).append(name)
+                found.others.setdefault(readable(suffix) or "no suffix", []).append(name)
     return sorted(links, key=natural)

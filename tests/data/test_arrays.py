@@ -102,6 +102,40 @@ def test_unfit_labels_are_told(tmp_path: Path, labels: np.ndarray):
     _one_line(Arrays(str(tmp_path / "bad.npz")), "labels", "bad.npz")
 
 
+LEVELS = np.random.default_rng(1).integers(0, 256, (30, 4, 5, 3), np.uint8)
+LEVELS[0, 0, 0] = 0, 128, 255
+AS = {
+    "[0, 1]": LEVELS / 255, "[-1, 1]": (LEVELS / 127.5 - 1).astype(np.float32), "float levels": LEVELS.astype(np.float64),
+    "int levels": LEVELS.astype(np.int64), "16 bits": LEVELS.astype(np.uint16) * 257,
+    "channels first": LEVELS.transpose(0, 3, 1, 2), "bool": LEVELS > 127,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", AS)
+def test_the_cure_for_unfit_images_is_right(tmp_path: Path, case: str):
+    np.save(tmp_path / "bad.npy", AS[case])
+    with pytest.raises(UserError) as error:
+        Arrays(str(tmp_path / "bad.npy")).open("train")
+    np.save(tmp_path / "good.npy", eval(str(error.value).partition(": save ")[2], {"x": AS[case], "np": np}))
+    got = load_all(Arrays(str(tmp_path / "good.npy"), eval_fraction=0.0).open("train"), 1 << 20)["image"]
+    np.testing.assert_array_equal(got, (LEVELS > 127) * 255 if case == "bool" else LEVELS)
+
+
+CLASSES = np.arange(40) % 3
+
+
+@pytest.mark.parametrize(
+    "labels", [CLASSES - 1, CLASSES * 1.0, np.eye(3)[CLASSES], np.array(["ant", "bee", "cat"])[CLASSES]]
+)
+def test_the_cure_for_unfit_labels_is_right(tmp_path: Path, labels: np.ndarray):
+    np.savez(tmp_path / "bad.npz", image=IMAGES, label=labels)
+    with pytest.raises(UserError) as error:
+        Arrays(str(tmp_path / "bad.npz")).open("train")
+    cure = str(error.value).partition(": save ")[2].partition(", or ")[0]
+    np.savez(tmp_path / "good.npz", image=IMAGES, label=eval(cure, {"label": labels, "np": np}))
+    assert Arrays(str(tmp_path / "good.npz"), eval_fraction=0.0).open("train").labels.tolist() == CLASSES.tolist()
+
+
 def test_unfit_files_are_told(tmp_path: Path):
     _one_line(Arrays(str(tmp_path / "none.npz")), "does not exist", "none.npz")
     (tmp_path / "text.npy").write_text("hello")

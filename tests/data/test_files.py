@@ -40,7 +40,21 @@ def _grow(path: Path, *names: str) -> Path:
 
 
 def test_numbers_in_names_count_by_value():
-    order = ["1.png", "02/1.png", "2/9.png", "2/10.png", "10/1.png", "a/2", "a/10", "a/b", "a9", "a10", "b/c", "b c/d"]
+    order = [
+        "1.png",
+        "02/1.png",
+        "2/9.png",
+        "2/10.png",
+        "10/1.png",
+        "a/2",
+        "a/10",
+        "a/b",
+        "a.c",
+        "a9",
+        "a10",
+        "b/c",
+        "b c/d",
+    ]
     for seed in range(5):
         assert sorted(np.random.default_rng(seed).permutation(order).tolist(), key=natural) == order
 
@@ -54,7 +68,7 @@ def test_names_that_are_not_utf8_work_and_are_told_readably(tmp_path: Path, recw
     assert source.spec["label"].names == ("caf\\xe9", "tea") and len(source.fingerprint(content=True)) == 16
     assert set(load_all(source, 1 << 20)["label"].tolist()) == {0, 1}
     told = " ".join([*source.notes, *(str(w.message) for w in recwarn)])
-    assert "zero\\xfe.png" in told and "1 .t\\xe4xt" in told
+    assert "zero\\xfe.png" in told and ".t\\xe4xt (1, such as" in told
     told.encode()
     broken = Folder(str(tmp_path), size=8, channels=1, on_broken="stop", eval_fraction=0.0).open("train")
     with pytest.raises(UserError) as error:
@@ -67,16 +81,20 @@ def test_what_is_no_picture_is_counted_by_suffix_and_told_once(tmp_path: Path):
     _grow(tmp_path, "a.png", "b.PNG", ".hidden.png")
     for name in ("one.txt", "two.TXT", "IMG_0001.HEIC", "README", ".DS_Store"):
         (tmp_path / name).write_text("x")
+    (tmp_path / "emu").mkdir()
+    (tmp_path / "notes/more").mkdir(parents=True)
     os.mkfifo(tmp_path / "pipe.png")  # which would be waited for
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     found = find(str(tmp_path))
     assert found.names == ["a.png", "b.PNG"]
     (note,) = found.notes()
     for words in (
-        "1 .heic, such as 'IMG_0001.HEIC'",
-        "2 .txt, such as 'one.txt'",
-        "1 without a suffix",
-        "2 links to nothing",
+        ".heic (1, such as 'IMG_0001.HEIC')",
+        ".txt (2, such as 'one.txt')",
+        "no suffix (1, such as 'README')",
+        "links to nothing (1, such as 'gone.png')",
+        "pipes and devices (1, such as 'pipe.png')",
+        "folders without a picture (2, such as 'emu')",
     ):
         assert words in note
     assert "DS_Store" not in note and note in Folder(str(tmp_path)).open("train").notes

@@ -10,7 +10,7 @@ import pytest
 from sets import noise, write_tfds
 
 from jaxgen.core.spec import pictures
-from jaxgen.data import Tfds, load_all
+from jaxgen.data import NothingHeldOut, Tfds, load_all
 from jaxgen.data.prepare import main, prepare
 from jaxgen.errors import UserError
 
@@ -105,6 +105,17 @@ def test_records_of_sixteen_bits_are_scaled_and_that_is_told(tmp_path: Path):
     source = Tfds("pictures", str(write_tfds(tmp_path, [wide], [0], ["scan"])), label_key="").open("train")
     np.testing.assert_array_equal(source[0]["image"], np.rint(wide / 257).astype(np.uint8))
     assert any("16 bits" in note for note in source.notes)
+
+
+def test_a_set_of_one_split_is_cut_or_holds_nothing_out(tmp_path: Path):
+    where = str(write_tfds(tmp_path, noise(10), [0] * 10, ["ant"]))
+    _one_line(Tfds("pictures", where), "split='train[:90%]'", "eval_split='train[90%:]'", split="eval")
+    cut = Tfds("pictures", where, split="train[:90%]", eval_split="train[90%:]")
+    assert (len(cut.open("train")), len(cut.open("eval"))) == (9, 1)
+    none = Tfds("pictures", where, eval_split="")
+    assert none.open("train").notes == ("held out: none (eval_split='')",)
+    with pytest.raises(NothingHeldOut, match=r"config\.data\.eval_split=test"):
+        none.open("eval")
 
 
 def test_a_split_published_without_labels_is_refused(tmp_path: Path):

@@ -102,11 +102,7 @@ class Arrays:
 def _as_images(images: np.ndarray, path: str, masks: bool = False) -> np.ndarray:
     """[N, H, W(, C)] uint8 (masks: or bool) -> [N, H, W, C]; anything else is a UserError which says how to convert."""
     if images.dtype != np.uint8 and not (masks and images.dtype == bool):
-        how = "x.astype(np.uint8) if they lie in 0 .. 255"
-        if images.dtype.kind == "f" and images.size:
-            low = float(np.min(images[:64]))
-            how = "((x + 1) * 127.5).round().astype(np.uint8)" if low < 0 else "(x * 255).round().astype(np.uint8)"
-        raise UserError(f"the images of '{path}' are {images.dtype}, not uint8: save {how}")
+        raise UserError(f"the images of '{path}' are {images.dtype}, not uint8: save {_as_levels(images)}")
     if images.ndim == 4 and images.shape[3] not in (1, 3, 4) and images.shape[1] in (1, 3, 4):
         raise UserError(f"the images of '{path}' are [N, C, H, W] {images.shape}: save x.transpose(0, 2, 3, 1)")
     images = images[..., None] if images.ndim == 3 else images
@@ -117,7 +113,32 @@ def _as_images(images: np.ndarray, path: str, masks: bool = False) -> np.ndarray
     return images
 
 
+def _as_levels(images: np.ndarray) -> str:
+    """How these images become uint8, going by the first of them."""
+    if images.dtype.kind not in "fiu" or not images.size:
+        return "(x * 255).astype(np.uint8)" if images.dtype == bool else "x.astype(np.uint8), in 0 .. 255"
+    low, high = float(np.min(images[:64])), float(np.max(images[:64]))
+    if low < 0:
+        return "((x + 1) * 127.5).round().astype(np.uint8)" if high <= 1 else "x scaled to 0 .. 255, as np.uint8"
+    if high <= 1 and images.dtype.kind == "f":
+        return "(x * 255).round().astype(np.uint8)"
+    if high <= 255:
+        return "x.round().astype(np.uint8)" if images.dtype.kind == "f" else "x.astype(np.uint8)"
+    return "(x / 65535 * 255).round().astype(np.uint8)"
+
+
 def _as_labels(labels: np.ndarray, num: int, path: str) -> np.ndarray:
-    if labels.size != num or labels.dtype.kind not in "iu" or labels.min() < 0:
-        raise UserError(f"the labels of '{path}' must be {num} integers from 0; got {labels.dtype} {labels.shape}")
-    return labels.reshape(num).astype(np.int32)
+    if labels.size == num and labels.dtype.kind in "iu" and labels.min() >= 0:
+        return labels.reshape(num).astype(np.int32)
+    cure = "save label.astype(int)"
+    if labels.ndim == 2 and labels.shape[0] == num and labels.shape[1] > 1:
+        cure = "save label.argmax(1)"
+    elif labels.size == num and labels.dtype.kind in "iu":
+        cure = f"save label - ({labels.min()}), or leave the unlabelled out"
+    elif labels.size == num and labels.dtype.kind in "SU":
+        cure = "save np.unique(label, return_inverse=True)[1]"
+    elif labels.size != num:
+        cure = "save one for each image"
+    raise UserError(
+        f"the labels of '{path}' must be {num} integers from 0, and are {labels.dtype} {labels.shape}: {cure}"
+    )

@@ -158,7 +158,7 @@ def told_of_split(
         return ("held out: none (eval_fraction=0)",)
     if len(held) == 1:
         return ("held out: the only picture, which is trained on too",)
-    told = f"held out: {held.sum():,} of {len(held):,} pictures, chosen by their names (eval_fraction={fraction:g})"
+    told = f"held out: {held.sum():,} of {len(held):,} pictures (eval_fraction={fraction:g})"
     return (told, *(() if labels is None else told_of_classes(labels[~held], labels[held], names)))
 
 

@@ -14,7 +14,7 @@ from jaxgen.core.given import FilePath
 from jaxgen.core.ranges import Natural
 from jaxgen.core.spec import Spec, pictures
 from jaxgen.data import decode
-from jaxgen.data.sources.source import Source, line, one_of
+from jaxgen.data.sources.source import NothingHeldOut, Source, line, one_of
 from jaxgen.errors import UserError
 
 
@@ -69,7 +69,8 @@ class Tfds:
     """Any image set of TensorFlow Datasets ("cifar10", "imagenet_resized/64x64:0.1.0"), stored as ArrayRecord.
 
     data_dir: where it was prepared; "" is TFDS's own default (TFDS_DATA_DIR, then ~/tensorflow_datasets).
-    split, eval_split: TFDS split names, slices too ("train[:90%]"). label_key="" trains without labels.
+    split, eval_split: TFDS split names, slices too ("train[:90%]"); eval_split="" holds nothing out. label_key="" trains
+    without labels.
     size, resize: as in `Folder`; needed where the images of the set vary in size.
     """
 
@@ -91,11 +92,21 @@ class Tfds:
         with _quiet("absl"):
             builder = self._builder(tfds)
             part = self.split if split == "train" else self.eval_split
+            if not part:
+                raise NothingHeldOut(
+                    f"no picture of TFDS set {self.dataset!r} is held out (eval_split=''): set config.data.eval_split=test, or "
+                    "another of its splits"
+                )
             try:
                 records = builder.as_data_source(split=part, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
             except (ValueError, KeyError) as e:
                 known = ", ".join(builder.info.splits)
-                raise UserError(f"TFDS set {self.dataset!r} cannot give split {part!r}; its splits: {known}") from e
+                cure = f"set config.data.{'split' if split == 'train' else 'eval_split'}; "
+                if split == "eval" and list(builder.info.splits) == ["train"]:
+                    cure = "set config.data.split='train[:90%]' and config.data.eval_split='train[90%:]'; "
+                raise UserError(
+                    f"TFDS set {self.dataset!r} cannot give split {part!r}: {cure}its splits are {known}"
+                ) from e
         classes, names = self._labels(builder.info.features, tfds)
         spec = pictures(self._shape(builder.info.features, tfds), classes, names)
         shards = builder.info.splits[part].file_instructions
@@ -106,6 +117,8 @@ class Tfds:
         return source
 
     def _notes(self, builder: Any) -> tuple[str, ...]:
+        if not self.eval_split:
+            return ("held out: none (eval_split='')",)
         try:
             held = (
                 f"held out: {builder.info.splits[self.eval_split].num_examples:,} pictures, split {self.eval_split!r}",
