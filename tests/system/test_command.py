@@ -88,7 +88,7 @@ def test_the_workdir_alone_samples_evaluates_and_goes_on(trained):
     done = run(f"--workdir={trained}")
     assert done.returncode == 0 and "already" in done.stderr
     done = run(f"--workdir={trained}", "--config.steps=6")
-    assert done.returncode == 0 and "steps 4 to 6" in done.stderr
+    assert done.returncode == 0 and "from step 4 to 6" in done.stderr
 
 
 def test_show_prints_every_key():
