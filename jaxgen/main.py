@@ -55,6 +55,9 @@ def parser() -> argparse.ArgumentParser:
         help="eval, sample: ema (default), raw, the label of an average, or stdX, reconstructed from snapshots",
     )
     p.add_argument("--stds", default="", metavar="A,B,...", help="sweep: widths of averages (default: all kept)")
+    p.add_argument(
+        "--allow-data-change", action="store_true", help="train: go on with other examples of the same kind than before"
+    )
     s = p.add_argument_group("sample")
     s.add_argument("--num", type=int, default=64, help="images (default 64)")
     s.add_argument(
@@ -124,7 +127,7 @@ def run(argv: list[str]) -> None:
     if args.mode == "train":
         from jaxgen.train import train
 
-        train(config, args.workdir)
+        train(config, args.workdir, args.allow_data_change)
         return
     if args.config:
         _refuse_other(args, changes)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -32,9 +33,9 @@ from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
 from jaxgen.evaluation.per_image import Evaluator
 from jaxgen.runs.ahead import Ahead
-from jaxgen.runs.checkpoint import Averages, Checkpoints
-from jaxgen.runs.directory import RunDir, environment
-from jaxgen.runs.experiment import Experiment, open_source
+from jaxgen.runs.checkpoint import Averages, Checkpoints, Damaged
+from jaxgen.runs.directory import RunDir, environment, facts
+from jaxgen.runs.experiment import Experiment, open_source, read_spec
 from jaxgen.runs.frozen import take
 from jaxgen.runs.memory import free_memory
 from jaxgen.runs.posthoc import powers
@@ -91,18 +92,19 @@ class Interrupt:
             signal.signal(number, handler)
 
 
-def train(config: ConfigDict, workdir: str | Path) -> None:
+def train(config: ConfigDict, workdir: str | Path, allow_data_change: bool = False) -> None:
     """Run `config` in `workdir` to its last step, from the newest checkpoint if there is one.
 
-    SIGTERM and SIGINT finish the step, save and return.
+    SIGTERM and SIGINT finish the step, save and return. A run goes on with the data that it began with; `allow_data_change`
+    lets it go on with other examples of the same kind.
     """
     began = time.monotonic()
     run = RunDir(workdir)
     with run.alone():
-        resume(normalise(config), run, began)
+        resume(normalise(config), run, began, allow_data_change)
 
 
-def resume(config: ConfigDict, run: RunDir, began: float) -> None:
+def resume(config: ConfigDict, run: RunDir, began: float, allow_data_change: bool) -> None:
     """`train` in a directory that no other process writes to."""
     config = settled(config, run)
     stages = phases(config)
@@ -110,6 +112,10 @@ def resume(config: ConfigDict, run: RunDir, began: float) -> None:
     @functools.cache
     def source(index: int) -> Source:
         return open_source(stages[index].config, "train")
+
+    @functools.cache
+    def data(index: int) -> dict[str, Any]:
+        return facts(source(index))
 
     @functools.cache
     def experiment(index: int) -> Experiment:
@@ -124,9 +130,14 @@ def resume(config: ConfigDict, run: RunDir, began: float) -> None:
     checkpoints = Checkpoints(run.path, config.keep)
     averages = Averages(run.path, create=any(stage.config.snapshot_every for stage in stages))
 
+    changed: dict[int, str] = {}  # checkpoint -> how the data changed since
+
     def like(step: int) -> TrainState:
-        stage = owner(stages, step)
-        run.refuse_rewritten(step, checkpoints.story(step), stages[stage].config)
+        story, stage = checkpoints.story(step), owner(stages, step)
+        run.refuse_rewritten(step, story, stages[stage].config)
+        if "spec" in story:
+            old, new = ({**told, "spec": as_read(stages[stage].config, told["spec"])} for told in (story, data(stage)))
+            changed[step] = run.changed_data(step, old, new, allow_data_change)
         return experiment(stage).abstract
 
     try:
@@ -138,17 +149,20 @@ def resume(config: ConfigDict, run: RunDir, began: float) -> None:
 
             @functools.cache
             def loop(index: int) -> Loop:
-                parts = experiment(index), source(index), run, checkpoints, averages, interrupt, hits
+                parts = experiment(index), source(index), data(index), run, checkpoints, averages, interrupt, hits
                 return Loop(*parts, stages[index], began, config.steps)
 
             if newest:
-                like(newest)
+                with suppress(Damaged):
+                    like(newest)
             loop(next(i for i, stage in enumerate(stages) if newest < stage.stop)).prepare(newest)
             found = checkpoints.restore(like)
             if found:
                 at, state, notes = found[0], experiment(owner(stages, found[0])).lend(found[1]), []
             else:
                 at, (state, notes) = 0, begin(first)
+            if changed.get(at):
+                say(f"data     {changed[at]}")
             run.claim(config, write=parallel.is_lead())  # now that nothing refuses the config
             checkpoints.forget_after(at)
             checkpoints.forget_old(config.keep)
@@ -166,6 +180,11 @@ def resume(config: ConfigDict, run: RunDir, began: float) -> None:
     finally:
         checkpoints.close()
         averages.close()
+
+
+def as_read(config: ConfigDict, spec: dict[str, Any]) -> dict[str, Any]:
+    """Of a Spec in JSON, the fields that a run of that config reads: classes that it is not told may change."""
+    return read_spec(config, Spec.from_json(spec)).to_json()
 
 
 def settled(config: ConfigDict, run: RunDir) -> ConfigDict:
@@ -265,12 +284,12 @@ class Loop:
     """One phase of a run: what is fixed while it lasts, and what the loop does at its borders."""
 
     def __init__(
-        self, exp: Experiment, source: Source, run: RunDir, checkpoints: Checkpoints, averages: Averages,
-        interrupt: Interrupt, hits: Hits, stage: Phase, began: float, total: int,
+        self, exp: Experiment, source: Source, data: dict[str, Any], run: RunDir, checkpoints: Checkpoints,
+        averages: Averages, interrupt: Interrupt, hits: Hits, stage: Phase, began: float, total: int,
     ) -> None:  # fmt: skip
         self.exp, self.run, self.checkpoints, self.averages = exp, run, checkpoints, averages
         self.interrupt, self.hits, self.began, self.stop, self.total = interrupt, hits, began, stage.stop, total
-        self.config = exp.config
+        self.config, self.facts = exp.config, data
         self.source = source
         self.tests, self.held_out = evaluate.with_data(exp, evaluate.evaluators(exp))
         self.programs: dict[int, Ahead[Compiled]] = {}
@@ -294,7 +313,7 @@ class Loop:
         batches = self.feed(at)
         self.writers = Writers(self.run.path, at, self.total, parallel.is_lead())
         if parallel.is_lead():
-            self.run.record(self.exp.data, len(self.source), environment())
+            self.run.record(self.facts, environment())
         try:
             first = self.size(at)
             if (program := self.program(first)) is None:
@@ -544,8 +563,7 @@ class Loop:
         """Start a checkpoint of step `at`, unless the weights are broken."""
         self.refuse_broken(state, at)
         self.run.confirm()
-        story = {"config": json.loads(to_json(self.config)), "spec": self.exp.data.to_json()}
-        self.checkpoints.save(at, state, story)
+        self.checkpoints.save(at, state, {"config": json.loads(to_json(self.config)), **self.facts})
 
     def evaluate(self, tests: dict[str, Evaluator], state: TrainState, at: int) -> None:
         """Run the evaluators that are due."""

@@ -72,7 +72,7 @@ def untrained(config, spec, folder: Path, weights: bool) -> str:
     run = RunDir(folder / hashlib.sha256(text.encode()).hexdigest()[:16])
     if not run.path.exists():
         run.claim(config)
-        run.record(spec, 0, {})
+        run.record({"spec": spec.to_json(), "num": 0}, {})
         if weights:
             keeper = Checkpoints(run.path)
             keeper.save(0, Experiment.open(config, spec).init(), {"config": json.loads(text), "spec": spec.to_json()})

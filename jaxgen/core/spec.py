@@ -87,6 +87,15 @@ class Spec(Mapping[str, Field]):
         """The fields of these kinds."""
         return self.where(lambda _, field: field.kind in kinds)
 
+    def changed(self, other: "Spec") -> tuple[str, bool]:
+        """How `other` differs, in words ("" where it does not), and whether what was made for this goes on with the other.
+
+        It does where only names of labels are new: a name that both have must be in its old place, or labels change meaning.
+        """
+        names = [name for name in {**self, **other} if self.get(name) != other.get(name)]
+        told = [_changed(name, self.get(name), other.get(name)) for name in names]
+        return "; ".join(text for text, _ in told if text), all(fits for _, fits in told)
+
     def unnamed(self) -> "Spec":
         """The same without the names of labels, which data of two formats may not both know."""
         return Spec({name: replace(field, names=()) for name, field in self.items()})
@@ -137,6 +146,23 @@ class Spec(Mapping[str, Field]):
             name: Field(**{k: tuple(v) if isinstance(v, list) else v for k, v in field.items()})
             for name, field in stored.items()
         })  # fmt: skip
+
+
+def _changed(name: str, old: Field | None, new: Field | None) -> tuple[str, bool]:
+    """`Spec.changed` of one field."""
+    if not old or not new:
+        return f"{Spec({name: old or new})} is {'gone' if old else 'new'}", False
+    if replace(old, names=()) != replace(new, names=()):
+        words = [f"{n!r} is new" for n in new.names if n not in old.names]
+        words += [f"{n!r} is gone" for n in old.names if n not in new.names]
+        which = f" ({', '.join(words[:3])}{', ...' * (len(words) > 3)})" if old.names and new.names and words else ""
+        return f"{Spec({name: old})} -> {Spec({name: new})}{which}", False
+    places = [i for i, pair in enumerate(zip(old.names, new.names, strict=False)) if pair[0] != pair[1]]
+    if not places:  # of two formats of a set one knows the names
+        return "", True
+    more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+    moved = any(old.names[i] in new.names or new.names[i] in old.names for i in places)
+    return f"{name} {places[0]} was {old.names[places[0]]!r} and is {new.names[places[0]]!r}{more}", not moved
 
 
 def pictures(shape: tuple[int, ...], classes: int = 0, names: tuple[str, ...] = ()) -> Spec:

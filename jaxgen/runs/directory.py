@@ -26,6 +26,7 @@ from jaxgen.config import files as configs
 from jaxgen.core import parallel
 from jaxgen.core.given import expand
 from jaxgen.core.spec import Spec
+from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
 from jaxgen.runs.checkpoint import Checkpoints, saved
 from jaxgen.runs.lock import Lock
@@ -113,6 +114,25 @@ class RunDir:
             made = configs.from_json(json.dumps(story["config"]))
             self._refuse(configs.differences(made, config), f" up to step {step}")
 
+    def changed_data(self, step: int, old: dict[str, Any], new: dict[str, Any], allow: bool) -> str:
+        """What changed since a checkpoint between two `facts` of the data, in words; a UserError unless it can and may be."""
+        words, fits = Spec.from_json(old["spec"]).changed(Spec.from_json(new["spec"]))
+        since = f"the data of --workdir={self.path} changed since step {step}"
+        if not fits:
+            raise UserError(
+                f"{since}: {words}; give back what was there, or start from this run's weights with "
+                f"--config.init={self.path} in another --workdir"
+            )
+        if old.get("num", new["num"]) != new["num"]:
+            words = "; ".join([words] * bool(words) + [f"{old['num']:,} -> {new['num']:,} examples"])
+        if not words and old.get("fingerprint", new["fingerprint"]) != new["fingerprint"]:
+            words = f"{new['num']:,} examples as before, but not the same ones, or in another order"
+        if words and not allow:
+            raise UserError(
+                f"{since}: {words}; give back what was there, or go on with what is there now by --allow-data-change"
+            )
+        return f"changed since step {step}, as allowed: {words}" if words else ""
+
     def _refuse(self, differences: list[str], when: str = "") -> None:
         changed = [d for d in differences if not FREE.fullmatch(d.partition(":")[0])]
         if changed:
@@ -131,16 +151,17 @@ class RunDir:
             self.refuse_other(config)
         return config
 
-    def record(self, spec: Spec, num: int, environment: dict[str, Any]) -> None:
-        """Add a start of the run to run.json, with the Spec and the size of its data."""
+    def record(self, data: dict[str, Any], environment: dict[str, Any]) -> None:
+        """Add a start of the run to run.json, with the `facts` of its data."""
         file = self.path / "run.json"
         story = json.loads(file.read_text()) if file.is_file() else {"starts": []}
-        story["data"] = {"spec": spec.to_json(), "num": num}
-        story["starts"].append({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **environment})
+        start = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **environment}
+        start |= {"data": {key: data[key] for key in ("num", "fingerprint") if key in data}}
+        story |= {"data": data, "starts": [*story["starts"], start]}
         write_text(file, json.dumps(story, indent=2))
 
     def data(self) -> dict[str, Any]:
-        """What run.json says of the data: Spec and number of examples; {} before the first start."""
+        """What run.json says of the data of the last start: its `facts`; {} before the first."""
         file = self.path / "run.json"
         stored = json.loads(file.read_text())["data"] if file.is_file() else {}
         if stored and "spec" not in stored:
@@ -170,6 +191,11 @@ class RunDir:
         """Append to results.jsonl."""
         with (self.path / "results.jsonl").open("a") as file:
             file.write(json.dumps(record, allow_nan=False) + "\n")
+
+
+def facts(source: Source) -> dict[str, Any]:
+    """What a run remembers of a split of its data, without having read it: Spec, number and fingerprint."""
+    return {"spec": source.spec.to_json(), "num": len(source), "fingerprint": getattr(source, "fingerprint", str)()}
 
 
 def environment() -> dict[str, Any]:

@@ -454,9 +454,10 @@ class Experiment:
     def open_source(self, split: str) -> Source:
         """The data set: "train" or "eval" (held out); one of another Spec is a UserError."""
         source = open_source(self.config, split)
-        if source.spec != self.data:
+        words, fits = self.read_spec.changed(read_spec(self.config, source.spec))
+        if not fits:
             raise UserError(
-                f"config.data gives {source.spec} and this run was made for {self.data}; name the data it was made for"
+                f"config.data is not what this run was trained on: {words}; name the data it was trained on"
             )
         return source
 

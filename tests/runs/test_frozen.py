@@ -157,7 +157,7 @@ def run_dir(path, config, shape=(8, 8, 1), classes=10):
     """A run directory without checkpoints: all that is looked at before weights are read."""
     run = RunDir(path)
     run.claim(config)
-    run.record(pictures(shape, classes), 100, {})
+    run.record({"spec": pictures(shape, classes).to_json(), "num": 100}, {})
     return str(path)
 
 
