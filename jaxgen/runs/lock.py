@@ -7,6 +7,7 @@ of the machine; one of another machine (a cluster's other node, yesterday's Cola
 
 import json
 import os
+import secrets
 import socket
 import sys
 import threading
@@ -103,7 +104,7 @@ class Lock:
         """Take over; False where another process was quicker."""
         if _read(str(self.path)) != stale:
             return False
-        part = self.path.with_name(f"lock.{os.getpid()}.part")
+        part = self.path.with_name(f"lock.{secrets.token_hex(4)}.part")
         part.write_text(self.text)
         part.replace(self.path)
         time.sleep(SETTLED)
