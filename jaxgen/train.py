@@ -143,6 +143,8 @@ def resume(config: ConfigDict, run: RunDir, began: float, allow_data_change: boo
     try:
         newest = max(checkpoints.steps(), default=0)
         if newest >= config.steps:
+            newest, _ = checkpoints.restore(like)  # it may be damaged
+        if newest >= config.steps:
             say(f"{run.path} is at step {newest} already; raise config.steps (now {config.steps}) to go on")
             return
         with Interrupt() as interrupt, Hits() as hits:
