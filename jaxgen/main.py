@@ -8,7 +8,7 @@ python -m jaxgen.main --workdir=runs/digits --mode=sample --config.method.solver
 python -m jaxgen.main --workdir=runs/digits --mode=eval                              figures of a run
 python -m jaxgen.main --workdir=D --mode=eval --config.eval.quality.num=10000        FID of a run (and many more)
 python -m jaxgen.main --workdir=D --mode=sweep --stds=0.02,0.05,0.1,0.2              figures by the length of the average
-python -m jaxgen.main --config=FILE --mode=show                                      every key and its value
+python -m jaxgen.main --config=FILE --mode=show                                      every key, its value, what it means
 """
 
 import argparse
@@ -83,6 +83,7 @@ def parser() -> argparse.ArgumentParser:
     d.add_argument(
         "--cache", type=expand, default="", metavar="DIR", help="compiled programs (default: JAXGEN_CACHE or ~/.cache)"
     )
+    p.add_argument("--json", action="store_true", help="show: the config as JSON, for programs")
     p.add_argument("--traceback", action="store_true", help="show where an error came from")
     return p
 
@@ -120,7 +121,9 @@ def run(argv: list[str]) -> None:
         base = configs.load(args.config) if args.config else _remembered(args.workdir)
         config = configs.override(base, changes)
         if args.mode == "show":
-            print(configs.to_json(config))
+            from jaxgen.config.explain import explained
+
+            print(configs.to_json(config) if args.json else explained(config))
             return
     if not args.workdir:
         raise UserError("--workdir=DIR is missing: the directory that holds (or will hold) the run")
@@ -151,6 +154,7 @@ def run(argv: list[str]) -> None:
 USERS = {
     **dict.fromkeys(("num", "labels", "ask", "seed", "out", "files"), ("sample",)),
     "stds": ("sweep",),
+    "json": ("show",),
     "weights": ("eval", "sample"),
     "step": ("eval", "sample", "sweep"),
 }
@@ -220,6 +224,8 @@ def main() -> None:
         return
     try:
         run(sys.argv[1:])
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (UserError, OSError) as error:
         if "--traceback" in sys.argv:
             raise

@@ -26,9 +26,9 @@ class Feed:
     augment: tuple = ()  # on the device, inside the step: names or dicts of the table `augment`
     transforms: tuple = ()  # on the host, by Grain: names or dicts of the table `transform`
     placement: Literal["auto", "host", "device"] = "auto"  # auto: all on the device when it fits in `device_mb`
-    device_mb: Natural = 1024
+    device_mb: Natural = 1024  # megabytes of device memory that the data may take
     workers: Natural = 0  # decoding threads; 0: what suits the image size
-    prefetch: Natural = 4  # batches
+    prefetch: Natural = 4  # batches that are read ahead
 
 
 FEED = tuple(f.name for f in dataclass_fields(Feed))
@@ -39,20 +39,20 @@ SECTIONS = {"tasks": "task", "eval": "evaluator"}  # sections of members by name
 class RunOptions:
     """Options of a run: the top level of every config."""
 
-    data: dict = field(default_factory=dict)
-    method: dict = field(default_factory=dict)
+    data: dict = field(default_factory=dict)  # what is learned from: a source and how it is read
+    method: dict = field(default_factory=dict)  # the generative procedure and its nets
     tasks: dict = field(default_factory=dict)  # task name -> its fields, in the order in which they see the data
     eval: dict = field(default_factory=dict)  # evaluator name -> its fields
     init: str | dict = ""  # the run directory whose weights the nets start from, where path and shape are the same
-    seed: Seed = 0
-    steps: Count = 1000
-    steps_per_call: Count = 1  # steps per dispatch (a scan); worth raising when a step is short
-    log_every: Count = 100
-    save_every: Count = 5_000
+    seed: Seed = 0  # of everything random: weights, order of the data, noise
+    steps: Count = 1000  # training steps in all
+    steps_per_call: Count = 1  # steps that run as one program; raise it where a step is short
+    log_every: Count = 100  # steps between lines of figures
+    save_every: Count = 5_000  # steps between checkpoints
     keep: Count = 3  # newest checkpoints kept
     snapshot_every: Natural = 0  # keep the power averages of these steps for good, to reconstruct others from; 0: none
-    mesh: dict = field(default_factory=lambda: {"data": -1})
-    sharding: tuple = ((".*", "replicate"),)  # regex on the state's paths -> replicate | fsdp | axis names
+    mesh: dict = field(default_factory=lambda: {"data": -1})  # how devices are arranged: axis -> number, -1: the rest
+    sharding: tuple = ((".*", "replicate"),)  # regex on names of arrays -> replicate | fsdp | axis names
     phases: tuple = ()  # ({"until": step, "data.batch": ..., ...}, ...): changes that hold up to a step
 
 
@@ -158,7 +158,7 @@ def override(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
     the keys that both parts have and takes the defaults of the rest. None drops a member of `eval` or `tasks`.
     """
     tree = _plain(normalise(config))
-    values = {k: parse_value(v) if isinstance(v, str) else _plain(v) for k, v in changes.items()}
+    values = {k: parse_value(v) if isinstance(v, str) else v for k, v in changes.items()}
 
     def is_name(path: str) -> bool:
         named = path.endswith(".name") or isinstance(_find(tree, path), dict)
@@ -238,8 +238,7 @@ def normalise(config: ConfigDict) -> ConfigDict:
     out = {k: typed(raw.get(k, getattr(RunOptions(), k)), f, f"config.{k}") for k, f in known.items()}
     for key in ("data", "method"):
         if not out[key]:
-            like = {"data": "digits", "method": "diffusion"}[key]
-            raise UserError(f"config.{key} is missing: a dict with a name, such as {key}=dict(name={like!r}, ...)")
+            raise UserError(f"config.{key} is missing")
     out["data"] = _data(out["data"])
     out["method"] = complete("method", out["method"], "config.method")
     out["init"] = complete("run", out["init"], "config.init") if out["init"] else ""

@@ -32,9 +32,7 @@ class FlowLikelihood:
 
     def __post_init__(self) -> None:
         if self.low >= self.high:
-            raise UserError(
-                f"method.nll.low={self.low} is not below high={self.high}; set method.nll.high={2 * self.low}"
-            )
+            raise UserError(f"method.nll.low={self.low} is not below high={self.high}; raise method.nll.high")
 
     @property
     def nfe(self) -> int:

@@ -64,7 +64,7 @@ def examine(name: str, evaluator: Evaluator, exp: Experiment) -> None:
     if not isinstance(exp.method, evaluator.needs):
         kinds = " or ".join(kind.__name__ for kind in get_args(evaluator.needs) or (evaluator.needs,))
         raise UserError(
-            f"config.eval.{name} needs a method that {kinds}, and {exp.config.method.name} does not; set config.eval.{name}=None"
+            f"config.eval.{name} needs a method that {kinds}, and {exp.config.method.name} does not; remove config.eval.{name}"
         )
     if isinstance(evaluator, Prepares):
         evaluator.prepare(exp)
@@ -236,9 +236,7 @@ class Likelihood:
     def prepare(self, exp: Experiment) -> None:
         """A UserError where the model is not one of pixels: latents have no grey levels."""
         if (kind := exp.spec[exp.spec.target].kind) not in ("image", "frames"):
-            raise UserError(
-                f"config.eval.likelihood is of the levels of pixels, and the run models {kind}; set config.eval.likelihood=None"
-            )
+            raise UserError(f"config.eval.likelihood is of the levels of pixels, and the run models {kind}; remove it")
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """likelihood_nats = mean log p(x); likelihood_bits_per_dim = -nats / (D ln 2)."""

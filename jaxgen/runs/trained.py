@@ -115,6 +115,8 @@ class Trained:
         if field.kind == "label" and not isinstance(value, np.ndarray):
             value = [_number(v, field) for v in ((value,) if isinstance(value, str | int) else value)]
         found = np.asarray(value)
+        if found.ndim == 0 and field.shape == (1,):  # one number is one number
+            found = found.reshape(1)
         one = found.shape == field.shape
         if found.dtype.kind not in "biuf" or not (one or found.shape[1:] == field.shape):
             raise UserError(
