@@ -432,7 +432,8 @@ class Loop:
         whole = all(action == "replicate" for _, action in config.sharding)
         parts = "each holds the whole model" if whole else f"the model is cut by {dict(config.sharding)}"
         axes = ", ".join(f"{k}={v}" for k, v in exp.mesh.shape.items())
-        many = f" on {jax.process_count()} hosts (mesh {axes}): {parts}, and takes its part of every batch"
+        hosts = f" on {jax.process_count()} hosts" if jax.process_count() > 1 else ""
+        many = f"{hosts} (mesh {axes}): {parts} and takes its part of every batch"
         lines = {
             "run": f"{config.method.name} in {self.run.path}: from step {at:,} to {config.steps:,}",
             "data": f"{config.data.name}: {len(self.source):,} examples of {self.read}, {held}",
@@ -471,12 +472,15 @@ class Loop:
 
     def smaller(self, factor: float) -> str:
         """What to paste for a step that needs so many times less memory."""
-        batch = self.exp.feed.batch
-        fewer = next((n for n in range(math.ceil(factor), batch + 1) if batch % n == 0), batch)
+        batch, shards = self.exp.feed.batch, parallel.batch_devices(self.exp.mesh)
         now = getattr(self.exp.method, "microbatches", 0)
-        if now and (batch // fewer) % parallel.batch_devices(self.exp.mesh) == 0:
-            return f"add --config.method.microbatches={now * fewer} (the same training, in {now * fewer} parts)"
-        return f"add --config.data.batch={max(1, batch // fewer)}"
+        each = batch // shards // (now or 1)  # examples that a device works on at once
+        if each < 2:
+            return "a smaller net needs less (--config.method.net.width=32, say)"
+        parts = next((n for n in range(math.ceil(factor), each) if each % n == 0), each)
+        if now:
+            return f"add --config.method.microbatches={now * parts} (the same training, in {now * parts} parts)"
+        return f"add --config.data.batch={batch // parts}"
 
     def say_pace(self, at: int, num: int, metrics: PyTree, first: bool) -> None:
         """After the first program: that it works. After the second, which has nothing to make ready: how long all will take."""
@@ -582,7 +586,7 @@ def bytes_of(tree: PyTree) -> int:
 
 def gigabytes(num: int) -> str:
     """A number of bytes, as people say it."""
-    return f"{num / 1e9:,.1f} GB" if num >= 1e9 else f"{num / 1e6:,.0f} MB"
+    return f"{num / 1e9:,.1f} GB" if num >= 1e9 else f"{num / 1e6:,.3g} MB"
 
 
 def mean(interval: list[PyTree]) -> dict[str, float]:

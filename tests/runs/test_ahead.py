@@ -1,6 +1,7 @@
 """Work begun ahead, signals answered, memory compared with what is free."""
 
 import os
+import re
 import signal
 import threading
 import time
@@ -8,6 +9,9 @@ import time
 import jax.numpy as jnp
 import pytest
 
+from jaxgen import train
+from jaxgen.config import files
+from jaxgen.errors import UserError
 from jaxgen.runs import ahead, memory
 from jaxgen.runs.ahead import Ahead
 from jaxgen.train import Interrupt
@@ -51,3 +55,28 @@ def test_free_memory_is_of_the_machine_and_of_its_container(monkeypatch):
     assert 0 < memory.free_memory() <= whole
     monkeypatch.setattr(memory, "_of_container", lambda: 1000)
     assert memory.free_memory() == 1000
+
+
+@pytest.mark.parametrize(("name", "key"), [("vae_digits", "microbatches"), ("gan_digits", "batch")])
+def test_a_step_that_does_not_fit_says_what_to_paste(name, key, tmp_path, monkeypatch):
+    """Refused before the first step where memory is too small, told where it is scarce; what it says to add is a key of the run."""
+    config = files.override(files.load(f"{name}:tiny"), {"mesh.data": 1})
+    monkeypatch.setattr(train, "free_memory", lambda: 10_000)
+    with pytest.raises(UserError, match=r"memory and 0.01 MB are free; add --config") as told:
+        train.train(config, tmp_path / "run")
+    path, value = re.search(r"--config\.([\w.]+)=(\d+)", str(told.value)).groups()
+    changed = files.override(config, {path: value})
+    assert path.endswith(key) and changed.data.batch % changed.method.to_dict().get("microbatches", 1) == 0
+
+
+def test_long_runs_and_scarce_memory_are_told(tmp_path, monkeypatch, capsys):
+    config = files.override(files.load("vae_digits:tiny"), {"eval": {}, "log_every": 1})
+    needed = []
+    monkeypatch.setattr(train.Loop, "smaller", lambda self, factor: needed.append(factor) or "cure")
+    monkeypatch.setattr(train, "FULL", 1e-9)
+    monkeypatch.setattr(train, "LONG", 0.0)
+    train.train(config, tmp_path / "run")
+    said = capsys.readouterr().err
+    assert needed and "should the system end this process, cure" in said
+    assert "s a step" in said and "that is long" in said
+    assert re.search(rf"done .*{tmp_path}/run/loss.png.*--mode=sample", said)
