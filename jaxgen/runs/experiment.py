@@ -200,11 +200,14 @@ class Experiment:
         """Examples that one step reads: the batch of one update times the updates of a step (n_critic)."""
         return self.feed.batch * getattr(self.method, "batches_per_step", 1)
 
-    @property
-    def at_once(self) -> int:
-        """Examples that are looked at or made in one go outside of training: a batch, or what of it all devices can share."""
+    def spread(self, num: int) -> int:
+        """`num` rounded up so that all devices have as many.
+
+        What is looked at or made outside of training is the same on any number of devices: batches are those of the config,
+        filled up, and what was filled up is cut off again.
+        """
         shards = parallel.batch_devices(self.mesh)
-        return max(1, self.feed.batch // shards) * shards
+        return -(-num // shards) * shards
 
     def refuse_batch(self) -> None:
         """A UserError unless the devices can share a batch of training."""
@@ -217,7 +220,7 @@ class Experiment:
     def settle(self, source: Source, num: int = 2048) -> dict[str, Any]:
         """Changes to the config that tasks find out of the first `num` examples of the data; {} where nothing is open."""
         found, frozen = {}, self.frozen()
-        num = min(num, len(source)) // self.at_once * self.at_once  # whole batches: padding would count
+        num = min(num, len(source)) // self.feed.batch * self.feed.batch  # whole batches: padding would count
         for i, name in enumerate(task_names(self.config), len(self.feed.augment)):
             seen = jax.jit(lambda frozen, batch, rng, i=i: self.see(frozen, batch, rng, stages=i))
             batches = (seen(frozen, batch, self.root) for batch, _ in self.held_out(source, num))
@@ -433,8 +436,12 @@ class Experiment:
 
     def held_out(self, source: Source, num: int) -> Iterator[tuple[Batch, np.ndarray]]:
         """(batch of the data on the devices, mask [B] on the host): a share of `num` in order, the last batch padded."""
-        hosts = (jax.process_index(), jax.process_count())
-        for batch in eval_batches(source, self.at_once, num, *hosts, fields=tuple(self.read_spec)):
+        host, hosts = jax.process_index(), jax.process_count()
+        size = -(-self.feed.batch // hosts) * hosts
+        more = (self.spread(size) - size) // hosts
+        for batch in eval_batches(source, size, num, host, hosts, fields=tuple(self.read_spec)):
+            batch = {k: np.concatenate([v, np.repeat(v[-1:], more, 0)]) for k, v in batch.items()}
+            batch["valid"][len(batch["valid"]) - more :] = 0
             placed = parallel.put_batch(self.mesh, batch)
             mask = parallel.to_host(placed.pop("valid"))
             yield placed, mask
@@ -466,13 +473,13 @@ class Experiment:
             chosen = share(source, num)
         elif self.spec.label:
             asked.setdefault(self.spec.label, self.labels(num))
-        shards = parallel.batch_devices(self.mesh)
-        size = min(self.at_once, -(-num // shards) * shards)
+        step = min(self.feed.batch, num)
+        size = self.spread(step)
         own = size // jax.process_count()
         mine = jax.process_index() * own + np.arange(own)  # this host's places in a batch
         program, root = self.sampler(size), keys.root(seed)
-        for i, start in enumerate(range(0, num, size)):
-            data = {}
+        for i, start in enumerate(range(0, num, step)):
+            count, data = min(step, num - start), {}
             if wanted:
                 rows = [source[int(j)] for j in chosen[(start + mine) % len(chosen)]]
                 data = {k: np.stack([row[k] for row in rows]) for k in self.read_spec}
@@ -480,10 +487,10 @@ class Experiment:
             placed = parallel.put_batch(self.mesh, data), parallel.put_batch(self.mesh, cond)
             images, cond = program(w, placed, keys.named(root, "sample", i))
             found = (*jax.device_get((images, cond)), parallel.to_host(placed[0]))
-            sound = np.isfinite(found[0][: num - start]).reshape(min(size, num - start), -1).all(1)
+            sound = np.isfinite(found[0][:count]).reshape(count, -1).all(1)
             if not sound.all():
                 raise BrokenSamples(f"{(~sound).sum()} of {len(sound)} samples are NaN or infinite")
-            yield Made(*found).first(num - start)
+            yield Made(*found).first(count)
 
     def sheet(self, made: Made) -> tuple[np.ndarray, int]:
         """(uint8 pictures [N, H, W, C] to be drawn as a grid, its columns; 0: near square).
