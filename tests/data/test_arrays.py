@@ -149,7 +149,7 @@ def test_unfit_files_are_told(tmp_path: Path):
     np.savez(tmp_path / "keys.npz", faces=IMAGES)
     _one_line(Arrays(str(tmp_path / "keys.npz")), "faces", "image_key", "keys.npz")
     np.save(tmp_path / "x.npy", IMAGES)
-    _one_line(Arrays(str(tmp_path / "x.npy"), eval_fraction=0.0), "held-out", "eval_fraction", split="eval")
+    _one_line(Arrays(str(tmp_path / "x.npy"), eval_fraction=0.0), "no picture", "eval_fraction", split="eval")
     _one_line(Arrays(str(tmp_path / "x.npy"), eval_fraction=1.0), "eval_fraction")
     np.save(tmp_path / "y.npy", IMAGES[:, :4])
     _one_line(Arrays(str(tmp_path / "x.npy"), str(tmp_path / "y.npy")), "y.npy", split="eval")

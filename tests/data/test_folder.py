@@ -309,7 +309,7 @@ def test_unfit_folders_are_told(tmp_path: Path):
     good = str(tmp_path / "mixed/cats")
     _one_line(Folder(good, resize="cower"), "did you mean 'cover'")
     _one_line(Folder(good, on_broken="ignore"), "skip, stop")
-    _one_line(Folder(good, eval_fraction=0.0), "held-out", split="eval")
+    _one_line(Folder(good, eval_fraction=0.0), "no picture", "--config.data.eval_path", split="eval")
 
 
 def test_a_folder_with_no_readable_pixels_is_told(tmp_path: Path):

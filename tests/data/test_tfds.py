@@ -114,7 +114,7 @@ def test_a_set_of_one_split_is_cut_or_holds_nothing_out(tmp_path: Path):
     assert (len(cut.open("train")), len(cut.open("eval"))) == (9, 1)
     none = Tfds("pictures", where, eval_split="")
     assert none.open("train").notes == ("held out: none (eval_split='')",)
-    with pytest.raises(NothingHeldOut, match=r"config\.data\.eval_split=test"):
+    with pytest.raises(NothingHeldOut, match=r"--config\.data\.eval_split=SPLIT; there are train"):
         none.open("eval")
 
 

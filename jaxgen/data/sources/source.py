@@ -144,8 +144,8 @@ def split_rows(held: np.ndarray, split: str, where: str) -> np.ndarray:
     rows = np.flatnonzero(held == (split == "eval"))
     if split == "eval" and not rows.size:
         raise NothingHeldOut(
-            f"no picture of {where} is held out (eval_fraction=0): set config.data.eval_fraction=0.1, or name a held-out "
-            "set by config.data.eval_path"
+            f"no picture of {where} is held out (eval_fraction=0): name other pictures by --config.data.eval_path=PATH, or "
+            "train with --config.data.eval_fraction=0.1"
         )
     return rows if rows.size else np.arange(len(held))
 

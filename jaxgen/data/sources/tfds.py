@@ -94,8 +94,8 @@ class Tfds:
             part = self.split if split == "train" else self.eval_split
             if not part:
                 raise NothingHeldOut(
-                    f"no picture of TFDS set {self.dataset!r} is held out (eval_split=''): set config.data.eval_split=test, or "
-                    "another of its splits"
+                    f"no picture of TFDS set {self.dataset!r} is held out (eval_split=''): name another of its splits "
+                    f"by --config.data.eval_split=SPLIT; there are {', '.join(builder.info.splits)}"
                 )
             try:
                 records = builder.as_data_source(split=part, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
