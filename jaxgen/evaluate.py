@@ -106,14 +106,16 @@ def evaluate(
     """
     trained, tests, source = open_tests(workdir, step, changes)
     (choice,) = trained.choose([weights])
-    if choice.how and parallel.is_lead():
-        print(f"{choice.name} {choice.how}", file=sys.stderr)
+    if parallel.is_lead():
+        print(f"measuring step {trained.at} of {trained.run.path} ({choice})", file=sys.stderr, flush=True)
     figures: dict[str, float] = {}
     for name, report in measured(trained, tests, source, choice):
         figures |= report.scalars
         for key, value in report.scalars.items() if parallel.is_lead() else ():
             print(f"{name:<16}{key:<32}{value:.6g}")
         draw(trained, name, report, *[choice.name] * (weights != "ema"))
+    if figures and parallel.is_lead():
+        print(f"figures with all that they depend on: {trained.run.path}/results.jsonl", file=sys.stderr)
     return figures
 
 

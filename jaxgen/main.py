@@ -1,14 +1,15 @@
-"""jaxgen: train, evaluate and sample image generators.
+"""jaxgen: train, evaluate and sample image generators. (`jaxgen` is the same command as `python -m jaxgen.main`.)
 
-python -m jaxgen.main --config=configs/ddpm_digits.py --workdir=runs/digits          train (again: resume)
-python -m jaxgen.main --config=configs/ddpm_digits.py:tiny --workdir=runs/tiny       the same in seconds
-python -m jaxgen.main --config=FILE --config.method.net.width=64 --config.steps=500  change any key
+python -m jaxgen.main --config=ddpm_digits --workdir=runs/digits                     train (again: resume)
+python -m jaxgen.main --config=ddpm_digits:tiny --workdir=runs/tiny                  the same in seconds
+python -m jaxgen.main --config=FILE.py --config.method.net.width=64 --config.steps=500 --workdir=D     change any key
 python -m jaxgen.main --workdir=runs/digits --mode=sample --num=100 --labels=3,7     images from a run
 python -m jaxgen.main --workdir=runs/digits --mode=sample --config.method.solver=ddim --config.method.solver.steps=20
 python -m jaxgen.main --workdir=runs/digits --mode=eval                              figures of a run
 python -m jaxgen.main --workdir=D --mode=eval --config.eval.quality.num=10000        FID of a run (and many more)
 python -m jaxgen.main --workdir=D --mode=sweep --stds=0.02,0.05,0.1,0.2              figures by the length of the average
-python -m jaxgen.main --config=FILE --mode=show                                      every key, its value, what it means
+python -m jaxgen.main --config=ddpm_digits --mode=show                               every key, its value, what it means
+python -m jaxgen.compare made/ real/                                                 figures of two sets of images
 """
 
 import argparse
@@ -46,13 +47,20 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--workdir", type=expand, default="", metavar="DIR", help="the run directory: checkpoints, metrics, samples"
     )
-    p.add_argument("--mode", default="train", choices=MODES)
+    p.add_argument(
+        "--mode",
+        default="train",
+        choices=MODES,
+        help="train (default); sample: make images; eval: run the evaluators of the config; sweep: the same for several "
+        "averages of the weights; show: explain every key",
+    )
     p.add_argument("--step", type=int, default=-1, help="eval, sample, sweep: the checkpoint (default: the newest)")
     p.add_argument(
         "--weights",
         default="ema",
         metavar="NAME",
-        help="eval, sample: ema (default), raw, the label of an average, or stdX, reconstructed from snapshots",
+        help="eval, sample: ema, the running average of the weights (default); raw, the weights as training left them; "
+        "the label of one of several averages; stdX, an average of that width, reconstructed from snapshots",
     )
     p.add_argument("--stds", default="", metavar="A,B,...", help="sweep: widths of averages (default: all kept)")
     p.add_argument(
@@ -71,9 +79,9 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="ask for another condition of the run (a literal)",
+        help="ask for another condition of the run, such as ink=0.5",
     )
-    s.add_argument("--seed", type=int, default=0, help="of the samples (default 0)")
+    s.add_argument("--seed", type=int, default=0, help="another seed gives other images (default 0)")
     s.add_argument(
         "--out", type=expand, default="", metavar="PATH", help="PATH.png and PATH.npz (default: in DIR/samples)"
     )
@@ -81,7 +89,11 @@ def parser() -> argparse.ArgumentParser:
     d = p.add_argument_group("machine")
     d.add_argument("--distributed", action="store_true", help="join the other hosts (SLURM, Open MPI, TPU, GKE)")
     d.add_argument(
-        "--cache", type=expand, default="", metavar="DIR", help="compiled programs (default: JAXGEN_CACHE or ~/.cache)"
+        "--cache",
+        type=expand,
+        default="",
+        metavar="DIR",
+        help="where compiled programs are kept (default: JAXGEN_CACHE, else ~/.cache/jaxgen)",
     )
     p.add_argument("--json", action="store_true", help="show: the config as JSON, for programs")
     p.add_argument("--traceback", action="store_true", help="show where an error came from")

@@ -59,8 +59,7 @@ def sample(
     made = trained.samples(num, wanted, seed, choice)
     if not parallel.is_lead():
         return np.zeros((sum(0 for _ in made), *trained.exp.data.shape), np.uint8)  # all hosts take part
-    kind = "raw weights" if choice.name == "raw" else f"averaged weights {choice.name} {choice.how}".rstrip()
-    what = f"{num:,} samples of step {trained.at} ({kind}, seed {seed})"
+    what = f"{num:,} samples of step {trained.at} ({choice}, seed {seed})"
     say(f"making {what}")
     return Output(trained, target, num, called, files, what).write(made)
 

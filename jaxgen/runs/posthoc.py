@@ -82,6 +82,10 @@ class Choice:
     weights: Callable[[], Weights]
     how: str = ""  # how they are reconstructed
 
+    def __str__(self) -> str:
+        """In words: raw weights, averaged weights 0.999."""
+        return "raw weights" if self.name == "raw" else f"averaged weights {self.name} {self.how}".rstrip()
+
 
 def choose(state: TrainState, name: str, averages: Averages) -> Choice:
     """raw, ema (the default averages), the label of an average that is kept, or stdX for one to reconstruct."""
