@@ -15,7 +15,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 # Pillow's remarks on what is odd in a file do not name it; what cannot be read is told with its name
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+for remark in (UserWarning, Image.DecompressionBombWarning):
+    warnings.filterwarnings("ignore", category=remark, module=r"PIL\.")
 # Naming them spares Pillow from trying every plugin: twice as fast
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
 SUFFIXES = (

@@ -11,8 +11,13 @@ from cases import ROOT
 from PIL import Image
 
 from jaxgen import main
+from jaxgen.config import files as configs
 from jaxgen.data import Folder, decode, load_all
 from jaxgen.data.files import readable
+from jaxgen.evaluate import with_data
+from jaxgen.evaluation.image_sets import Neighbours, SampleQuality
+from jaxgen.evaluation.per_image import Grid, Loss
+from jaxgen.runs.experiment import Experiment, open_source
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +63,22 @@ def test_all_show_the_same(odd):
                 readable(name),
                 half[0, 0],
             )
+
+
+def test_evaluators_say_whether_they_read_what_is_held_out(odd, capfd):
+    root, _ = odd
+    data = {"data": {"name": "folder", "path": str(root), "size": 8, "eval_fraction": 0.0, "batch": 8, "labels": False}}
+    config = configs.override(configs.load(f"{ROOT}/configs/vae_digits.py:tiny"), {"mesh": {"data": 1}, **data})
+    exp = Experiment.open(config, open_source(config, "train").spec)
+    tests = {"grid": Grid(), "loss": Loss(), "fid": SampleQuality(), "rfid": SampleQuality(of="reconstructions"),
+             "fid_of_held_out": SampleQuality(against="eval"), "neighbours": Neighbours()}  # fmt: skip
+    kept, source = with_data(exp, tests)
+    assert list(kept) == ["grid", "fid"] and source is None
+    (line,) = capfd.readouterr().err.splitlines()
+    assert all(f"config.eval.{name}" in line for name in tests.keys() - kept.keys()) and "eval.grid" not in line
+    held = configs.override(config, {"data.eval_fraction": 0.1})
+    kept, source = with_data(Experiment.open(held, exp.data), tests)
+    assert kept == tests and len(source) > 0
 
 
 @pytest.mark.slow
