@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +50,10 @@ def reports(
 ) -> Iterator[tuple[str, Report]]:
     """(name, report) of each evaluator in turn; all hosts take part. `label`: what the averaged weights are called.
 
-    Nothing that is not finite is reported: a NotFinite names the weights, the cause and the cure.
+    Nothing that is not finite is reported: a NotFinite names the weights, the cause and the cure. A figure that an earlier
+    evaluator has reported by the same name is called by its evaluator too: `other/psnr`.
     """
+    seen: set[str] = set()
     for name, test in tests.items():
         at_work = {"raw": raw} if getattr(test, "raw", False) else {label: ema, "raw": raw}
         with exp.explaining(at_work, f"config.eval.{name}: "):
@@ -58,7 +61,9 @@ def reports(
             report = test(exp, raw, ema, source)
             if broken := report.broken():
                 raise NotFinite(f"{', '.join(broken)} became NaN or infinite")
-        yield name, report
+        scalars = {f"{name}/{k}" if k in seen else k: v for k, v in report.scalars.items()}
+        seen |= scalars.keys()
+        yield name, replace(report, scalars=scalars)
 
 
 def measured(
@@ -75,9 +80,10 @@ def measured(
 
 
 def draw(trained: Trained, name: str, report: Report, *made_by: str) -> None:
-    """The report's grids as files, whose names tell what made them."""
+    """The report's grids as files, whose names tell what made them: those of the raw weights are of no average."""
     for label, images in report.images.items() if parallel.is_lead() else ():
-        path = trained.run.path / "samples" / f"{trained.stem(label, *made_by, evaluators=[name])}.png"
+        weights = () if label == "raw" else made_by
+        path = trained.run.path / "samples" / f"{trained.stem(label, *weights, evaluators=[name])}.png"
         save_grid(path, images, report.columns, report.captions)
         print(f"{name:<16}{path}", file=sys.stderr)
 
@@ -138,7 +144,8 @@ def sweep(
         figures: dict[str, float] = {}
         for name, report in measured(trained, tests, source, choice):
             figures |= report.scalars
-            draw(trained, name, report, choice.name)
+            pictures = {k: v for k, v in report.images.items() if k != "raw" or i == 0}
+            draw(trained, name, replace(report, images=pictures), choice.name)
         found[choice.name] = figures
         if parallel.is_lead():
             line = "  ".join(f"{k} {v:.5g}" for k, v in figures.items())

@@ -20,9 +20,9 @@ from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
 from jaxgen.evaluation import features
 from jaxgen.evaluation.per_image import Report, averages, drawn, fidelity, first_pictures, looked_at
-from jaxgen.evaluation.pictures import Pictures, bar
+from jaxgen.evaluation.pictures import Pictures, bar, counter
 from jaxgen.images import beside, to_float, to_uint8, within
-from jaxgen.metrics.pixel import l1, luma, psnr, shave
+from jaxgen.metrics.pixel import PERFECT, l1, luma, psnr, shave
 from jaxgen.metrics.ssim import ssim
 from jaxgen.pretrained.features import Lpips
 from jaxgen.runs.experiment import Experiment
@@ -283,7 +283,7 @@ class Restoration:
 
         def figures(w: Weights, batch: Batch, rng: Array) -> dict[str, Array]:
             x, bad, good = (seen(v) for v in restore(w, batch, rng))
-            found = {"psnr": psnr(good, x), "psnr_degraded": psnr(bad, x)}
+            found = {k: jnp.minimum(psnr(y, x), PERFECT) for k, y in (("psnr", good), ("psnr_degraded", bad))}
             return found | ({"ssim": ssim(good, x)} if min(x.shape[1:3]) >= 11 else {})
 
         name = f"{self.degradation}_"
@@ -325,12 +325,14 @@ class FromConditions:
         about = drawn(source, self.num)
         given = next((k for k in exp.from_data if exp.spec[k].kind == "image"), "")
         total: dict[str, list[np.ndarray]] = {}
-        for part in exp.samples(ema, about["N"], self.seed, source=source):
-            truth = to_float(jnp.asarray(part.data[exp.data.target]))
-            found = {"": part.images}
-            if given:
-                found["baseline_"] = jax.image.resize(part.cond[given], truth.shape, "cubic")
-            for prefix, x in found.items():
-                for key, value in fidelity(within(x), truth).items():
-                    total.setdefault(prefix + key, []).append(np.asarray(value))
+        with counter("from conditions", about["N"]) as bar:
+            for part in exp.samples(ema, about["N"], self.seed, source=source):
+                truth = to_float(jnp.asarray(part.data[exp.data.target]))
+                found = {"": part.images}
+                if given:
+                    found["baseline_"] = jax.image.resize(part.cond[given], truth.shape, "cubic")
+                for prefix, x in found.items():
+                    for key, value in fidelity(within(x), truth).items():
+                        total.setdefault(prefix + key, []).append(np.asarray(value))
+                bar.update(len(truth))
         return Report({k: float(np.concatenate(v).mean()) for k, v in total.items()}, about=about)

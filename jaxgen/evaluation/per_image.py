@@ -18,6 +18,7 @@ from jaxgen.core.task import Batch
 from jaxgen.data.pipeline import share
 from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
+from jaxgen.evaluation.pictures import counter
 from jaxgen.images import beside, to_float
 from jaxgen.metrics import pixel
 from jaxgen.metrics.bits_per_dim import bits_per_dim
@@ -79,7 +80,7 @@ FALLING = re.compile(r"loss|mse|nll|vlb|(likelihood_)?bits_per_dim|r?(s?fid|fid_
 
 def best(metric: str, values: list[float]) -> int:
     """Where the best value is; -1 for a figure that has no better."""
-    head = re.split("[@:]", metric)[0]
+    head = re.split("[@:]", metric.rpartition("/")[2])[0]
     if metric.endswith("+-"):
         return -1
     if RISING.fullmatch(head):
@@ -97,11 +98,13 @@ def averages(
     program = exp.jit((owner, "averages"), lambda w, batch, rng: function(w, *looked_at(exp, w, batch, rng)))
     totals: dict[str, float] = {}
     count = 0.0
-    for i, (batch, mask) in enumerate(exp.held_out(source, num)):
-        rng = keys.named(exp.root, "evaluation", i)  # the same noise at every evaluation
-        for key, values in jax.device_get(program(w, batch, rng)).items():
-            totals[key] = totals.get(key, 0.0) + float(np.sum(values.astype(np.float64) * mask))
-        count += float(mask.sum())
+    with counter("held out", drawn(source, num)["N"]) as bar:
+        for i, (batch, mask) in enumerate(exp.held_out(source, num)):
+            rng = keys.named(exp.root, "evaluation", i)  # the same noise at every evaluation
+            for key, values in jax.device_get(program(w, batch, rng)).items():
+                totals[key] = totals.get(key, 0.0) + float(np.sum(values.astype(np.float64)[mask > 0]))
+            count += float(mask.sum())
+            bar.update(int(mask.sum()))
     return {key: total / count for key, total in totals.items()}
 
 

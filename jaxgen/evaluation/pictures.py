@@ -23,12 +23,17 @@ Shape = tuple[int, int, int]
 Row = TypeVar("Row")
 
 
+def counter(what: str, total: int) -> tqdm:
+    """A progress bar that counts images, on the first host, after two seconds."""
+    hidden = None if parallel.is_lead() else True
+    return tqdm(desc=what, total=total, unit="img", delay=2, leave=False, disable=hidden)
+
+
 def bar(what: str, total: int) -> Callable[[Iterable], Iterator]:
-    """A progress bar over batches (images, labels), on the first host, after two seconds."""
+    """A `counter` of batches (images, labels)."""
 
     def watch(batches: Iterable) -> Iterator:
-        hidden = None if parallel.is_lead() else True
-        with tqdm(desc=what, total=total, unit="img", delay=2, leave=False, disable=hidden) as shown:
+        with counter(what, total) as shown:
             for images, labels in batches:
                 yield images, labels
                 shown.update(len(images))

@@ -110,7 +110,13 @@ def test_a_sweep_measures_every_length(run, capsys):
 def test_runs_without_snapshots_sweep_over_what_they_keep(run, tmp_path):
     shutil.copytree(run[1], tmp_path, dirs_exist_ok=True)
     shutil.rmtree(tmp_path / "averages")
-    assert list(sweep(tmp_path)) == ["0.9", "std0.05", "std0.1"]
+    shutil.rmtree(tmp_path / "samples", ignore_errors=True)
+    assert list(sweep(tmp_path, changes={"eval.grid.num": "8"})) == ["0.9", "std0.05", "std0.1"]
+    drawn = [path.name for path in (tmp_path / "samples").iterdir()]
+    assert len([name for name in drawn if "_raw" in name]) == 1  # of no average
+    assert [any("_ema" in name and label in name for name in drawn) for label in ("0.9", "std0.05", "std0.1")] == [
+        True
+    ] * 3
     for stds, words in (((0.05, 0.07), "no snapshots before step 6 .*snapshot_every"), ((0.05,), "two averages")):
         with pytest.raises(UserError, match=words):
             sweep(tmp_path, stds)

@@ -287,11 +287,16 @@ def test_evaluators_of_one_kind_keep_their_figures_apart(tmp_path):
         source, w = found.exp.open_source("eval"), found.state.view()
         return {name: report.scalars for name, report in evaluate.reports(found.exp, tests, w, w, source)}
 
+    def bare(scalars):
+        return {key.rpartition("/")[2]: value for key, value in scalars.items()}
+
     together, backwards = measured(list(kinds)), measured(list(kinds)[::-1])
     for name in kinds:
-        assert together[name] == backwards[name] == measured([name])[name], name
+        assert bare(together[name]) == bare(backwards[name]) == measured([name])[name], name
     values = [tuple(together[name].values()) for name in kinds]
     assert len(set(values)) == len(kinds)
+    figures = evaluate.evaluate(tmp_path, changes={f"eval.{k}": kinds[k] for k in kinds})
+    assert len(figures) == sum(map(len, together.values())) and {"psnr", "f/psnr", "b/noise_psnr"} <= set(figures)
 
 
 def test_a_copying_generator_is_told_by_its_neighbours():
