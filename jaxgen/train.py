@@ -157,7 +157,10 @@ def resume(config: ConfigDict, run: RunDir, began: float, allow_data_change: boo
             if newest:
                 with suppress(Damaged):
                     like(newest)
-            loop(next(i for i, stage in enumerate(stages) if newest < stage.stop)).prepare(newest)
+            ahead = [i for i, stage in enumerate(stages) if newest < stage.stop]
+            for i in ahead:  # what a later phase lacks is told now
+                loop(i)
+            loop(ahead[0]).prepare(newest)
             found = checkpoints.restore(like)
             if found:
                 at, state, notes = found[0], experiment(owner(stages, found[0])).lend(found[1]), []
@@ -275,6 +278,10 @@ class Loop:
         self.config, self.facts = exp.config, data
         self.source = source
         self.tests, self.held_out = evaluate.with_data(exp, evaluate.evaluators(exp))
+        self.faults: dict[str, str] = {}  # evaluator -> what went wrong last
+        exp.refuse_batch()
+        if self.held_out:
+            self.held_out[0]  # what cannot be read is told before the first step
         self.programs: dict[int, Ahead[Compiled]] = {}
         self.resident = self.is_resident()
         self.data: dict[str, jax.Array] = {}
@@ -559,16 +566,30 @@ class Loop:
         self.checkpoints.save(at, state, {"config": json.loads(to_json(self.config)), **self.facts})
 
     def evaluate(self, tests: dict[str, Evaluator], state: TrainState, at: int) -> None:
-        """Run the evaluators that are due."""
-        raw, ema = state.view(), state.view(ema=True)
-        for name, report in evaluate.reports(self.exp, tests, raw, ema, self.held_out):
+        """Run the evaluators that are due. What goes wrong in one is told once, and is no reason to end a run."""
+        self.refuse_broken(state, at)
+        for name, test in tests.items():
+            try:
+                self.report(name, test, state, at)
+            except Exception as error:
+                if jax.process_count() > 1 and not isinstance(error, UserError):
+                    raise  # the other hosts may wait for this one
+                line = " ".join(str(error).split())[:300]
+                what = line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
+                if self.faults.get(name) != what:
+                    self.writers.say(f"warning: step {at}: config.eval.{name} failed, and training goes on: {what}")
+                self.faults[name] = what
+        self.writers.draw()
+
+    def report(self, name: str, test: Evaluator, state: TrainState, at: int) -> None:
+        """Run one evaluator, and tell what it found."""
+        for _, report in evaluate.reports(self.exp, {name: test}, state.view(), state.view(ema=True), self.held_out):
             if report.scalars:
                 self.writers.scalars(at, report.scalars, prefix="eval")
-                of = "on held-out data" if tests[name].reads else name
+                of = "on held-out data" if test.reads else name
                 self.writers.say(f"step {at}  {of}  " + "  ".join(f"{k} {v:.5g}" for k, v in report.scalars.items()))
             for label, images in report.images.items():
                 self.writers.image(at, label, images, report.columns, report.captions)
-        self.writers.draw()
 
 
 def finished(run: RunDir) -> str:

@@ -74,6 +74,17 @@ class SampleQuality:
             )
         if self.of not in ("samples", "reconstructions"):
             raise UserError(f"of={self.of!r} is unknown{nearest(self.of, ['samples', 'reconstructions'])}")
+        if self.of == "reconstructions" and not isinstance(exp.method, Reconstructs):
+            raise UserError(f"of='reconstructions' needs a method that reconstructs; {exp.config.method.name} does not")
+        if self.of == "samples" and self.against not in ("train", "eval"):
+            features.from_file(self.against, judge)
+            if "rows" in features.needs_of(self.measures):
+                raise UserError(
+                    f"config.eval: {', '.join(self.measures)} compare single images, and {self.against} holds statistics only; "
+                    "set against='train' or 'eval', or measures=('fid',)"
+                )
+        images = jax.ShapeDtypeStruct((1, *exp.data.shape), np.uint8)
+        jax.eval_shape(judge.see, judge.frozen, images)  # refuses what it cannot see
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """Figures by their full names, and where they come from."""
@@ -121,8 +132,6 @@ class SampleQuality:
         return features.reference(viewer, pictures, needs, num, progress=bar("reference", num or len(pictures)))
 
     def _reconstructed(self, exp: Experiment, w: Weights, source: Source) -> Iterator:
-        if not isinstance(exp.method, Reconstructs):
-            raise UserError(f"of='reconstructions' needs a method that reconstructs; {exp.config.method.name} does not")
         program = exp.jit(
             (self, "reconstruct"), lambda w, batch, rng: exp.method.reconstruct(w, *looked_at(exp, w, batch, rng))
         )
@@ -205,6 +214,10 @@ class Diversity:
     weights: FilePath = ""  # a file of the LPIPS trunk's weights, where they are not to be downloaded
     seed: Seed = 0
 
+    def prepare(self, exp: Experiment) -> None:
+        """A UserError for a distance that is not known, or whose weights are not there."""
+        _distance(self.distance, self.weights)
+
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """diversity, diversity_of_data and their ratio."""
         compare = _distance(self.distance, self.weights)
@@ -265,10 +278,13 @@ class Restoration:
     border: Natural = 0
     shown: Natural = 16
 
-    def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
-        """psnr, ssim, and psnr_degraded: what doing nothing would give."""
+    def prepare(self, exp: Experiment) -> None:
+        """A UserError for a degradation that is not known."""
         if self.degradation not in DEGRADATIONS:
             raise UserError(f"degradation {self.degradation!r} is unknown{nearest(self.degradation, DEGRADATIONS)}")
+
+    def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
+        """psnr, ssim, and psnr_degraded: what doing nothing would give."""
         degrade, target = DEGRADATIONS[self.degradation], exp.spec.target
 
         def seen(x: Array) -> Array:

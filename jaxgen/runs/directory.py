@@ -188,9 +188,11 @@ class RunDir:
         part.rename(place)
 
     def result(self, record: dict[str, Any]) -> None:
-        """Append to results.jsonl."""
-        with (self.path / "results.jsonl").open("a") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
+        """Append to results.jsonl, in one piece: others may do so at the same time, and one before may have died halfway."""
+        with (self.path / "results.jsonl").open("ab+", buffering=0) as file:
+            file.seek(max(0, file.seek(0, 2) - 1))
+            broken = file.read(1) not in (b"", b"\n")
+            file.write(b"\n" * broken + json.dumps(record, allow_nan=False).encode() + b"\n")
 
 
 def facts(source: Source) -> dict[str, Any]:

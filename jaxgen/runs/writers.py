@@ -67,20 +67,40 @@ class Writers:
         self.live = sys.stderr.isatty()
         self.bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, disable=not self.live)
         self.first, self.drawn, self.spoke = start, True, time.monotonic()
+        self.missed: set[str] = set()  # what could not be written, and was told
 
     @cached_property
     def events(self) -> Any:
         """The TensorBoard writer: made when the first figure is there, as importing it takes half a second."""
         from tensorboardX import SummaryWriter
 
-        return SummaryWriter(str(self.workdir / "tensorboard"), purge_step=self.first, flush_secs=10)
+        writer = SummaryWriter(str(self.workdir / "tensorboard"), purge_step=self.first, flush_secs=10)
+        # Its thread would end at a full disk, and the run would then wait for it for ever.
+        file = writer.file_writer.event_writer._ev_writer
+        file.write_event, file.flush = (self.spared("tensorboard", f) for f in (file.write_event, file.flush))
+        return writer
+
+    def spared(self, what: str, write: Callable[..., Any]) -> Callable[..., None]:
+        """`write`, but a disk that is full (or gone) is told once: figures and pictures are no reason to end a run."""
+
+        def attempt(*args: Any, **options: Any) -> None:
+            try:
+                write(*args, **options)
+            except OSError as error:
+                if what not in self.missed:
+                    self.say(
+                        f"warning: {self.workdir}/{what} could not be written ({error.strerror or error}); training goes on"
+                    )
+                self.missed.add(what)
+
+        return attempt
 
     def _forget_after(self, start: int) -> None:
-        """A resumed run repeats the steps after its checkpoint: their old records go."""
-        records = read_metrics(self.workdir)
-        kept = [r for r in records if r["step"] <= start]
-        if len(kept) < len(records):
-            write_text(self.workdir / "metrics.jsonl", "".join(json.dumps(r) + "\n" for r in kept))
+        """A resumed run repeats the steps after its checkpoint: their old records go, and half a line at the end."""
+        path = self.workdir / "metrics.jsonl"
+        kept = "".join(json.dumps(r) + "\n" for r in read_metrics(self.workdir) if r["step"] <= start)
+        if path.is_file() and path.read_text() != kept:
+            write_text(path, kept)
 
     def progress(self, step: int) -> None:
         """Move the bar."""
@@ -93,10 +113,9 @@ class Writers:
             return
         named = {f"{prefix}/{k}": float(v) for k, v in values.items()}
         self.jsonl.write(json.dumps({"step": step, **named}, allow_nan=False) + "\n")
-        self.jsonl.flush()
+        self.spared("metrics.jsonl", self.jsonl.flush)()  # what stays in its buffer is written once there is room
         self.drawn = False
-        for name, value in named.items():
-            self.events.add_scalar(name, value, step)
+        self.spared("tensorboard", lambda: [self.events.add_scalar(k, v, step) for k, v in named.items()])()
 
     def console(self, step: int, values: Scalars, left: float | None = None) -> None:
         """The line people watch: loss, images/s, seconds left. A terminal shows it on the bar, a log gets lines."""
@@ -123,26 +142,25 @@ class Writers:
         """A grid as samples/<step>_<name>.png and in TensorBoard."""
         if not self.active:
             return
-        save_grid(self.workdir / "samples" / f"{step:07d}_{name}.png", images, columns, captions)
-        self.events.add_image(name, grid(images, columns), step, dataformats="HWC")
+        path = self.workdir / "samples" / f"{step:07d}_{name}.png"
+        self.spared("samples", save_grid)(path, images, columns, captions)
+        picture = grid(images, columns)
+        self.spared("tensorboard", lambda: self.events.add_image(name, picture, step, dataformats="HWC"))()
 
     def draw(self) -> None:
-        """loss.png as of now, where there is more to see; a picture is no reason to end a run."""
-        try:
-            if self.active and not self.drawn:
-                plot(self.workdir)
-                self.drawn = True
-        except OSError as error:
-            self.say(f"warning: {self.workdir}/loss.png could not be written: {error.strerror}")
+        """loss.png as of now, where there is more to see."""
+        if self.active and not self.drawn:
+            self.spared("loss.png", plot)(self.workdir)
+            self.drawn = True
 
     def close(self) -> None:
         """Flush, and draw the curves."""
         if not self.active:
             return
         self.bar.close()
-        self.jsonl.close()
+        self.spared("metrics.jsonl", self.jsonl.close)()
         if "events" in vars(self):
-            self.events.close()
+            self.spared("tensorboard", self.events.close)()
         self.draw()
 
 
