@@ -105,6 +105,10 @@ def averages(
                 totals[key] = totals.get(key, 0.0) + float(np.sum(values.astype(np.float64)[mask > 0]))
             count += float(mask.sum())
             bar.update(int(mask.sum()))
+    if not count:
+        raise UserError(
+            f"none of the {len(share(source, num))} held-out pictures that were chosen can be decoded; raise num"
+        )
     return {key: total / count for key, total in totals.items()}
 
 

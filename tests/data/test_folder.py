@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxgen.data import Folder, load_all, train_stream
+from jaxgen.data import Folder, eval_batches, load_all, train_stream
 from jaxgen.errors import UserError
 
 RNG = np.random.default_rng(0)
@@ -267,6 +267,19 @@ def test_broken_pixels_give_way_to_the_next_image(tmp_path: Path, recwarn):
         assert [int(source[i]["image"][0, 0, 0]) for i in range(4)] == [0, 1, 3, 3]
     train_stream(source, 16, 0, workers=3).batch_at(0)
     assert sum("2.png" in str(w.message) for w in recwarn) == 1
+
+
+def test_what_cannot_be_decoded_is_counted_in_no_measure(tmp_path: Path):
+    for i in range(7):
+        Image.new("RGB", (40, 40), (i, 0, 0)).save(tmp_path / f"{i}.png")
+    for i in (2, 6):
+        _broken(tmp_path / f"{i}.png")
+    source = Folder(str(tmp_path), eval_fraction=0.0).open("train")
+    for _ in range(2):
+        batches = list(eval_batches(source, 3, workers=2))
+        valid = np.concatenate([batch["valid"] for batch in batches]) > 0
+        images = np.concatenate([batch["image"] for batch in batches])
+        assert images[valid][:, 0, 0, 0].tolist() == [0, 1, 3, 4, 5]
 
 
 def test_a_broken_file_stops_the_run_if_asked_to(tmp_path: Path):

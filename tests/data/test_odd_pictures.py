@@ -36,7 +36,7 @@ def test_every_file_is_used_or_told_once(odd, recwarn):
     assert not {*files.shown, *files.thin} - {*used} and len(used) == len({*used})
     for name in files.broken:  # by name, or as one of so many
         if name in used:  # whose header is sound
-            assert sum(f"/{name}' is broken" in line for line in told) == 1
+            assert sum(f"/{name}' is broken (" in line for line in told) == 1
         else:
             assert sum(int(m[1]) for line in told if (m := re.search(r"(\d+) of \d+ images .* left out", line))) == len(
                 {*files.broken} - {*used}

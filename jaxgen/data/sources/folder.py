@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -44,6 +44,7 @@ class FolderSource(Source):
     resize: str
     on_broken: str
     notes: tuple[str, ...] = ()
+    broken: set[int] = field(default_factory=set)  # those that could not be decoded when they were asked for
 
     def __len__(self) -> int:
         return len(self.names)
@@ -59,10 +60,18 @@ class FolderSource(Source):
             except decode.Unreadable as e:
                 if self.on_broken == "stop":
                     raise UserError(f"image '{readable(self.file(j))}' is broken: {e}") from e
-                warn_once(f"image '{readable(self.file(j))}' is broken, and the next stands in for it: {e}")
+                self.broken.add(j)
+                warn_once(
+                    f"image '{readable(self.file(j))}' is broken ({e}): in training the next stands in for it, and no measure "
+                    "counts it"
+                )
                 continue
             return {"image": image} if self.labels is None else {"image": image, "label": self.labels[j]}
         raise UserError(f"none of the {len(self)} images can be decoded, such as '{readable(self.file(0))}'")
+
+    def sound(self, i: int) -> bool:
+        """Whether image i is itself."""
+        return i not in self.broken
 
     def file(self, i: int) -> str:
         """The path of image i."""

@@ -38,6 +38,10 @@ class Source(Protocol):
         """int32 [N] where they are known without reading the examples; None: unlabelled, or not that cheap."""
         return None
 
+    def sound(self, i: int) -> bool:
+        """Whether what was last read as example i is that, and not another that stands in for what cannot be decoded."""
+        return True
+
     def facts(self) -> Any:
         """What tells this split from others without reading it: plain values, none of them a place or a time."""
         return [self.spec.to_json(), len(self), None if self.labels is None else self.labels.tolist()]
