@@ -124,8 +124,8 @@ def resume(config: ConfigDict, run: RunDir, began: float, allow_data_change: boo
     first = experiment(0)
     if config.snapshot_every and not powers(first.abstract):
         raise UserError(
-            f"config.snapshot_every={config.snapshot_every} keeps power averages and no net has one; give a net "
-            "ema=dict(name='power', std=0.05), or set config.snapshot_every=0"
+            f"config.snapshot_every={config.snapshot_every} keeps power averages and no net has one; set "
+            f"{_first_net(config)}.ema=power, or set config.snapshot_every=0"
         )
     checkpoints = Checkpoints(run.path, config.keep)
     averages = Averages(run.path, create=any(stage.config.snapshot_every for stage in stages))
@@ -170,6 +170,7 @@ def resume(config: ConfigDict, run: RunDir, began: float, allow_data_change: boo
                 say(f"data     {changed[at]}")
             run.claim(config, write=parallel.is_lead())  # now that nothing refuses the config
             checkpoints.forget_after(at)
+            checkpoints.forget_old(config.keep)
             averages.forget_after(at)
             for i in range(owner(stages, at), len(stages)):
                 if i > owner(stages, at):  # a new phase: keep what fits, start the rest afresh
@@ -225,6 +226,25 @@ def begin(exp: Experiment) -> tuple[TrainState, list[str]]:
     taken = sum(len(jax.tree.leaves(net.variables(False))) for net in state.nets.values()) - len(stayed)
     kept = f"; {listed(stayed)} start afresh" if stayed else ""
     return jax.device_put(state, exp.shardings), [f"init: {taken} variables from {lender.path}, step {lender.at}{kept}"]
+
+
+def smaller(config: ConfigDict, devices: int, factor: float = 2.0) -> str:
+    """What to paste for a step that needs so many times less memory: first what leaves the run what it is."""
+    batch, now = config.data.batch, config.method.get("microbatches", 0)
+    fitting = [n for n in range(now + 1, batch + 1) if now and batch % (n * devices) == 0]
+    parts = next((n for n in fitting if n >= now * factor), max(fitting, default=0))
+    nets = {k: v for k, v in config.method.items() if hasattr(v, "optimizer")}
+    again = [f"--config.method.{k}.remat=True" for k, net in nets.items() if net.get("remat") is False]
+    less = max(1, int(batch / factor) // devices) * devices
+    ways = [f"--config.method.microbatches={parts} (the same training, in {parts} parts)"] if parts else []
+    ways += [" ".join(again) + " (the same, slower)"] if again else []
+    ways += ["\"--config.sharding=(('.*', 'fsdp'),)\" (the state spread over the devices)"] if devices > 1 else []
+    ways += [f"--config.data.batch={less} (a run of its own, in another --workdir)"] if less < batch else []
+    return f"add {', or '.join(ways)}" if ways else "a smaller net needs less (--config.method.net.width=32, say)"
+
+
+def _first_net(config: ConfigDict) -> str:
+    return next(f"config.method.{k}" for k, v in config.method.items() if hasattr(v, "optimizer"))
 
 
 def gentler(config: ConfigDict) -> str:
@@ -380,7 +400,9 @@ class Loop:
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
-            raise UserError(f"the step does not fit in the device's memory; {self.smaller(2)}") from error
+            raise UserError(
+                f"the step does not fit in the device's memory; {smaller(self.config, parallel.batch_devices(self.exp.mesh))}"
+            ) from error
         return Compiled(program, time.monotonic() - before, self.hits.count > hits)
 
     def program(self, num: int) -> Callable | None:
@@ -401,7 +423,8 @@ class Loop:
         feed = self.exp.feed
         if feed.placement == "device" and self.exp.transforms:
             raise UserError(
-                "config.data.placement='device' cannot run config.data.transforms (host); use config.data.augment"
+                "config.data.placement='device' cannot run config.data.transforms, which work on the host; set "
+                "config.data.placement=auto"
             )
         size = len(self.source) * sum(math.prod(f.shape) * np.dtype(f.dtype).itemsize for f in self.read.values())
         room = feed.device_mb << 20 if jax.default_backend() != "cpu" else min(SMALL, feed.device_mb << 20)
@@ -472,22 +495,10 @@ class Loop:
         )
         if free and need > FULL * free:
             least = f"a step needs {gigabytes(need)} of memory and {gigabytes(free)} are free"
-            cure = self.smaller(need / (FULL * free))
+            cure = smaller(self.config, parallel.batch_devices(self.exp.mesh), need / (FULL * free))
             if need > free:
                 raise UserError(f"{least}; {cure}")
             self.writers.say(f"warning: {least}; should the system end this process, {cure}")
-
-    def smaller(self, factor: float) -> str:
-        """What to paste for a step that needs so many times less memory."""
-        batch, shards = self.exp.feed.batch, parallel.batch_devices(self.exp.mesh)
-        now = getattr(self.exp.method, "microbatches", 0)
-        each = batch // shards // (now or 1)  # examples that a device works on at once
-        if each < 2:
-            return "a smaller net needs less (--config.method.net.width=32, say)"
-        parts = next((n for n in range(math.ceil(factor), each) if each % n == 0), each)
-        if now:
-            return f"add --config.method.microbatches={now * parts} (the same training, in {now * parts} parts)"
-        return f"add --config.data.batch={batch // parts}"
 
     def say_pace(self, at: int, num: int, metrics: PyTree, first: bool) -> None:
         """After the first program: that it works. After the second, which has nothing to make ready: how long all will take."""

@@ -158,7 +158,7 @@ def override(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
     the keys that both parts have and takes the defaults of the rest. None drops a member of `eval` or `tasks`.
     """
     tree = _plain(normalise(config))
-    values = {k: parse_value(v) if isinstance(v, str) else v for k, v in changes.items()}
+    values = {k: parse_value(v) if isinstance(v, str) else _plain(v) for k, v in changes.items()}
 
     def is_name(path: str) -> bool:
         named = path.endswith(".name") or isinstance(_find(tree, path), dict)
@@ -238,7 +238,8 @@ def normalise(config: ConfigDict) -> ConfigDict:
     out = {k: typed(raw.get(k, getattr(RunOptions(), k)), f, f"config.{k}") for k, f in known.items()}
     for key in ("data", "method"):
         if not out[key]:
-            raise UserError(f"config.{key} is missing")
+            like = {"data": "digits", "method": "diffusion"}[key]
+            raise UserError(f"config.{key} is missing: a dict with a name, such as {key}=dict(name={like!r}, ...)")
     out["data"] = _data(out["data"])
     out["method"] = complete("method", out["method"], "config.method")
     out["init"] = complete("run", out["init"], "config.init") if out["init"] else ""

@@ -229,7 +229,7 @@ def complete(table: str, spec: Any, where: str = "config") -> Any:
         elif key in open_fields:
             continue
         elif like is dataclasses.MISSING:
-            raise UserError(f"{where}.{key} is missing: {spec['name']} needs it")
+            raise UserError(f"{where}.{key} is missing: {spec['name']} needs it; set {where}.{key}=VALUE")
         else:
             out[key] = value
     for key, like in parts.items():

@@ -46,7 +46,7 @@ class Role:
         if self.conditions:
             if (had := spec.conditions.unnamed()) != (wanted := mine.conditions.unnamed()):
                 facts = f"is told {str(had) or 'nothing'} and this run {str(wanted) or 'nothing'}"
-                raise UserError(f"{name}.path={owner} {facts}; name another or set data.labels")
+                raise UserError(f"{name}.path={owner} {facts}; name another, or set data.labels={bool(had)}")
             for key, field in mine.conditions.items():
                 for i, (theirs, own) in enumerate(zip(spec[key].names, field.names, strict=False)):
                     if theirs != own:

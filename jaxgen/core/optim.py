@@ -82,7 +82,7 @@ class Optimizer:
             raise UserError(f"optimizer.schedule={self.schedule!r} is unknown; there are: {', '.join(shapes)}")
         if self.schedule == "inverse_sqrt" and self.hold < 1:
             raise UserError(
-                "optimizer.schedule='inverse_sqrt' needs optimizer.hold, the steps at the full learning rate"
+                "optimizer.schedule='inverse_sqrt' needs the number of steps at the full learning rate; set optimizer.hold=1000"
             )
         if self.schedule in ("cosine", "linear") and self.steps <= 0:
             raise UserError(f"optimizer.schedule={self.schedule!r} needs optimizer.steps, the length of the run")

@@ -39,6 +39,16 @@ def is_lead() -> bool:
     return jax.process_index() == 0
 
 
+def _fitting(axes: dict[str, int], devices: int) -> str:
+    """The axes of a mesh that fits on so many devices, as on the command line: the first takes what the others leave."""
+    first, *others = axes
+    left, fitted = devices, {}
+    for name in others:
+        fitted[name] = math.gcd(left, abs(axes[name]))
+        left //= fitted[name]
+    return " ".join(f"--config.mesh.{name}={size}" for name, size in {first: left, **fitted}.items())
+
+
 def make_mesh(axes: dict[str, int]) -> Mesh:
     """{"data": -1} -> a Mesh over all devices; one axis may be -1 (the rest).
 
@@ -48,15 +58,18 @@ def make_mesh(axes: dict[str, int]) -> Mesh:
     sizes = dict(axes)
     free = [name for name, size in sizes.items() if size == -1]
     if len(free) > 1:
-        raise UserError(f"mesh={sizes} leaves {len(free)} axes open; only one may be -1")
+        closed = " ".join(f"--config.mesh.{name}=1" for name in free[1:])
+        raise UserError(f"config.mesh={sizes} leaves {len(free)} axes open, and only one may be -1; set {closed}")
     known = math.prod(size for size in sizes.values() if size != -1)
     if free:
         if devices % known:
-            raise UserError(f"mesh={sizes} does not divide {devices} devices; change config.mesh")
+            raise UserError(f"config.mesh={sizes} does not divide {devices} devices; set {_fitting(sizes, devices)}")
         sizes[free[0]] = devices // known
     used = math.prod(sizes.values())
     if used > devices or (used < devices and jax.process_count() > 1):
-        raise UserError(f"mesh={sizes} asks for {used} devices and there are {devices}; set one axis to -1")
+        raise UserError(
+            f"config.mesh={sizes} asks for {used} devices and there are {devices}; set {_fitting(axes, devices)}"
+        )
     # Auto axes: the compiler places the rest. Explicit ones (JAX's default) refuse ordinary slicing.
     types = (AxisType.Auto,) * len(sizes)
     return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=types, devices=jax.devices()[:used])
@@ -115,9 +128,11 @@ def shardings(mesh: Mesh, abstract: PyTree, rules: tuple[tuple[str, Any], ...]) 
                 least = int(action.split(":")[1]) if ":" in action else FSDP_BYTES
                 return NamedSharding(mesh, _fsdp(mesh, leaf, least))
             if isinstance(action, str):
-                raise UserError(f"sharding action {action!r} is unknown; use replicate, fsdp, fsdp:BYTES or axis names")
+                raise UserError(
+                    f"config.sharding: the action {action!r} is unknown; use replicate, fsdp, fsdp:BYTES or axis names"
+                )
             return NamedSharding(mesh, PartitionSpec(*action))
-        raise UserError(f"no sharding rule matches {name}; end config.sharding with ('.*', 'replicate')")
+        raise UserError(f'no sharding rule matches {name}; set "config.sharding={(*rules, (".*", "replicate"))}"')
 
     return jax.tree_util.tree_map_with_path(place, abstract)
 
@@ -140,7 +155,9 @@ def microbatches(batch: PyTree, n: int) -> PyTree:
 
     def split(x: jax.Array) -> jax.Array:
         if x.shape[0] % n:
-            raise UserError(f"a batch of {x.shape[0]} cannot be split into {n} microbatches; change data.batch")
+            raise UserError(
+                f"a batch of {x.shape[0]} cannot be split into {n} microbatches; set method.microbatches={math.gcd(x.shape[0], n)}"
+            )
         return x.reshape(x.shape[0] // n, n, *x.shape[1:]).swapaxes(0, 1)
 
     return jax.tree.map(split, batch)

@@ -178,7 +178,9 @@ def train_stream(
     fields = tuple(on_device(source.spec) if fields is None else fields)
     pictures = [name for name in source.spec.of(*PICTURES) if name in fields]
     if transforms and not pictures:
-        raise UserError(f"data.transforms move pictures, and the data hold {source.spec}; leave them out")
+        raise UserError(
+            f"data.transforms move pictures, and the data hold {source.spec}; set config.data.transforms=()"
+        )
     draws = int(np.random.SeedSequence(seed).generate_state(1)[0])  # Grain's own seeds have 32 bits
     stream = Order(len(source), seed).seed(draws).map(functools.partial(_example, source, fields))
     for transform in transforms:
@@ -263,7 +265,7 @@ def load_all(
     if size > limit_bytes:
         raise UserError(
             f"the data set decodes to {size / 1e9:.2f} GB, over the limit of {limit_bytes / 1e9:.2f} GB: "
-            'read it from the host (placement="host")'
+            "read it from the host, config.data.placement=host"
         )
     out = {name: np.empty((num, *field.shape), field.dtype) for name, field in spec.items()}
 

@@ -32,7 +32,9 @@ class FlowLikelihood:
 
     def __post_init__(self) -> None:
         if self.low >= self.high:
-            raise UserError(f"method.nll.low={self.low} is not below high={self.high}; raise method.nll.high")
+            raise UserError(
+                f"method.nll.low={self.low} is not below high={self.high}; set method.nll.high={2 * self.low}"
+            )
 
     @property
     def nfe(self) -> int:

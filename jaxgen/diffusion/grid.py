@@ -32,7 +32,7 @@ class Even:
 
 def chain(process: Process, steps: int, name: str) -> int:
     """The number of training steps of a discrete process."""
-    total = as_chain(process, f"solver.grid.name={name}", " or solver.grid.name=even").steps
+    total = as_chain(process, f"method.solver.grid.name={name}", " or method.solver.grid.name=even").steps
     count(steps, total, "process.steps")
     return total
 
@@ -40,7 +40,7 @@ def chain(process: Process, steps: int, name: str) -> int:
 def ends(times: np.ndarray, stop: str, process: Process) -> np.ndarray:
     """The last stop: the data, or the chain's first step."""
     if stop not in ("data", "first"):
-        raise UserError(f"solver.grid.stop={stop!r} is unknown; there are: data, first")
+        raise UserError(f"method.solver.grid.stop={stop!r} is unknown; there are: data, first")
     return np.append(times, 0.0 if stop == "data" else process.first)
 
 
@@ -56,7 +56,10 @@ class Leading:
         total = chain(process, steps, "leading")
         index = (np.arange(steps) * (total // steps))[::-1] + self.offset
         if index[0] >= total:
-            raise UserError(f"solver.grid.offset={self.offset} must lie in 0 .. {total // steps - 1}")
+            last = total - 1 - (steps - 1) * (total // steps)
+            raise UserError(
+                f"method.solver.grid.offset={self.offset} must lie in 0 .. {last}; set method.solver.grid.offset={last}"
+            )
         return ends((index + 1) / total, self.stop, process)
 
 
@@ -93,11 +96,14 @@ def span(process: Process, low: float, high: float) -> tuple[float, float]:
     low, high = low or float(least), high or float(most)
     if not np.isfinite(high):
         raise UserError(
-            f"solver.grid.sigma_max=0 takes the process's own largest sigma / alpha, and {type(process).__name__}'s has no end; "
-            f"set solver.grid.sigma_max (80, say) or solver.grid.name=even"
+            f"method.solver.grid.sigma_max=0 takes the process's own largest sigma / alpha, and {type(process).__name__}'s has no "
+            "end; set method.solver.grid.sigma_max=80, or method.solver.grid.name=even"
         )
     if not 0 < low < high:
-        raise UserError(f"solver.grid.sigma_min={low:g}, sigma_max={high:g}: need 0 < sigma_min < sigma_max")
+        raise UserError(
+            f"method.solver.grid.sigma_min={low:g}, sigma_max={high:g}: need sigma_min < sigma_max; "
+            f"set method.solver.grid.sigma_max={2 * low:g}"
+        )
     return low, high
 
 

@@ -112,7 +112,9 @@ class Negative:
             if np.shape(value) != known.shape:
                 raise UserError(f"method.guide.avoid[{name!r}] has shape {np.shape(value)} and must have {known.shape}")
             if known.kind == "label" and not 0 <= value < known.values:
-                raise UserError(f"method.guide.avoid={value} must be a label, 0 .. {known.values - 1}")
+                raise UserError(
+                    f"method.guide.avoid={value} must be a label, 0 .. {known.values - 1}; set method.guide.avoid=0"
+                )
 
     def __hash__(self) -> int:
         return hash((self.scale, str(self.avoid), self.conditions))
@@ -124,7 +126,8 @@ class Negative:
             return self.avoid
         if not self.conditions.label:
             raise UserError(
-                f"method.guide.avoid={self.avoid} is a label, and the run is told none; set avoid=dict(NAME=VALUE)"
+                f"method.guide.avoid={self.avoid} is a label, and the run is told none; set method.guide=none, or say what to "
+                "avoid by its name, method.guide.avoid={'NAME': VALUE}"
             )
         return {self.conditions.label: self.avoid}
 
@@ -146,7 +149,7 @@ class Interval:
 
     def __post_init__(self) -> None:
         if self.low >= self.high:
-            raise UserError(f"method.guide.low={self.low} is not below high={self.high}; raise method.guide.high")
+            raise UserError(f"method.guide.low={self.low} is not below high={self.high}; set method.guide.low=0.0")
 
     def __call__(self, model: CondModel, cond: Cond, null: Cond, other: CondModel = missing) -> Model:
         """The last argument is the time [B], the same for all of a batch."""

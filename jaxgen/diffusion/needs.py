@@ -16,7 +16,7 @@ class Need(NamedTuple):
 NEEDS = {
     # of the process
     "chain": Need("a chain of training steps", "set method.process.name=vp"),
-    "sigma": Need("EDM's levels of noise", "set method.process.name=edm, power=1"),
+    "sigma": Need("EDM's levels of noise", "set method.process.name=edm, method.process.power=1"),
     "straight": Need("straight paths", "set method.process.name=linear, in a teacher's run too"),
     "interpolant": Need("an interpolant of data and noise", "set method.process.name=linear"),
     "signal": Need("some signal to be left at t=1", "set method.predict=v (or x0, flow, edm)"),
@@ -44,5 +44,14 @@ def refuse_unmet(method: Any) -> None:
     given = {what for part in parts.values() for what in getattr(part, "gives", ())}
     for key, part in parts.items():
         for need in (NEEDS[what] for what in getattr(part, "needs", ()) if what not in given):
-            other = "" if key in need.cure else f", or choose another {key}"
-            raise UserError(f"{key} ({type(part).__name__}) needs {need.what}; {need.cure}{other}")
+            cure = _null(method) if need is NEEDS["null"] else need.cure
+            other = "" if key in cure else f", or {key}=none" if key == "method.guide" else f", or choose another {key}"
+            raise UserError(f"{key} ({type(part).__name__}) needs {need.what}; {cure}{other}")
+
+
+def _null(method: Any) -> str:
+    """What a method still lacks to be trained with and without its conditions."""
+    label = "" if method.spec.conditions else "data.labels=True"
+    share = "" if method.condition_dropout else "method.condition_dropout=0.1"
+    null = "" if getattr(method.net.module, "null_label", True) else "method.net.null_label=True"
+    return "set " + ", ".join(change for change in (label, share, null) if change)

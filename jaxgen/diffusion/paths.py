@@ -29,7 +29,7 @@ def down(steps: int) -> np.ndarray:
 def validate_betas(low: float, high: float) -> None:
     """The noise rate of a VP path grows."""
     if low > high:
-        raise UserError(f"method.process.beta_min={low} is above beta_max={high}; raise method.process.beta_max")
+        raise UserError(f"method.process.beta_min={low} is above beta_max={high}; set method.process.beta_max={low}")
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,9 @@ class SubVp(VpSde):
 def validate_sigmas(low: float, high: float) -> None:
     """A range of noise levels."""
     if low >= high:
-        raise UserError(f"method.process.sigma_min={low} is not below sigma_max={high}; raise method.process.sigma_max")
+        raise UserError(
+            f"method.process.sigma_min={low} is not below sigma_max={high}; set method.process.sigma_max={2 * low}"
+        )
 
 
 @dataclass(frozen=True)

@@ -106,13 +106,13 @@ def drift(process: Process, t: Array) -> tuple[Array, Array]:
 def count(steps: int, most: int, name: str) -> None:
     """Refuse a number of solver steps outside 1 .. most."""
     if not 1 <= steps <= most:
-        raise UserError(f"solver.steps={steps} must lie in 1 .. {name}={most}")
+        raise UserError(f"method.solver.steps={steps} must lie in 1 .. {name}={most}; set method.solver.steps={most}")
 
 
 def at_least_one(steps: int) -> None:
     """Refuse a number of solver steps below one."""
     if steps < 1:
-        raise UserError(f"solver.steps={steps} must be at least 1")
+        raise UserError(f"method.solver.steps={steps} must be at least 1")
 
 
 def betas_linear(steps: int, low: float, high: float) -> np.ndarray:
@@ -183,14 +183,17 @@ class VP:
 
     def __post_init__(self) -> None:
         if self.schedule not in BETAS:
-            raise UserError(f"process.schedule={self.schedule!r} is unknown; there are: {', '.join(BETAS)}")
+            raise UserError(f"method.process.schedule={self.schedule!r} is unknown; there are: {', '.join(BETAS)}")
         if "cosine" not in self.schedule and not 0 < self.beta_min <= self.beta_max < self.steps / 1000:
             raise UserError(
-                f"process.beta_min={self.beta_min}, beta_max={self.beta_max}: need 0 < beta_min <= beta_max < "
-                f"{self.steps / 1000:g} with process.steps={self.steps}"
+                f"method.process.beta_min={self.beta_min}, beta_max={self.beta_max}: need beta_min <= beta_max < "
+                f"{self.steps / 1000:g} with {self.steps} steps; set method.process.steps=1000, method.process.beta_min=0.0001, "
+                "method.process.beta_max=0.02"
             )
         if self.zero_snr and self.steps < 2:
-            raise UserError(f"process.zero_snr=True needs process.steps={self.steps} to be at least 2")
+            raise UserError(
+                "method.process.zero_snr=True needs two steps; set method.process.steps=2, or method.process.zero_snr=False"
+            )
 
     @property
     def first(self) -> float:
@@ -258,7 +261,7 @@ class VP:
 
     def grid(self, steps: int) -> np.ndarray:
         """Evenly spaced steps of the chain, rounded to whole ones."""
-        count(steps, self.steps, "process.steps")
+        count(steps, self.steps, "method.process.steps")
         return np.round(np.linspace(self.steps, 0, steps + 1)) / self.steps
 
 

@@ -62,11 +62,13 @@ class SampleQuality:
     def prepare(self, exp: Experiment) -> None:
         """Names, weights and the classifier's run are checked before a run begins, not after hours of it."""
         features.needs_of(self.measures)
-        judge = features.open_judge(self.protocol, self.native, self.inception)
-        if {"agreement", "intra_fid"} & set(self.measures) and not exp.spec.label:
+        rest = tuple(m for m in self.measures if m not in ("agreement", "intra_fid"))
+        if len(rest) < len(self.measures) and not exp.spec.label:
             raise UserError(
-                "agreement and intra_fid need a run that is told labels; set data.labels=True or leave them out"
+                "agreement and intra_fid need a run that is told labels; set config.data.labels=True, or leave them out: set "
+                f"config.eval.quality.measures={rest or ('fid',)}"
             )
+        judge = features.open_judge(self.protocol, self.native, self.inception)
         if "agreement" in self.measures and judge.classes != (names := exp.spec[exp.spec.label].names):
             raise UserError(
                 f"agreement compares labels by their place, and {self.native} tells {', '.join(judge.classes[:5])} ... apart "
@@ -333,7 +335,8 @@ class FromConditions:
         """A UserError for a run that is told no pictures."""
         if not exp.from_data:
             raise UserError(
-                "config.eval.from_conditions needs a run that is told pictures (config.tasks.hide, ...); remove it"
+                "config.eval.from_conditions needs a run that is told pictures; set config.tasks.hide={}, or "
+                "config.eval.from_conditions=None"
             )
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:

@@ -65,7 +65,7 @@ def examine(name: str, evaluator: Evaluator, exp: Experiment) -> None:
     if not isinstance(exp.method, evaluator.needs):
         kinds = " or ".join(kind.__name__ for kind in get_args(evaluator.needs) or (evaluator.needs,))
         raise UserError(
-            f"config.eval.{name} needs a method that {kinds}, and {exp.config.method.name} does not; remove config.eval.{name}"
+            f"config.eval.{name} needs a method that {kinds}, and {exp.config.method.name} does not; set config.eval.{name}=None"
         )
     if isinstance(evaluator, Prepares):
         evaluator.prepare(exp)
@@ -243,7 +243,9 @@ class Likelihood:
     def prepare(self, exp: Experiment) -> None:
         """A UserError where the model is not one of pixels: latents have no grey levels."""
         if (kind := exp.spec[exp.spec.target].kind) not in ("image", "frames"):
-            raise UserError(f"config.eval.likelihood is of the levels of pixels, and the run models {kind}; remove it")
+            raise UserError(
+                f"config.eval.likelihood is of the levels of pixels, and the run models {kind}; set config.eval.likelihood=None"
+            )
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """likelihood_nats = mean log p(x); likelihood_bits_per_dim = -nats / (D ln 2)."""

@@ -53,7 +53,7 @@ class Curriculum(Protocol):
 def validate_curriculum(low: int, high: int) -> None:
     """Never fewer intervals than at the start."""
     if low > high:
-        raise UserError(f"method.curriculum.low={low} is above high={high}; raise method.curriculum.high")
+        raise UserError(f"method.curriculum.low={low} is above high={high}; set method.curriculum.high={low}")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,11 @@ from jaxgen.nets.layers import Dense, Initializer
 TAKES = ("label", "embedding", "image", "latent", "mask")  # what the nets of diffusion can be told
 
 
+def halvings(side: int) -> int:
+    """How often a side can be halved."""
+    return (side & -side).bit_length() - 1
+
+
 def image_shape(shape: tuple[int, ...], net: nn.Module, what: str = "images") -> tuple[int, int, int]:
     """The shape (H, W, C) of what the net works on; a UserError for any other rank."""
     if len(shape) != 3:

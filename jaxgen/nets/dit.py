@@ -11,6 +11,7 @@ sines and cosines of their place; time and label reach every block by adaLN-Zero
 SiT (Ma et al. 2024, arXiv:2401.08740) is the same net with a clock in [0, 1].
 """
 
+import math
 from typing import Any, ClassVar
 
 import jax
@@ -41,7 +42,9 @@ def position_waves(rows: int, columns: int, width: int) -> np.ndarray:
     Frequencies 10,000^(-4 i / width), i < width / 4 (Vaswani et al. 2017 in two dimensions).
     """
     if width % 4:
-        raise UserError(f"dit: width={width} does not split into sines and cosines of two axes; take a multiple of 4")
+        raise UserError(
+            f"dit: width={width} does not split into sines and cosines of two axes; set width={-(-width // 4) * 4}"
+        )
     freqs = 10_000.0 ** (-np.arange(width // 4) / (width // 4))
     row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
     angles = [place.reshape(-1, 1) * freqs for place in (column, row)]
@@ -149,10 +152,12 @@ class DiT(nn.Module):
         if height % self.patch or width % self.patch:
             raise UserError(
                 f"dit: an image of {height} x {width} pixels does not split into patches of patch={self.patch}; "
-                "take a divisor of both sides"
+                f"set patch={math.gcd(height, width, self.patch)}"
             )
         if self.width % self.heads:
-            raise UserError(f"dit: width={self.width} does not split into heads={self.heads}; take a divisor of width")
+            raise UserError(
+                f"dit: width={self.width} does not split into heads={self.heads}; set heads={math.gcd(self.width, self.heads)}"
+            )
         rows = height // self.patch
         h = Dense(self.width, dtype=self.dtype, kernel_init=ddpm_init(), name="patch")(patchify(x, self.patch))
         h += jnp.asarray(position_waves(rows, width // self.patch, self.width), h.dtype)

@@ -25,7 +25,7 @@ from jaxgen.core.conditions import Cond
 from jaxgen.core.ranges import BelowOne, Count, Natural, Precision, Share
 from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
-from jaxgen.nets.conditioning import TAKES, join_pictures, one_hot, vector
+from jaxgen.nets.conditioning import TAKES, halvings, join_pictures, one_hot, vector
 from jaxgen.nets.convolution import conv2d, dense, upsample2x
 from jaxgen.nets.layers import attention
 from jaxgen.nets.unet import average2x2
@@ -180,8 +180,8 @@ class Edm2UNet(nn.Module):
         for side in x.shape[1:3]:
             if side % 2 ** levels[-1]:
                 raise UserError(
-                    f"edm2_unet: a side of {side} pixels cannot be halved {levels[-1]} times; give fewer "
-                    f"mults={self.mults} or another image size"
+                    f"edm2_unet: a side of {side} pixels cannot be halved {levels[-1]} times; set "
+                    f"mults={self.mults[: halvings(side) + 1]}, or another size of the images"
                 )
         kind = nn.remat(MPBlock, static_argnums=(3,)) if self.remat else MPBlock
         widths = [self.width * m for m in self.mults]
@@ -192,7 +192,10 @@ class Edm2UNet(nn.Module):
 
         def block(h, features, name, decoder=False, way="same", attend=False):
             if attend and features % self.head_dim:
-                raise UserError(f"edm2_unet: {features} channels do not split into heads of head_dim={self.head_dim}")
+                fitting = math.gcd(features, self.head_dim)
+                raise UserError(
+                    f"edm2_unet: {features} channels do not split into heads of head_dim={self.head_dim}; set head_dim={fitting}"
+                )
             module = kind(
                 features, decoder, way, features // self.head_dim if attend else 0, self.res_balance, self.attn_balance,
                 self.dropout, self.dtype, name=name,

@@ -18,7 +18,7 @@ from jaxgen.core.conditions import Cond
 from jaxgen.core.ranges import BelowOne, Count, Natural, Number, Positive, Precision
 from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
-from jaxgen.nets.conditioning import TAKES, join_pictures, one_hot, vector
+from jaxgen.nets.conditioning import TAKES, halvings, join_pictures, one_hot, vector
 from jaxgen.nets.fir import Fir
 from jaxgen.nets.layers import Conv, Dense, GaussianFourier, GroupNorm, ddpm_init, timestep_embedding, torch_kernel_init
 from jaxgen.nets.unet import SelfAttention
@@ -135,8 +135,8 @@ class DdpmPP(nn.Module):
         for side in x.shape[1:3]:
             if side % 2 ** levels[-1]:
                 raise UserError(
-                    f"{type(self).__name__}: a side of {side} pixels cannot be halved {levels[-1]} times; give fewer "
-                    f"mults={self.mults} or another image size"
+                    f"{type(self).__name__}: a side of {side} pixels cannot be halved {levels[-1]} times; set "
+                    f"mults={self.mults[: halvings(side) + 1]}, or another size of the images"
                 )
         kind = nn.remat(EdmBlock, static_argnums=(3,)) if self.remat else EdmBlock
         widths = [self.width * m for m in self.mults]
@@ -148,7 +148,8 @@ class DdpmPP(nn.Module):
                 return 1
             if features % self.head_dim:
                 raise UserError(
-                    f"{type(self).__name__}: {features} channels do not split into heads of head_dim={self.head_dim}"
+                    f"{type(self).__name__}: {features} channels do not split into heads of head_dim={self.head_dim}; "
+                    f"set head_dim={math.gcd(features, self.head_dim)}"
                 )
             return features // self.head_dim
 

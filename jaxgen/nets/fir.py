@@ -18,7 +18,9 @@ from jaxgen.errors import UserError
 def outer_filter(taps: tuple[float, ...]) -> Array:
     """The filter [n, n] of sum 1 whose rows and columns are proportional to `taps`; (1, 1) takes means of 2 x 2."""
     if len(taps) % 2 or not sum(taps):
-        raise UserError(f"filter={taps} must have an even number of taps whose sum is not zero; (1, 1) or (1, 3, 3, 1)")
+        raise UserError(
+            f"filter={taps} must have an even number of taps that do not sum to zero; set filter=(1, 1), or filter=(1, 3, 3, 1)"
+        )
     line = np.asarray(taps, np.float32) / sum(taps)
     return jnp.asarray(np.outer(line, line))
 

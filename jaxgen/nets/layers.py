@@ -152,7 +152,9 @@ class GroupNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         c = x.shape[-1]
         if c % self.groups:
-            raise UserError(f"group norm: {self.groups} groups do not divide {c} channels; set groups to a divisor")
+            raise UserError(
+                f"group norm: {self.groups} groups do not divide {c} channels; set groups={math.gcd(self.groups, c)}"
+            )
         scale = self.param("scale", nn.initializers.ones, (c,))
         bias = self.param("bias", nn.initializers.zeros, (c,))
         a, b = self.affine(x, scale, bias)

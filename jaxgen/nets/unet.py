@@ -4,6 +4,7 @@ Ho, Jain & Abbeel 2020, "Denoising Diffusion Probabilistic Models", arXiv:2006.1
 CIFAR-10 net (35.7 M parameters); the other fields cover what diffusers' `UNet2DModel` can be configured to.
 """
 
+import math
 from typing import Annotated, ClassVar
 
 import jax.numpy as jnp
@@ -190,9 +191,7 @@ class UNet(nn.Module):
         def attend(h, name, groups=self.groups, scale=1.0):
             heads = h.shape[-1] // self.head_dim if self.head_dim else self.heads
             if heads < 1 or h.shape[-1] % heads or (self.head_dim and h.shape[-1] % self.head_dim):
-                raise UserError(
-                    f"unet: {h.shape[-1]} channels do not split into heads={self.heads}, head_dim={self.head_dim}"
-                )
+                raise UserError(_heads(h.shape[-1], self.heads, self.head_dim))
             return SelfAttention(heads, groups, scale=scale, name=name, **common)(h)
 
         def conv(features, name, scale=1.0, **kw):
@@ -248,3 +247,8 @@ class UNet(nn.Module):
         emb = Dense(dim, dtype=self.dtype, kernel_init=ddpm_init(), name="time0")(emb)
         emb = Dense(dim, dtype=self.dtype, kernel_init=ddpm_init(), name="time1")(nn.silu(emb))
         return add_vectors(emb, self.conditions, cond, self.null_label, nn.initializers.normal(1.0), ddpm_init())
+
+
+def _heads(channels: int, heads: int, head_dim: int) -> str:
+    fitting = f"head_dim={math.gcd(channels, head_dim)}" if head_dim else f"heads={math.gcd(channels, heads)}"
+    return f"unet: {channels} channels do not split into heads={heads}, head_dim={head_dim}; set {fitting}"

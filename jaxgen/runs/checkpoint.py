@@ -164,6 +164,11 @@ class Steps:
         for newer in [s for s in self.steps() if s > step]:
             self.manager.delete(newer)
 
+    def forget_old(self, keep: int) -> None:
+        """Delete all but the newest `keep`: where that number was lowered, there is room before the next is written."""
+        for older in self.steps()[:-keep]:
+            self.manager.delete(older)
+
     def close(self) -> None:
         """Wait and release."""
         self.wait()

@@ -1,5 +1,6 @@
 """A config turned into objects: data, tasks, method, mesh, shardings and the compiled functions that train, evaluate, sample."""
 
+import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -35,8 +36,27 @@ def open_source(config: ConfigDict, split: str) -> Source:
     source = registry.build("source", spec, where="config.data").open(split)
     if config.data.labels and not source.spec.label:
         why = "".join(f" ({note})" for note in source.notes if note.startswith("labels: "))
-        raise UserError(f"config.data.labels=True but {spec['name']} has no labels{why}; set config.data.labels=False")
+        raise UserError(f"config.data.labels=True but {spec['name']} has no labels{why}; set {_unlabelled(config)}")
     return source
+
+
+def _unlabelled(config: ConfigDict) -> str:
+    """How a config does without labels: what guides by them goes too."""
+    guided = config.method.get("guide", {"name": "none"})["name"] != "none"
+    return "--config.data.labels=False" + (" --config.method.guide=none" if guided else "")
+
+
+def _indivisible(config: ConfigDict, shards: int, updates: int) -> str:
+    """What is wrong with a batch, and the ways out: as near a batch as fits, or this one on fewer devices and in fewer parts."""
+    batch = config.data.batch
+    parts = f"{shards} devices" + (f" x {updates} microbatches" if updates > 1 else "")
+    cures = [f"--config.data.batch={max(1, batch // (shards * updates)) * shards * updates}"]
+    used = next(n for n in range(shards, 0, -1) if batch % n == 0) if list(config.mesh) == ["data"] else shards
+    if batch % used == 0:
+        kept = [f"--config.mesh.data={used}"] if used < shards else []
+        fewer = math.gcd(batch // used, updates)
+        cures.append(" ".join(kept + ([f"--config.method.microbatches={fewer}"] if fewer < updates else [])))
+    return f"config.data.batch={batch} is not divisible by {parts}; set {', or '.join(cures)}"
 
 
 def build_method(config: ConfigDict, spec: Spec) -> Method:
@@ -126,11 +146,23 @@ class Experiment:
         for name, field in self.spec.conditions.items():
             if field.kind not in self.method.takes:
                 takes = ", ".join(self.method.takes) or "no condition"
-                cure = "set config.data.labels=False" if field.kind == "label" else "choose another net or task"
                 raise UserError(
-                    f"config.method {self.config.method.name} cannot be told {name!r} ({field.kind}): it takes {takes}; {cure}"
+                    f"config.method {self.config.method.name} cannot be told {name!r} ({field.kind}): it takes {takes}; "
+                    f"{self._without(name)}"
                 )
         self.examine(self.loans)
+
+    def _without(self, name: str) -> str:
+        """How a condition is left out: by what adds it."""
+        if self.spec[name].kind == "label":
+            return f"set {_unlabelled(self.config)}"
+        augments = self.config.data.augment
+        adds = [i for i, stage in enumerate(self.stages) if name in stage.after.keys() - stage.before.keys()]
+        if not adds:
+            return "choose another net"
+        if adds[0] < len(augments):
+            return f"set config.data.augment={augments[: adds[0]] + augments[adds[0] + 1 :]}"
+        return f"set config.tasks.{task_names(self.config)[adds[0] - len(augments)]}=None"
 
     @staticmethod
     def open(config: ConfigDict, data: Spec, kept: Path | None = None) -> "Experiment":
@@ -213,9 +245,7 @@ class Experiment:
         """A UserError unless the devices can share a batch of training."""
         shards, updates = parallel.batch_devices(self.mesh), getattr(self.method, "microbatches", 1)
         if self.feed.batch % (shards * updates):
-            parts = f"{shards} devices" + (f" x {updates} microbatches" if updates > 1 else "")
-            fitting = max(1, self.feed.batch // (shards * updates)) * shards * updates
-            raise UserError(f"config.data.batch={self.feed.batch} is not divisible by {parts}; try {fitting}")
+            raise UserError(_indivisible(self.config, shards, updates))
 
     def settle(self, source: Source, num: int = 2048) -> dict[str, Any]:
         """Changes to the config that tasks find out of the first `num` examples of the data; {} where nothing is open."""

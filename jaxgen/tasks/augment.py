@@ -71,8 +71,12 @@ class Crop(Augment):
 
     def reach(self, spec: Spec) -> list[int]:
         """The padding in rows and columns of the smallest picture."""
+        return [self.pad * small // large for small, large in zip(*self.ends(spec), strict=True)]
+
+    def ends(self, spec: Spec) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Height and width of the smallest picture and of the largest."""
         sizes = self.sizes(spec)
-        return [self.pad * small // large for small, large in zip(sizes[0], sizes[-1], strict=True)]
+        return sizes[0], sizes[-1]
 
     def spec(self, spec: Spec) -> Spec:
         """The same; a UserError for sizes that have no whole pixels in common."""
@@ -83,7 +87,8 @@ class Crop(Augment):
                                 "no multiple; leave crop out")  # fmt: skip
         if self.pad and 0 in self.reach(spec):
             raise UserError(
-                f"task crop: pad={self.pad} is less than a pixel of the smallest picture, {height}x{width}; raise it"
+                f"task crop: pad={self.pad} is less than a pixel of the smallest picture, {height}x{width}; set "
+                f"pad={max(-(-large // small) for small, large in zip(*self.ends(spec), strict=True))}"
             )
         return spec
 

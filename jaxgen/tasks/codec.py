@@ -47,12 +47,15 @@ class Codec(Task):
         self.run.check("config.tasks.codec.run", ROLE, spec, self)
         lent = self.run.abstract
         if self.tokens and not isinstance(lent.model, Quantizes):
-            raise UserError("config.tasks.codec.tokens=True needs codes; name a VQ-VAE's run, or set it to False")
+            raise UserError(
+                "config.tasks.codec.tokens=True needs codes; name a VQ-VAE's run, or set config.tasks.codec.tokens=False"
+            )
         x = jax.ShapeDtypeStruct((1, *field.shape), jnp.float32)
         z = jax.eval_shape(self.encode, lent, x, jax.eval_shape(lambda: jax.random.key(0)))
         if len(self.mean) not in (0, z.shape[-1]) or len(self.mean) != len(self.std):
             raise UserError(
-                f"config.tasks.codec.mean and std must hold {z.shape[-1]} numbers, one for each channel of the latents; () measures"
+                f"config.tasks.codec.mean and std must hold {z.shape[-1]} numbers, one for each channel of the latents; set "
+                "config.tasks.codec.mean=() config.tasks.codec.std=(), which measures them"
             )
         kind, values = ("tokens", lent.model.codes) if self.tokens else ("latent", 0)
         return Spec({**spec, spec.target: Field(z.shape[1:], str(z.dtype), kind, "target", values)})

@@ -1,5 +1,6 @@
 """Shrink: the picture is to be made from a small one of itself, as in super-resolution (Saharia et al. 2021, arXiv:2104.07636)."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -14,6 +15,12 @@ from jaxgen.errors import UserError
 from jaxgen.metrics.resize import resize, way
 
 Array = jax.Array
+
+
+def _factor(height: int, width: int) -> str:
+    common = math.gcd(height, width)
+    least = next((n for n in range(2, common + 1) if common % n == 0), 0)
+    return f"set tasks.shrink.factor={least}" if least else "set config.data.size to an even number"
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Shrink(Task):
         *frames, height, width, channels = field.shape
         if height % self.factor or width % self.factor:
             raise UserError(
-                f"task shrink: factor={self.factor} does not divide {height}x{width}; choose another factor or data.size"
+                f"task shrink: factor={self.factor} does not divide {height}x{width}; {_factor(height, width)}"
             )
         shape = (*frames, height // self.factor, width // self.factor, channels)
         return with_conditions(spec, self, small=Field(shape, "float32", field.kind))

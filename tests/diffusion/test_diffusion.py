@@ -139,7 +139,6 @@ def test_stratified_times_fill_every_stratum():
     ("make", "words"),
     [
         (lambda: VP("square"), "process.schedule='square'"),
-        (lambda: VP(steps=0), "process.steps=0"),
         (lambda: VP(beta_min=0.5, beta_max=0.1), "beta_min=0.5"),
         (lambda: VP().grid(0), "solver.steps=0"),
         (lambda: VP().grid(1001), "solver.steps=1001"),

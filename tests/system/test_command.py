@@ -101,7 +101,10 @@ MISTAKES = {
     "unknown name": (["--config.method.likelihood=bernouli"], ["did you mean 'bernoulli'"]),
     "wrong type": (["--config.steps=soon"], ["config.steps='soon' must be a whole number"]),
     "missing value": (["--config.steps"], ["--config.steps needs a value"]),
-    "batch and devices": (["--config.data.batch=12"], ["config.data.batch=12 is not divisible by 8 devices", "try 8"]),
+    "batch and devices": (
+        ["--config.data.batch=12"],
+        ["config.data.batch=12 is not divisible by 8 devices", "--config.data.batch=8", "--config.mesh.data=6"],
+    ),
     "missing folder": (["--config.data=folder", "--config.data.path=nowhere"], ["nowhere"]),
     "missing data set": (
         ["--config.data=tfds", "--config.data.dataset=mnist", "--config.data.data_dir=nowhere"],

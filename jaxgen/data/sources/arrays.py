@@ -52,7 +52,7 @@ class Arrays:
         for name in ("image", *self.also):
             own, shape = held[name].shape[1:], arrays[name].shape[1:]
             if own != shape:
-                raise UserError(f"'{self.eval_path}' has {name}s {own}, '{self.path}' has {shape}")
+                raise UserError(f"'{self.eval_path}' has {name}s {own}, '{self.path}' has {shape}; make them alike")
         if held.keys() != arrays.keys() or (classes and held["label"].max() >= classes):
             raise UserError(f"the labels of '{self.eval_path}' do not fit the {classes} of '{self.path}'")
         notes = (f"held out: the {len(held['image']):,} pictures of '{self.eval_path}'",)

@@ -55,7 +55,7 @@ def phi(h: float, order: int) -> float:
 def validate_bend(bend: str) -> None:
     """The second-order forms that there are."""
     if bend not in BENDS:
-        raise UserError(f"solver.bend={bend!r} is unknown; there are: {', '.join(BENDS)}")
+        raise UserError(f"method.solver.bend={bend!r} is unknown; there are: {', '.join(BENDS)}")
 
 
 def differences(history: list[np.ndarray], h: float, behind: list[float], curvature: float) -> list[np.ndarray]:
@@ -145,7 +145,7 @@ class Dpm(Tabulated):
         if f.alpha[0] == 0:
             raise UserError(
                 f"solver dpm divides by process.alpha(1), and {type(process).__name__} starts from noise alone; "
-                "set solver.name=dpm_plus"
+                "set method.solver.name=dpm_plus"
             )
         rows = []
         for i, order in enumerate(orders(f, self.order, self.taper)):
@@ -296,7 +296,7 @@ class UniPC(Tabulated):
 
     def __post_init__(self) -> None:
         if self.kind not in ("bh1", "bh2"):
-            raise UserError(f"solver.kind={self.kind!r} is unknown; there are: bh1, bh2")
+            raise UserError(f"method.solver.kind={self.kind!r} is unknown; there are: bh1, bh2")
 
     def coefficients(self, ratios: list[float], h: float) -> np.ndarray:
         """Of the divided differences at these ratios of h: sum_m rho_m r_m^(n-1) = phi_(n+1)(h) n! / B(h) (their eq. 9)."""

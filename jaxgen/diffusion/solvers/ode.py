@@ -38,8 +38,8 @@ def in_sigma(process: Process, t: np.ndarray) -> Frame:
     tau, alpha = ratio(process, t), process.alpha(t)
     if not np.isfinite(tau).all():
         raise UserError(
-            f"solver.space='sigma' needs some signal at every time, and {type(process).__name__} starts from noise alone; "
-            "set solver.space='time'"
+            f"method.solver.space='sigma' needs some signal at every time, and {type(process).__name__} starts from noise alone; "
+            "set method.solver.space='time'"
         )
     return Frame(t, tau, alpha, 1 / tau, -1 / tau)
 
@@ -56,7 +56,7 @@ SPACES: dict[str, Callable[[Process, np.ndarray], Frame]] = {"sigma": in_sigma, 
 def frame(process: Process, t: np.ndarray, space: str) -> Frame:
     """The frame by name; at t = 0 its slope is infinite and never asked for."""
     if space not in SPACES:
-        raise UserError(f"solver.space={space!r} is unknown; there are: {', '.join(SPACES)}")
+        raise UserError(f"method.solver.space={space!r} is unknown; there are: {', '.join(SPACES)}")
     with np.errstate(divide="ignore", invalid="ignore"):
         return SPACES[space](process, t)
 
@@ -125,7 +125,9 @@ class EulerMaruyama(Tabulated):
 
     def __post_init__(self) -> None:
         if self.diffusion not in DIFFUSIONS:
-            raise UserError(f"solver.diffusion={self.diffusion!r} is unknown; there are: {', '.join(DIFFUSIONS)}")
+            raise UserError(
+                f"method.solver.diffusion={self.diffusion!r} is unknown; there are: {', '.join(DIFFUSIONS)}"
+            )
 
     def table(self, process: Process) -> Table:
         """x <- x + (s - t) (velocity - w score) + sqrt(2 w (t - s)) z."""
@@ -135,7 +137,8 @@ class EulerMaruyama(Tabulated):
             w = self.norm * DIFFUSIONS[self.diffusion](process, f.t)
         if not np.isfinite(w[:-1]).all():
             raise UserError(
-                f"solver.diffusion={self.diffusion} is endless at t=1 for {type(process).__name__}; set solver.diffusion=sigma"
+                f"method.solver.diffusion={self.diffusion} is endless at t=1 for {type(process).__name__}; "
+                "set method.solver.diffusion=sigma"
             )
         (x,), d, _, z = symbols(1)
         rows = []

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.diffusion.process import Process, spread
-from jaxgen.errors import UserError
 
 Array = jax.Array
 
@@ -194,9 +193,3 @@ def multistep_orders(steps: int, most: int, taper: bool, below: float = SHORT) -
     """
     left = [steps - i if taper and steps < below else most for i in range(steps)]
     return [min(most, i + 1, left[i]) for i in range(steps)]
-
-
-def validate_order(order: int, most: int) -> None:
-    """The orders that a method has."""
-    if not 1 <= order <= most:
-        raise UserError(f"solver.order={order} must lie in 1 .. {most}")

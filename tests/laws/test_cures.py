@@ -1,0 +1,228 @@
+"""Every error that names a cure is got past by it: the cure is taken out of the message as a reader would, and applied."""
+
+import ast
+import contextlib
+import functools
+import re
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from cases import CONFIGS, ROOT
+
+from jaxgen import evaluate
+from jaxgen.config import files as configs
+from jaxgen.errors import UserError
+from jaxgen.runs.directory import FREE
+from jaxgen.runs.experiment import Experiment, open_source
+from jaxgen.train import gentler, smaller
+
+VALUE = r""""[^"]*"|'[^']*'|\((?:[^()]|\([^()]*\))*\)|[^\s,;]+"""
+CHANGE = re.compile(rf"""(?:--)?(?:config\.)?\b([a-z_]\w*(?:\.\w+)*)=({VALUE})""")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A config and the changes to it that are refused; `wrong`: the word in them that a suggestion is to replace."""
+
+    config: str
+    changes: dict
+    wrong: str = ""
+
+    def __hash__(self) -> int:
+        return hash((self.config, str(self.changes)))
+
+
+def attempt(config: str, changes: dict) -> None:
+    """All that a training looks at before its first step is compiled."""
+    whole = configs.override(configs.load(f"{ROOT}/configs/{config}.py:tiny"), changes)
+    configs.phases(whole)
+    source = open_source(whole, "train")
+    exp = Experiment.open(whole, source.spec)
+    exp.refuse_batch()
+    evaluate.evaluators(exp)
+    _ = exp.abstract
+
+
+def where(config: str, changes: dict, key: str) -> list[str]:
+    """The full path of a key of a message: as it stands, or that of the part which has it."""
+    with contextlib.suppress(UserError):
+        whole = configs.override(configs.load(f"{ROOT}/configs/{config}.py:tiny"), changes)
+        known = configs._flat(configs._plain(whole))
+        if key.split(".")[0] not in whole and (found := [path for path in known if path.endswith(f".{key}")]):
+            return found
+    return [key]
+
+
+def cures(case: Case, changes: dict, message: str) -> list[dict]:
+    """The ways out that a message names, each as changes to the config."""
+    if found := re.search(r"; did you mean '(.+?)'\?|; there are: ([^,]+)", message):
+        right = found[1] or found[2]
+        swap = lambda text: text.replace(case.wrong, right) if isinstance(text, str) else text  # noqa: E731
+        return [{swap(k): swap(v) for k, v in changes.items()}]
+    if found := re.match(rf"config\.([\w.]+)=.* must .*, such as ({VALUE})$", message):
+        return [{**changes, found[1]: found[2].strip("'")}]
+    ways = []
+    for way in re.split(r",? or (?=set|with|choose|--|config|method|data)", message[message.rfind("; ") :]):
+        change, kept = {}, dict(changes)
+        for key, value in CHANGE.findall(
+            way.replace('"--config', "--config").replace('"config', "config").replace('"', " ")
+        ):
+            change |= {path: value.strip("'") for path in where(case.config, changes, key)}
+        for path in [path for path, value in change.items() if value == "None"]:  # drop it, or do not ask for it
+            asked = [key for key in kept if key == path or key.startswith(f"{path}.")]
+            kept = {key: value for key, value in kept.items() if key not in asked}
+            if asked:
+                del change[path]
+        ways += [{**kept, **change}] if change or kept != changes else []
+    return ways
+
+
+@functools.cache
+def told(case: Case) -> tuple[str, ...]:
+    """Every message on the way; fails where a cure is missing or leads nowhere."""
+    seen: list[str] = []
+
+    def follow(changes: dict, depth: int) -> None:
+        try:
+            attempt(case.config, changes)
+            return
+        except UserError as error:
+            message = str(error)
+        assert "\n" not in message and depth < 4, f"{case}: still after {seen}: {message}"
+        seen.append(message)
+        ways = cures(case, changes, message)
+        assert ways, f"{case}: no cure is named by: {message}"
+        for way in ways:
+            assert way != changes, f"{case}: the cure changes nothing: {message}"
+            follow(way, depth + 1)
+
+    follow(case.changes, 0)
+    assert seen, f"{case} is not refused"
+    return tuple(seen)
+
+
+PLAIN = "PLAIN"  # stands for a file of pictures without labels
+CASES = {
+    "a key": Case("vae_digits", {"method.net.latnet": "3"}, "latnet"),
+    "a key of the run": Case("vae_digits", {"stepz": "3"}, "stepz"),
+    "a section": Case("vae_digits", {"metod.net.latent": "3"}, "metod"),
+    "a key of the data": Case("vae_digits", {"data.batchsize": "8"}, "batchsize"),
+    "an evaluator": Case("vae_digits", {"eval.los.num": "8"}, "los"),
+    "an evaluator to drop": Case("vae_digits", {"eval.gird": "None"}, "gird"),
+    "a name": Case("ddpm_digits", {"method.solver": "dimm"}, "dimm"),
+    "a name unlike any": Case("ddpm_digits", {"method.predict": "zzz"}, "zzz"),
+    "a width": Case("vae_digits", {"method.net.latent": "0"}),
+    "a rate": Case("vae_digits", {"method.net.optimizer.lr": "-1"}),
+    "a precision": Case("ddpm_digits", {"method.net.dtype": "bf16"}),
+    "text for a number": Case("vae_digits", {"steps": "soon"}),
+    "a placement": Case("vae_digits", {"data.placement": "gpu"}),
+    "a batch on 8 devices": Case("vae_digits", {"data.batch": 12}),
+    "a batch in parts": Case("vae_digits", {"data.batch": 24, "method.microbatches": 2}),
+    "two open axes": Case("vae_digits", {"mesh": {"data": -1, "fsdp": -1}}),
+    "an axis that does not divide": Case("vae_digits", {"mesh": {"data": -1, "fsdp": 3}}),
+    "more devices than there are": Case("vae_digits", {"mesh": {"data": 4, "fsdp": 4}}),
+    "no rule for an array": Case("vae_digits", {"sharding": (("gen", "fsdp"),)}),
+    "labels that are not there": Case("ddpm_digits", {"data": "arrays", "data.path": PLAIN, "data.labels": True}),
+    "labels of a method without": Case("vae_digits", {"data.labels": True}),
+    "a guide without labels": Case("ddpm_digits", {"data.labels": False}),
+    "a guide without dropped labels": Case("ddpm_digits", {"method.condition_dropout": 0.0}),
+    "dropped labels without null": Case("ddpm_digits", {"method.net.null_label": False}),
+    "a label to avoid": Case("ddpm_digits", {"method.guide": "negative", "method.guide.avoid": 10}),
+    "a guide's interval": Case("ddpm_digits", {"method.guide": "interval", "method.guide.low": 0.9}),
+    "no signal at the end": Case("ddpm_digits", {"method.process.zero_snr": True}),
+    "a learned variance": Case("ddpm_digits", {"method.solver": "ancestral", "method.solver.variance": "learned"}),
+    "a chain": Case("edm_digits", {"method.objective": "hybrid", "method.solver": "ddim"}),
+    "a chain for the grid": Case("edm_digits", {"method.solver": "ddim", "method.solver.grid": "leading"}),
+    "more steps than the chain": Case("ddpm_digits", {"method.solver.steps": 1001}),
+    "a chain's betas": Case("ddpm_digits", {"method.process.schedule": "linear", "method.process.beta_min": 0.5,
+                                            "method.process.beta_max": 0.1}),
+    "a chain of one": Case("iddpm_digits", {"method.process.steps": 1, "method.process.zero_snr": True, "method.solver.steps": 1,
+                                           "method.predict": "v"}),
+    "a grid's offset": Case("ddpm_digits", {"method.solver.steps": 4, "method.solver.grid": "leading",
+                                            "method.solver.grid.offset": 900}),
+    "a grid's levels": Case("edm_digits", {"method.solver.grid": "karras", "method.solver.grid.sigma_min": 90.0}),
+    "a grid without end": Case("flow_digits", {"method.solver": "euler", "method.solver.space": "time",
+                                                 "method.solver.grid": "karras"}),
+    "a solver's space": Case("flow_digits", {"method.solver": "heun", "method.solver.space": "sigma"}),
+    "a solver that divides": Case("flow_digits", {"method.solver": "dpm"}),
+    "noise levels": Case("edm_digits", {"method.process.sigma_min": 90.0}),
+    "noise rates": Case("ddpm_digits", {"method.process": "vp_sde", "method.process.beta_min": 30.0, "method.solver": "euler"}),
+    "likelihood's levels": Case("edm_digits", {"method.nll.low": 300.0}),
+    "consistency's space": Case("consistency_digits", {"method.process": "vp"}),
+    "consistency's times": Case("consistency_digits", {"method.times": "importance"}),
+    "a curriculum": Case("consistency_digits", {"method.curriculum.low": 2000}),
+    "a straight path": Case("meanflow_digits", {"method.process": "edm"}),
+    "a net's own uncertainty": Case("edm_digits", {"method.objective": "uncertainty"}),
+    "a schedule": Case("vae_digits", {"method.net.optimizer.schedule": "cosin"}, "cosin"),
+    "a schedule's hold": Case("vae_digits", {"method.net.optimizer.schedule": "inverse_sqrt"}),
+    "groups": Case("ddpm_digits", {"method.net.groups": 7}),
+    "a narrow net": Case("ddpm_digits", {"method.net.width": 2, "method.net.groups": 1}),
+    "a net's heads": Case("ddpm_digits", {"method.net.heads": 7}),
+    "a net's head_dim": Case("ddpm_digits", {"method.net.head_dim": 7}),
+    "a patch": Case("dit_digits", {"method.net.patch": 3}),
+    "a width of waves": Case("dit_digits", {"method.net.width": 66, "method.net.heads": 1}),
+    "heads of a transformer": Case("dit_digits", {"method.net.heads": 7}),
+    "a side that cannot be halved": Case("edm_digits", {"method.net": "ddpmpp", "method.net.mults": (1, 1, 1, 1, 1, 1)}),
+    "heads of edm": Case("edm_digits", {"method.net": "ddpmpp", "method.net.head_dim": 7}),
+    "a side that edm2 cannot halve": Case("edm2_digits", {"method.net.mults": (1, 1, 1, 1, 1, 1)}),
+    "heads of edm2": Case("edm2_digits", {"method.net.head_dim": 7}),
+    "taps": Case("edm_digits", {"method.net": "ncsnpp", "method.net.filter": (1.0,)}),
+    "an activation": Case("vae_digits", {"method.net.encoder": "mlp_encoder", "method.net.encoder.act": "tnh"}, "tnh"),
+    "a norm": Case("dcgan_digits", {"method.gen.norm": "btch"}, "btch"),
+    "a prior": Case("dcgan_digits", {"method.prior": "gauss"}, "gauss"),
+    "a distance": Case("consistency_digits", {"method.distance": "l3"}, "l3"),
+    "a schedule of noise": Case("ddpm_digits", {"method.process.schedule": "cosin"}, "cosin"),
+    "a task": Case("ddpm_digits", {"tasks.hid": {}}, "hid"),
+    "nothing hidden": Case("inpaint_digits", {"tasks.hide.size": 0.01}),
+    "a factor": Case("super_resolution_digits", {"tasks.shrink.factor": 3}),
+    "a likelihood of labels": Case("classifier_digits", {"eval.likelihood.num": 8}),
+    "a condition that no net takes": Case("vae_digits", {"tasks.hide": {}}),
+    "an augmentation that no net is told": Case("vae_digits", {"data.augment": ("geometric",)}),
+    "no pictures told": Case("ddpm_digits", {"eval.from_conditions.num": 8}),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def plain(tmp_path_factory):
+    file = tmp_path_factory.mktemp("plain") / "plain.npy"
+    np.save(file, np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8))
+    for case in CASES.values():
+        case.changes.update({k: str(file) for k, v in case.changes.items() if v == PLAIN})
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_cure_of_an_error_is_got_past(case):
+    told(CASES[case])
+
+
+def test_a_run_may_follow_the_advice_of_a_failed_step():
+    """What a run is told to change after a divergence, or when the memory is too small, it may change when it goes on."""
+    for recipe in CONFIGS:
+        config = configs.normalise(configs.load(f"{ROOT}/configs/{recipe}.py"))
+        for advice in (gentler(config), smaller(config, 1), smaller(config, 8)):
+            for way in advice.split(", or "):
+                changes = {k: v.strip("'") for k, v in CHANGE.findall(way.replace('"', " "))}
+                found = configs.differences(config, configs.override(config, changes))
+                assert len(found) == len(changes) > 0
+                free = all(FREE.fullmatch(d.partition(":")[0]) for d in found)
+                assert free or "another --workdir" in way, found
+
+
+def sites():
+    """(file, line, pattern of the message) of every UserError of the house."""
+    for path in sorted((ROOT / "jaxgen").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("UserError", "NotFinite") and node.args:
+                yield path.relative_to(ROOT / "jaxgen").as_posix(), node.lineno, pattern(node.args[0])
+
+
+def pattern(node) -> str:
+    """A regular expression of the texts that an expression gives."""
+    if isinstance(node, ast.Constant):
+        return re.escape(str(node.value))
+    if isinstance(node, ast.JoinedStr):
+        return "".join(pattern(part) for part in node.values)
+    if isinstance(node, ast.BinOp):
+        return pattern(node.left) + pattern(node.right)
+    return ".*"
