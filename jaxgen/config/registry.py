@@ -34,7 +34,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return (
         f"; did you mean {close[0]!r}?"
         if close
-        else f"; there are: {', '.join(known[:60])}{', ...' if known[60:] else ''}"
+        else f"; there are: {', '.join(known[:60]) or 'none'}{', ...' if known[60:] else ''}"
     )
 
 

@@ -126,8 +126,8 @@ class Negative:
             return self.avoid
         if not self.conditions.label:
             raise UserError(
-                f"method.guide.avoid={self.avoid} is a label, and the run is told none; set method.guide=none, or say what to "
-                "avoid by its name, method.guide.avoid={'NAME': VALUE}"
+                f"method.guide.avoid={self.avoid} is a label, and the run is told none; set method.guide=none, or say "
+                "by its name what to avoid"
             )
         return {self.conditions.label: self.avoid}
 

@@ -56,7 +56,8 @@ class Hide(Task):
         field = picture_target(spec, self)
         if not all(0 < round(self.size * side) < side for side in field.shape[-3:-1]):
             raise UserError(
-                f"task hide: size={self.size} hides no pixel of {field.shape[-3]}x{field.shape[-2]}, or all; set size=0.5"
+                f"task hide: size={self.size} hides no pixel of {field.shape[-3]}x{field.shape[-2]}, or all; "
+                "set tasks.hide.size=0.5"
             )
         mask = Field((*field.shape[:-1], 1), "float32", "mask")
         return with_conditions(spec, self, mask=mask, shown=Field(field.shape, "float32", field.kind))

@@ -209,7 +209,7 @@ class Folder:
         if len(sizes) > 1:
             kinds = ", ".join(f"{w}x{h}" for (w, h), _ in sizes.most_common(3))
             raise UserError(
-                f"the images in '{readable(part.root)}' differ in size ({kinds} ...): make them equal with size=64 and resize"
+                f"the images in '{readable(part.root)}' differ in size ({kinds} ...): set config.data.size=64"
             )
         ((w, h),) = sizes
         return Look(part, (h, w, channels), notes)
