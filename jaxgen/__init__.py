@@ -13,7 +13,7 @@ registry.NET_PARTS.update(tables.NET_PARTS)
 
 
 def open(workdir, step: int = -1, changes=None):
-    """A trained run: `run = jaxgen.open("runs/digits")`, `images = run.sample(16, labels=[3])` (uint8 [16, H, W, C]).
+    """A trained run: `run = jaxgen.open("runs/digits")`, `images = run.sample(16, labels=["3"], steps=20)` (uint8 [16, H, W, C]).
 
     The newest checkpoint, or that of `step`; `changes` to its config hold for this use, as {"method.solver.steps": 20}.
     """

@@ -108,6 +108,8 @@ def load(argument: str) -> ConfigDict:
     if not path.is_file():
         known = [str(path.with_name(f"{other}.py")) for other in available(path.parent)] if path.suffix == ".py" else []
         hint = nearest(name, known) if known else nearest(path.stem, available())
+        if "did you mean" not in hint:
+            hint = "; name a config that --help lists, or a FILE.py of your own"
         raise UserError(f"--config={name}: no such {'file' if path.suffix or path.parent.name else 'config'}{hint}")
     if path.suffix != ".py":
         raise UserError(

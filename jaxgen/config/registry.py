@@ -47,7 +47,7 @@ def lookup(table: str, name: str, where: str) -> type:
     """The class called `name`, or the one that `module:Class` names; `where` is the config path for the message."""
     table = "module" if table == "net" else table
     if not is_known(table, name):
-        own = f", or a class of your own: {where}=MODULE:CLASS" if table in NEEDS else ""
+        own = f" (or a class of your own: {where}=MODULE:CLASS)" if table in NEEDS else ""
         raise UserError(f"{where}.name={name!r} is unknown{nearest(str(name), TABLES[table])}{own}")
     if name not in TABLES[table]:
         return _own(table, name, where)

@@ -1,5 +1,7 @@
 """Pixel ranges, grids and files."""
 
+import weakref
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -75,6 +77,19 @@ def test_arrays_are_streamed_to_a_whole_file_or_none(tmp_path):
             mapped = map_npz(tmp_path / "new" / "a.npz", name)
             assert isinstance(mapped, np.memmap) and mapped.dtype == array.dtype
             np.testing.assert_array_equal(mapped, array)
+
+    alive = []
+
+    def many():
+        for _ in range(20):
+            rows = np.zeros((4, 2, 2, 3), np.uint8)
+            alive.append(weakref.ref(rows))
+            yield {"images": rows, "also": rows}
+            del rows
+            assert sum(ref() is not None for ref in alive) <= 2  # the first tells the shapes
+
+    write_npz(tmp_path / "many.npz", 80, many())
+    assert len(alive) == 20
 
     def broken():
         yield cuts[0]
