@@ -149,3 +149,15 @@ def test_snapshots_have_checksums_too(tmp_path):
     file.write_text(file.read_text().replace(":", ":1", 2))
     with pytest.raises(UserError, match=r"snapshot 4 in .* is damaged .*; delete .*averages/4 to do without it"):
         keeper.restore(4, abstract(tree, parallel.make_mesh({"data": 1})))
+
+
+def test_fewer_checkpoints_to_keep_make_room_before_the_next_is_written(tmp_path):
+    """A full disk says to lower config.keep: what is then too many goes first, never the newest."""
+    keeper = Checkpoints(tmp_path, keep=3)
+    for step in (1, 2, 3):
+        keeper.save(step, state(step), STORY)
+    keeper.close()
+    keeper = Checkpoints(tmp_path, keep=1)
+    keeper.forget_old(1)
+    assert keeper.steps() == [3] and [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["3"]
+    keeper.close()
