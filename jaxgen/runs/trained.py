@@ -176,7 +176,7 @@ class Trained:
                     f"{key} is a key of {' and of '.join(places)}; say which: changes={{{places[0]!r}: {short[key]!r}}}"
                 )
             if not places:
-                known = {*method, *parts["solver"], *parts["guide"]} - {"name"}
+                known = {*method, *parts["solver"], *parts["guide"], "labels", "seed", "weights", "changes"} - {"name"}
                 told = f"it is told: {', '.join(self.exp.spec.conditions) or 'nothing'}"
                 raise UserError(
                     f"the run knows no condition {key!r}; {told}; nor is it a key of its method{nearest(key, known)}"
