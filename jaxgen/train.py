@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from jaxgen import evaluate
 from jaxgen.config.files import Phase, normalise, override, owner, phases, to_json
+from jaxgen.config.length import laid_out, remarks
 from jaxgen.config.registry import build
 from jaxgen.core import parallel
 from jaxgen.core.lender import Role
@@ -193,10 +194,13 @@ def as_read(config: ConfigDict, spec: dict[str, Any]) -> dict[str, Any]:
 
 
 def settled(config: ConfigDict, run: RunDir) -> ConfigDict:
-    """The config with what its tasks find out of the data: from the run that is there already, or measured now.
+    """The config with what a first start decides: the length of schedules, and what its tasks find out of the data.
+
+    Both are taken from the run that is there already.
 
     Runs that the tasks need are copied into the run's directory first, so that they are its own from the first step on.
     """
+    config = laid_out(config, run.config() if run.begun else None)
     if run.begun:
         old = run.config().tasks.to_dict()
         for name, task in config.tasks.to_dict().items():
@@ -476,6 +480,7 @@ class Loop:
         }
         if exp.stages:
             lines["seen"] = f"{exp.spec}, after {', '.join(type(stage.task).__name__.lower() for stage in exp.stages)}"
+        lines |= {f"schedule{i}": text for i, text in enumerate(remarks(config, at))}
         lines["compile"] = "the training step is being compiled ..."
         say("\n".join(f"{name.rstrip('0123456789'):<9}{text}" for name, text in lines.items()))
 

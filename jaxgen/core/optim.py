@@ -59,7 +59,7 @@ class Optimizer:
 
     lr: Positive = 1e-3
     warmup: Natural = 0  # steps of linear warm-up from 0
-    schedule: str = "constant"  # constant | cosine | linear (both end at lr * final when the run ends) | inverse_sqrt
+    schedule: str = "constant"  # constant | cosine | linear (both end at lr * final) | inverse_sqrt
     final: NonNegative = 0.0
     hold: Natural = 0  # inverse_sqrt: lr / sqrt(max(step / hold, 1)) (EDM2, eq. 67)
     clip: NonNegative = 0.0  # global gradient norm; 0 switches it off
@@ -67,11 +67,11 @@ class Optimizer:
     decay: str = r".*kernel"  # regex of the params that weight decay touches
     unit: str = ""  # regex of the params kept at unit magnitude: forced weight normalisation (EDM2, section 2.3)
     train: str = r".*"  # regex of the params that are trained
-    steps: RunLength = 0
+    schedule_steps: RunLength = 0  # the step at which cosine and linear end; 0: the run's length when it first started
 
     def rate(self) -> optax.Schedule:
         """step -> learning rate."""
-        after = max(1, self.steps - self.warmup)
+        after = max(1, self.schedule_steps - self.warmup)
         shapes = {
             "constant": lambda: optax.constant_schedule(self.lr),
             "cosine": lambda: optax.cosine_decay_schedule(self.lr, after, alpha=self.final),
@@ -84,8 +84,10 @@ class Optimizer:
             raise UserError(
                 "optimizer.schedule='inverse_sqrt' needs the number of steps at the full learning rate; set optimizer.hold=1000"
             )
-        if self.schedule in ("cosine", "linear") and self.steps <= 0:
-            raise UserError(f"optimizer.schedule={self.schedule!r} needs optimizer.steps, the length of the run")
+        if self.schedule in ("cosine", "linear") and self.schedule_steps <= 0:
+            raise UserError(
+                f"optimizer.schedule={self.schedule!r} needs optimizer.schedule_steps, the length of the run"
+            )
         body = shapes[self.schedule]()
         if self.warmup <= 0:
             return body

@@ -62,7 +62,7 @@ class Doubling:
 
     low: Annotated[int, Range(least=2)] = 10
     high: Count = 1280
-    steps: RunLength = 1
+    schedule_steps: RunLength = 1  # the length of the run when it first started
 
     def __post_init__(self) -> None:
         validate_curriculum(self.low, self.high)
@@ -70,7 +70,7 @@ class Doubling:
     def levels(self, step: Array) -> Array:
         """min(low 2^floor(k / K'), high) + 1 with K' = floor(K / (log2 floor(high / low) + 1))."""
         times = math.log2(self.high // self.low)
-        every = max(1, math.floor(self.steps / (times + 1)))
+        every = max(1, math.floor(self.schedule_steps / (times + 1)))
         doublings = jnp.minimum(step // every, math.ceil(math.log2(self.high / self.low)))
         return jnp.minimum(jnp.left_shift(self.low, doublings), self.high) + 1
 
@@ -81,14 +81,14 @@ class SquareRoot:
 
     low: Annotated[int, Range(least=2)] = 2
     high: Count = 150
-    steps: RunLength = 1
+    schedule_steps: RunLength = 1  # the length of the run when it first started
 
     def __post_init__(self) -> None:
         validate_curriculum(self.low, self.high)
 
     def levels(self, step: Array) -> Array:
         """ceil(sqrt(k / K ((high + 1)^2 - low^2) + low^2) - 1) + 1."""
-        share = jnp.minimum(step / max(1, self.steps), 1.0)
+        share = jnp.minimum(step / max(1, self.schedule_steps), 1.0)
         root = jnp.sqrt(share * ((self.high + 1) ** 2 - self.low**2) + self.low**2)
         return jnp.ceil(root - 1).astype(jnp.int32) + 1
 

@@ -40,7 +40,8 @@ FREE = re.compile(
     r"(steps|log_every|save_every|keep|snapshot_every|steps_per_call|mesh|sharding|eval|phases|init"
     r"|data\.(placement|device_mb|workers|prefetch|data_dir|eval_path|eval_split)|method\.(solver|guide|nll|microbatches))\b.*"
     r"|.*\.(path|remat|dtype)"
-    r"|.*\.optimizer\.(lr|warmup|schedule|schedule_steps|final|hold|clip|weight_decay|decay|b1|b2|rho|eps|eps_in_root)"
+    r"|.*\.schedule_steps"
+    r"|.*\.optimizer\.(lr|warmup|schedule|final|hold|clip|weight_decay|decay|b1|b2|rho|eps|eps_in_root)"
 )
 OLD = "was written by a jaxgen that stored no Spec of its data (0.1); train it anew, or keep that version for it"
 

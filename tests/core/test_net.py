@@ -217,7 +217,7 @@ def test_optimizers_descend(kind):
 
 
 def test_schedules_warm_up_and_end_where_they_say():
-    rate = Adam(lr=1.0, warmup=10, schedule="cosine", final=0.1, steps=100).rate()
+    rate = Adam(lr=1.0, warmup=10, schedule="cosine", final=0.1, schedule_steps=100).rate()
     assert 0 < float(rate(0)) < 0.1 + 1e-6
     assert float(rate(10)) == pytest.approx(1.0)
     assert float(rate(100)) == pytest.approx(0.1)
@@ -254,7 +254,7 @@ def test_forced_normalisation_keeps_the_chosen_at_unit_magnitude_along_the_step_
 
 
 def test_schedules_follow_the_runs_step_not_the_number_of_updates():
-    tx, params = Sgd(lr=1.0, schedule="linear", steps=10).build(), {"kernel": jnp.ones(1)}
+    tx, params = Sgd(lr=1.0, schedule="linear", schedule_steps=10).build(), {"kernel": jnp.ones(1)}
     state = tx.init(params)
     for _ in range(5):  # five updates of a critic within one step
         updates, state = tx.update(params, state, params, step=jnp.int32(5))

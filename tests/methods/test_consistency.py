@@ -97,16 +97,16 @@ def test_f_is_the_identity_at_the_smallest_sigma_whatever_the_net(kind):
 
 
 def test_the_doubling_schedule_is_the_papers():
-    levels = Doubling(10, 1280, steps=400_000).levels
+    levels = Doubling(10, 1280, schedule_steps=400_000).levels
     at = [0, 49_999, 50_000, 100_000, 349_999, 350_000, 399_999]
     assert [int(levels(jnp.int32(k))) for k in at] == [11, 11, 21, 41, 641, 1281, 1281]
-    odd = Doubling(10, 100, steps=17)  # K' = floor(17 / (log2(10) + 1)) = 3
+    odd = Doubling(10, 100, schedule_steps=17)  # K' = floor(17 / (log2(10) + 1)) = 3
     assert [int(odd.levels(jnp.int32(k))) for k in (0, 3, 6, 9, 12, 100)] == [11, 21, 41, 81, 101, 101]
 
 
 def test_the_square_root_schedule_is_the_papers():
     total, low, high = 1000, 2, 150
-    levels = SquareRoot(low, high, steps=total).levels
+    levels = SquareRoot(low, high, schedule_steps=total).levels
     for k in (0, 10, 333, 1000):
         root = math.sqrt(k / total * ((high + 1) ** 2 - low**2) + low**2)
         assert int(levels(jnp.int32(k))) == math.ceil(root - 1) + 1
@@ -195,7 +195,7 @@ def test_k_steps_evaluate_the_net_k_times_and_end_in_the_data(steps):
 def test_the_original_keeps_an_average_behind_the_stop():
     """mu(k) = mu_0^(s_0 / N(k)) (appendix C)."""
     method = consistency(
-        curriculum=SquareRoot(2, 150, steps=10), times=Uniform(), distance="l2", gap_weight=False, decay=0.9
+        curriculum=SquareRoot(2, 150, schedule_steps=10), times=Uniform(), distance="l2", gap_weight=False, decay=0.9
     )
     batch, step = gaussian(8), jax.jit(method.train_step)
     state = jax.jit(method.init)(KEY, batch)
