@@ -351,7 +351,7 @@ def test_what_cannot_be_a_second_model_is_refused():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: guide.Interval(2.0, 0.8, 0.2), "method.guide.low=0.8, high=0.2"),
+        (lambda: guide.Interval(2.0, 0.8, 0.2), "method.guide.low=0.8 is not below high=0.2"),
         (lambda: guide.Negative(2.0, 11, LABELS), "method.guide.avoid=11"),
         (lambda: guide.Negative(2.0, 1, TEXT), "method.guide.avoid=1 is a label, and the run is told none"),
         (lambda: guide.Negative(2.0, {"lable": 1}, LABELS), "no condition 'lable'.*label"),

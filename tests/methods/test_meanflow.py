@@ -183,7 +183,7 @@ def test_nets_hear_the_second_time(kind):
 
 def test_bad_fields_are_one_line():
     for fields, word in (
-        (dict(process=VP()), "process"), (dict(omega=2.0), "null_label"),
+        (dict(process=VP()), "process"), (dict(omega=2.0), "method.condition_dropout=0.1"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=word):
             meanflow(**fields)
