@@ -315,3 +315,9 @@ def test_phases_own_the_checkpoint_at_their_end(ddpm):
     for until in (0, 10, "soon"):
         with pytest.raises(UserError, match=r"config.phases\[0\]\['until'\]"):
             configs.phases(configs.override(config, {"phases": ({"until": until},)}))
+
+
+def test_the_cost_of_every_config_is_told():
+    """docs/costs.md is made by experiments/benchmarks/costs.py."""
+    told = re.findall(r"^\| `(\w+)`", (ROOT / "docs/costs.md").read_text(), re.MULTILINE)
+    assert sorted(told) == sorted(CONFIGS)
