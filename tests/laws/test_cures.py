@@ -260,7 +260,7 @@ ELSEWHERE = {
     "data": (42, "what is wrong with the user's files or data set; tests/data"),
     "diffusion": (4, "a guide's second model, or values that the user must choose; tests/diffusion"),
     "evaluate.py": (3, "a trained run is needed; tests/system"),
-    "evaluation": (33, "two sets of pictures, or the weights of a net to measure with, are needed; tests/laws, tests/metrics"),
+    "evaluation": (34, "two sets of pictures, or the weights of a net to measure with, are needed; tests/laws, tests/metrics"),
     "main.py": (7, "the flags of the command line; tests/system/test_command.py"),
     "methods": (2, "raised in the first step, or data with labels are needed; tests/methods, tests/diffusion"),
     "metrics": (43, "functions of arrays: the message says what the argument must be; tests/metrics"),
