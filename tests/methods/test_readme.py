@@ -73,12 +73,19 @@ def test_a_method_and_a_task_of_ones_own_are_trained_and_sampled_without_editing
         jaxgen.open(folder / "runs/ink")
 
 
-COMMANDS = [line.strip() for path in BLOCKS for block in re.findall(r"```\n(.*?)```", path.read_text().replace("\\\n", " "), re.S)
-            for line in block.splitlines() if line.startswith("python -m jaxgen.main ") and "..." not in line]  # fmt: skip
+COMMANDS = [
+    line.strip()
+    for page in PAGES
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text().replace("\\\n", " "), re.S | re.M)
+    for line in block.splitlines()
+    if not language and line.startswith("python -m jaxgen.main ") and "..." not in line
+]
 
 
 @pytest.mark.parametrize("line", COMMANDS)
-def test_every_command_in_a_document_can_be_parsed_and_its_keys_are_there(line, monkeypatch):
+def test_every_command_in_a_document_can_be_parsed_and_its_keys_are_there(line, monkeypatch, tmp_path):
+    (tmp_path / "ink.py").write_text(METHOD)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(ROOT)  # of the clone, where configs/ is
     rest, changes = main.split(shlex.split(line.split(" > ")[0], comments=True)[3:])
     args = main.parser().parse_args(rest)
