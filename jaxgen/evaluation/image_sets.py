@@ -172,7 +172,7 @@ class Neighbours:
             {k: float(v) for k, v in figures.items()},
             {"neighbours": np.concatenate(shown)},
             self.near + 1,
-            {"N": len(made), "held_out": drawn(source, self.num)},
+            {"N": len(made), "seeds": [self.seed], "held_out": drawn(source, self.num)},
         )
 
 
@@ -230,7 +230,7 @@ class Diversity:
         theirs = _pairs(compare, np.concatenate([pictures for pictures, _ in real]), labels)
         return Report(
             {"diversity": mine, "diversity_of_data": theirs, "diversity_ratio": mine / max(theirs, 1e-12)},
-            about={"N": len(images), "held_out": drawn(source, self.num), "distance": self.distance},
+            about={"N": len(images), "seeds": [self.seed], "held_out": drawn(source, self.num), "distance": self.distance},
         )
 
 
@@ -341,7 +341,7 @@ class FromConditions:
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """mse, psnr, ssim of the samples, and of the baseline."""
-        about = drawn(source, self.num)
+        about = {**drawn(source, self.num), "seeds": [self.seed]}
         given = next((k for k in exp.from_data if exp.spec[k].kind == "image"), "")
         total: dict[str, list[np.ndarray]] = {}
         with counter("from conditions", about["N"]) as bar:
