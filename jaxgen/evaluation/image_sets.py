@@ -22,7 +22,7 @@ from jaxgen.evaluation import features
 from jaxgen.evaluation.per_image import Report, averages, drawn, fidelity, first_pictures, looked_at
 from jaxgen.evaluation.pictures import Pictures, bar, counter
 from jaxgen.images import beside, to_float, to_uint8, within
-from jaxgen.metrics.pixel import PERFECT, l1, luma, psnr, shave
+from jaxgen.metrics.pixel import PERFECT, l1, levels, luma, psnr, shave
 from jaxgen.metrics.ssim import ssim
 from jaxgen.pretrained.features import Lpips
 from jaxgen.runs.experiment import Experiment
@@ -230,7 +230,12 @@ class Diversity:
         theirs = _pairs(compare, np.concatenate([pictures for pictures, _ in real]), labels)
         return Report(
             {"diversity": mine, "diversity_of_data": theirs, "diversity_ratio": mine / max(theirs, 1e-12)},
-            about={"N": len(images), "seeds": [self.seed], "held_out": drawn(source, self.num), "distance": self.distance},
+            about={
+                "N": len(images),
+                "seeds": [self.seed],
+                "held_out": drawn(source, self.num),
+                "distance": self.distance,
+            },
         )
 
 
@@ -290,8 +295,8 @@ class Restoration:
         degrade, target = DEGRADATIONS[self.degradation], exp.spec.target
 
         def seen(x: Array) -> Array:
-            x = within(x)
-            return shave(luma(x, SPAN) if self.y else (x + 1.0) * 127.5, self.border)
+            x = levels(within(x), SPAN, quantise=True)  # as a file would hold it
+            return shave(luma(x) if self.y else x, self.border)
 
         def restore(w: Weights, batch: Batch, rng: Array) -> tuple[Array, Array, Array]:
             x = to_float(batch[target])
@@ -351,7 +356,7 @@ class FromConditions:
                 if given:
                     found["baseline_"] = jax.image.resize(part.cond[given], truth.shape, "cubic")
                 for prefix, x in found.items():
-                    for key, value in fidelity(within(x), truth).items():
+                    for key, value in fidelity(to_float(jnp.asarray(to_uint8(x))), truth).items():
                         total.setdefault(prefix + key, []).append(np.asarray(value))
                 bar.update(len(truth))
         return Report({k: float(np.concatenate(v).mean()) for k, v in total.items()}, about=about)

@@ -17,6 +17,7 @@ from jaxgen.errors import NotFinite, UserError
 from jaxgen.evaluation import features
 from jaxgen.evaluation.features import Viewer, compare, needs_of, reference, source_batches, summarise
 from jaxgen.evaluation.pictures import Pictures
+from jaxgen.metrics import pixel
 from jaxgen.metrics.protocols import NATIVE, PROTOCOLS, prepare
 from jaxgen.metrics.statistics import write_statistics
 from jaxgen.runs.experiment import Experiment, open_source
@@ -278,6 +279,7 @@ def test_evaluators_of_one_kind_keep_their_figures_apart(tmp_path):
     kinds = {
         "a": {"name": "restoration", "num": 8}, "b": {"name": "restoration", "num": 8, "border": 2},
         "c": {"name": "restoration", "num": 8, "strength": 0.7}, "d": {"name": "restoration", "num": 8, "degradation": "blur"},
+        "g": {"name": "restoration", "num": 8, "strength": 0.0},
         "e": {"name": "reconstruct", "num": 8}, "f": {"name": "reconstruct", "num": 16},
     }  # fmt: skip
 
@@ -295,6 +297,7 @@ def test_evaluators_of_one_kind_keep_their_figures_apart(tmp_path):
         assert bare(together[name]) == bare(backwards[name]) == measured([name])[name], name
     values = [tuple(together[name].values()) for name in kinds]
     assert len(set(values)) == len(kinds)
+    assert bare(together["g"])["noise_psnr_degraded"] == pixel.PERFECT  # what is equal is not infinitely good
     figures = evaluate.evaluate(tmp_path, changes={f"eval.{k}": kinds[k] for k in kinds})
     assert len(figures) == sum(map(len, together.values())) and {"psnr", "f/psnr", "b/noise_psnr"} <= set(figures)
 
