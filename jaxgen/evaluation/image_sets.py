@@ -352,11 +352,11 @@ class FromConditions:
         with counter("from conditions", about["N"]) as bar:
             for part in exp.samples(ema, about["N"], self.seed, source=source):
                 truth = to_float(jnp.asarray(part.data[exp.data.target]))
-                found = {"": part.images}
+                found = {"": to_float(jnp.asarray(to_uint8(part.images)))}  # as a file would hold it
                 if given:
                     found["baseline_"] = jax.image.resize(part.cond[given], truth.shape, "cubic")
                 for prefix, x in found.items():
-                    for key, value in fidelity(to_float(jnp.asarray(to_uint8(x))), truth).items():
+                    for key, value in fidelity(within(x), truth).items():
                         total.setdefault(prefix + key, []).append(np.asarray(value))
                 bar.update(len(truth))
         return Report({k: float(np.concatenate(v).mean()) for k, v in total.items()}, about=about)

@@ -20,7 +20,8 @@ Area = tuple[Array, Array, Array, Array]  # int32 [B] each: first row, end of th
 def _box(size: float, height: int, width: int, num: int, rng: Array) -> Area:
     """A box with `size` of both sides, anywhere."""
     rows, columns = round(size * height), round(size * width)
-    top, left = jax.random.randint(rng, (2, num), 0, jnp.array([[height - rows + 1], [width - columns + 1]]))
+    room = jnp.array([height - rows + 1, width - columns + 1])
+    top, left = jax.random.randint(rng, (num, 2), 0, room).T  # examples first: a fuller batch moves no box
     return top, top + rows, left, left + columns
 
 
