@@ -12,11 +12,16 @@ os.environ["XLA_FLAGS"] = (
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAXGEN_CACHE", os.path.join(tempfile.gettempdir(), f"jaxgen-tests-{os.getuid()}"))
 
+import jax
 import pytest
 
 from jaxgen.runs import setup as backend
 
 backend.configure()
+if not hasattr(jax, "enable_x64"):  # jax < 0.8
+    from jax.experimental import enable_x64
+
+    jax.enable_x64 = enable_x64
 KINDS = kinds()
 SKIPPED = pytest.StashKey[list]()
 
