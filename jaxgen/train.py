@@ -3,16 +3,12 @@
 import functools
 import json
 import math
-import os
-import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +17,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jaxgen import evaluate
+from jaxgen.config.advice import first_net, gentler, smaller
 from jaxgen.config.files import Phase, normalise, override, owner, phases, to_json
 from jaxgen.config.length import laid_out, remarks
 from jaxgen.config.registry import build
@@ -38,59 +35,14 @@ from jaxgen.runs.checkpoint import Averages, Checkpoints, Damaged
 from jaxgen.runs.directory import RunDir, environment, facts
 from jaxgen.runs.experiment import Experiment, open_source, read_spec
 from jaxgen.runs.frozen import take
+from jaxgen.runs.interrupt import Interrupt
 from jaxgen.runs.memory import free_memory
 from jaxgen.runs.posthoc import powers
 from jaxgen.runs.writers import Writers, duration, say
 
-PATIENCE = 3.0  # seconds between a second Ctrl-C and the end of a process that does not hear it
 FULL = 0.85  # share of the free memory from which on a step may not end well
 SLOW, LONG = 30.0, 48 * 3600.0  # seconds without a word that are too many; seconds of a run that call for a remark
 SMALL = 16 << 20  # bytes of a data set that is kept on the device even where that is the host's own memory
-
-
-class Interrupt:
-    """SIGTERM and SIGINT set a flag that the loop reads between steps; a second SIGINT stops at once.
-
-    A thread answers as soon as the signal arrives, even while the main thread is inside a program or a compilation.
-    """
-
-    def __init__(self) -> None:
-        self.name = ""
-
-    def __enter__(self) -> "Interrupt":
-        self.old = {number: signal.signal(number, self.note) for number in (signal.SIGTERM, signal.SIGINT)}
-        self.ear, mouth = socket.socketpair()
-        mouth.setblocking(False)
-        self.mouth, self.before = mouth, signal.set_wakeup_fd(mouth.fileno(), warn_on_full_buffer=False)
-        threading.Thread(target=self.answer, daemon=True).start()
-        return self
-
-    def note(self, number: int, frame: FrameType | None) -> None:
-        """The handler."""
-        if self.name and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
-
-    def answer(self) -> None:
-        """Say that a signal was heard; leave when the main thread cannot hear the second SIGINT."""
-        heard = 0
-        while number := self.ear.recv(1)[:1]:
-            name = signal.Signals(number[0]).name
-            if name not in ("SIGINT", "SIGTERM"):
-                continue
-            heard += name == "SIGINT"
-            if heard < 2:
-                say(f"{name}: ending after what runs now, with everything saved (Ctrl-C again: at once)")
-            else:
-                time.sleep(PATIENCE)
-                if self.mouth.fileno() >= 0:  # the main thread is still busy
-                    os._exit(130)
-
-    def __exit__(self, *_: Any) -> None:
-        signal.set_wakeup_fd(self.before)
-        self.mouth.close()
-        for number, handler in self.old.items():
-            signal.signal(number, handler)
 
 
 def train(config: ConfigDict, workdir: str | Path, allow_data_change: bool = False) -> None:
@@ -126,7 +78,7 @@ def resume(config: ConfigDict, run: RunDir, began: float, allow_data_change: boo
     if config.snapshot_every and not powers(first.abstract):
         raise UserError(
             f"config.snapshot_every={config.snapshot_every} keeps power averages and no net has one; set "
-            f"{_first_net(config)}.ema=power, or set config.snapshot_every=0"
+            f"{first_net(config)}.ema=power, or set config.snapshot_every=0"
         )
     checkpoints = Checkpoints(run.path, config.keep)
     averages = Averages(run.path, create=any(stage.config.snapshot_every for stage in stages))
@@ -230,33 +182,6 @@ def begin(exp: Experiment) -> tuple[TrainState, list[str]]:
     taken = sum(len(jax.tree.leaves(net.variables(False))) for net in state.nets.values()) - len(stayed)
     kept = f"; {listed(stayed)} start afresh" if stayed else ""
     return jax.device_put(state, exp.shardings), [f"init: {taken} variables from {lender.path}, step {lender.at}{kept}"]
-
-
-def smaller(config: ConfigDict, devices: int, factor: float = 2.0) -> str:
-    """What to paste for a step that needs so many times less memory: first what leaves the run what it is."""
-    batch, now = config.data.batch, config.method.get("microbatches", 0)
-    fitting = [n for n in range(now + 1, batch + 1) if now and batch % (n * devices) == 0]
-    parts = next((n for n in fitting if n >= now * factor), max(fitting, default=0))
-    nets = {k: v for k, v in config.method.items() if hasattr(v, "optimizer")}
-    again = [f"--config.method.{k}.remat=True" for k, net in nets.items() if net.get("remat") is False]
-    less = max(1, int(batch / factor) // devices) * devices
-    ways = [f"--config.method.microbatches={parts} (the same training, in {parts} parts)"] if parts else []
-    ways += [" ".join(again) + " (the same, slower)"] if again else []
-    ways += ["\"--config.sharding=(('.*', 'fsdp'),)\" (the state spread over the devices)"] if devices > 1 else []
-    ways += [f"--config.data.batch={less} (a run of its own, in another --workdir)"] if less < batch else []
-    return f"add {', or '.join(ways)}" if ways else "a smaller net needs less (--config.method.net.width=32, say)"
-
-
-def _first_net(config: ConfigDict) -> str:
-    return next(f"config.method.{k}" for k, v in config.method.items() if hasattr(v, "optimizer"))
-
-
-def gentler(config: ConfigDict) -> str:
-    """What to change so that training does not diverge: each net's learning rate, and clipping where there is none."""
-    nets = {f"method.{k}.optimizer": v.optimizer for k, v in config.method.items() if hasattr(v, "optimizer")}
-    slower = " ".join(f"--config.{path}.lr={o.lr / 4:.2g}" for path, o in nets.items())
-    clipped = " ".join(f"--config.{path}.clip=1.0" for path, o in nets.items() if not o.clip)
-    return slower + (f", or with {clipped}" if clipped else "")
 
 
 def listed(names: list[str], most: int = 3) -> str:

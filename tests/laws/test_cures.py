@@ -13,10 +13,10 @@ from PIL import Image
 
 from jaxgen import evaluate
 from jaxgen.config import files as configs
+from jaxgen.config.advice import gentler, smaller
 from jaxgen.errors import UserError
 from jaxgen.runs.directory import FREE
 from jaxgen.runs.experiment import Experiment, open_source
-from jaxgen.train import gentler, smaller
 
 VALUE = r""""[^"]*"|'[^']*'|\((?:[^()]|\([^()]*\))*\)|[^\s,;]+"""
 CHANGE = re.compile(rf"""(?:--)?(?:config\.)?\b([a-z_]\w*(?:\.\w+)*)=({VALUE})""")

@@ -14,7 +14,7 @@ from jaxgen.config import files
 from jaxgen.errors import UserError
 from jaxgen.runs import ahead, memory
 from jaxgen.runs.ahead import Ahead
-from jaxgen.train import Interrupt
+from jaxgen.runs.interrupt import Interrupt
 
 
 def test_the_result_is_that_of_the_work_and_so_is_the_error():
@@ -72,7 +72,7 @@ def test_a_step_that_does_not_fit_says_what_to_paste(name, key, tmp_path, monkey
 def test_long_runs_and_scarce_memory_are_told(tmp_path, monkeypatch, capsys):
     config = files.override(files.load("vae_digits:tiny"), {"eval": {}, "log_every": 1})
     needed = []
-    monkeypatch.setattr(train.Loop, "smaller", lambda self, factor: needed.append(factor) or "cure")
+    monkeypatch.setattr(train, "smaller", lambda config, devices, factor: needed.append(factor) or "cure")
     monkeypatch.setattr(train, "FULL", 1e-9)
     monkeypatch.setattr(train, "LONG", 0.0)
     train.train(config, tmp_path / "run")
