@@ -55,6 +55,12 @@ def _saved(state: TrainState) -> dict[str, PyTree]:
     return {"step": state.step, "nets": state.nets, "extra": state.extra}
 
 
+def _shown(state: TrainState) -> dict[str, PyTree]:
+    """Of the saved part, what `TrainState.view` shows: optimizers stay where they are."""
+    nets = {name: {k: getattr(net, k) for k in ("params", "vars", "ema")} for name, net in state.nets.items()}
+    return {**_saved(state), "nets": nets}
+
+
 def saved(workdir: str | Path) -> list[int]:
     """Steps of the whole checkpoints in a run directory, oldest first: a look at the folder, in which no host waits for another."""
     folder = Path(workdir).resolve() / Checkpoints.folder_name
@@ -97,20 +103,24 @@ class Steps:
         except (OSError, ValueError, RuntimeError) as error:
             raise self._failed(step, error) from error
 
-    def read(self, step: int, like: PyTree) -> PyTree:
-        """The tree of a step, on the shardings of `like`; Damaged, or a UserError for other leaves, shapes or dtypes."""
+    def read(self, step: int, like: PyTree, part: bool = False) -> PyTree:
+        """The tree of a step, on the shardings of `like`; Damaged, or a UserError for other leaves, shapes or dtypes.
+
+        With `part` the tree may lack branches of what is saved, which are not read.
+        """
         with _unheard():
-            tree = self._read(step, like)
+            tree = self._read(step, like, part)
         if written := self._told(step, "checksums"):  # versions before 0.2 wrote none
             wrong = [name for name, value in checksums(tree).items() if written["arrays"].get(name) != value]
             if parallel.agree(bool(wrong)):
                 raise self._damaged(step, f"{wrong[0] if wrong else 'an array'} is not what was written")
         return tree
 
-    def _read(self, step: int, like: PyTree) -> PyTree:
+    def _read(self, step: int, like: PyTree, part: bool) -> PyTree:
         try:
-            self.refuse_other(step, like)
-            args = ocp.args.PyTreeRestore(item=like, restore_args=ocp.checkpoint_utils.construct_restore_args(like))
+            self.refuse_other(step, like, part)
+            places = ocp.checkpoint_utils.construct_restore_args(like)
+            args = ocp.args.PyTreeRestore(item=like, restore_args=places, partial_restore=part)
             return self.manager.restore(step, args=ocp.args.Composite(state=args))["state"]
         except UserError:
             raise
@@ -138,11 +148,11 @@ class Steps:
     def _damaged(self, step: int, why: str) -> Damaged:
         return Damaged(f"{self.what} {step} in {self.folder} is damaged ({why})")
 
-    def refuse_other(self, step: int, like: PyTree) -> None:
+    def refuse_other(self, step: int, like: PyTree, part: bool) -> None:
         """A UserError that names the first leaf in which a model differs from what is saved."""
         saved = _facts(ocp.PyTreeCheckpointHandler().metadata(self.folder / str(step) / "state").tree)
         wanted = _facts(like)
-        for name in sorted({*saved, *wanted}):
+        for name in sorted(wanted if part else {*saved, *wanted}):
             there, here = saved.get(name, "missing"), wanted.get(name, "missing")
             if there != here:
                 raise UserError(
@@ -198,11 +208,14 @@ class Checkpoints(Steps):
         """Start writing; the state may be donated as soon as this returns. `story`: the phase's config and the data's Spec."""
         self.write(step, _saved(state), story)
 
-    def restore(self, like: Callable[[int], TrainState], step: int = -1) -> tuple[int, TrainState] | None:
+    def restore(
+        self, like: Callable[[int], TrainState], step: int = -1, part: bool = False
+    ) -> tuple[int, TrainState] | None:
         """The newest whole checkpoint (or that of `step`) -> (step, state) on `like`'s shardings; None if there is none.
 
-        `like(step)` is the abstract state at a step; its leaves carry shardings (of any mesh). A damaged checkpoint is passed over
-        with one warning that names it; if every one is damaged, or `step` is, that is a UserError.
+        `like(step)` is the abstract state at a step; its leaves carry shardings (of any mesh). With `part` no optimizer is read.
+        A damaged checkpoint is passed over with one warning that names it; if every one is damaged, or `step` is, that is a
+        UserError.
         """
         whole = self.steps()
         if step >= 0 and step not in whole:
@@ -211,11 +224,15 @@ class Checkpoints(Steps):
         for at in candidates:
             try:
                 target = like(at)
-                return at, target.replace(**self.read(at, _saved(target)))
+                if not part:
+                    return at, target.replace(**self.read(at, _saved(target)))
+                found = self.read(at, _shown(target), part=True)
+                nets = {name: net.replace(opt=(), **found["nets"][name]) for name, net in target.nets.items()}
+                return at, target.replace(**{**found, "nets": nets})
             except Damaged as error:
                 if step < 0 and not (self.folder / str(at)).is_dir():  # deleted by a training that goes on meanwhile
                     self.manager.reload()
-                    return self.restore(like)
+                    return self.restore(like, part=part)
                 if at == candidates[-1]:
                     cure = "name another --step" if step >= 0 else "restore it, or start afresh in another --workdir"
                     raise UserError(
@@ -225,8 +242,8 @@ class Checkpoints(Steps):
         return None
 
     def trained(self, like: Callable[[int], TrainState], step: int = -1) -> tuple[int, TrainState]:
-        """`restore` for sampling and evaluation, which cannot do without a checkpoint."""
-        found = self.restore(like, step)
+        """`restore` for sampling and evaluation, which cannot do without a checkpoint; optimizers stay where they are."""
+        found = self.restore(like, step, part=True)
         if found is None:
             raise UserError(f"there is no checkpoint in {self.folder}; train first: add --config=...")
         return found

@@ -103,7 +103,7 @@ def test_checkpoints_of_versions_without_checksums_are_read(written, tmp_path):
     for step in ("1", "2"):
         shutil.rmtree(tmp_path / "run/checkpoints" / step / "checksums")
     keeper = Checkpoints(tmp_path / "run", read_only=True)
-    step, found = keeper.trained(lambda _: abstract(state(), parallel.make_mesh({"data": 1})))
+    step, found = keeper.restore(lambda _: abstract(state(), parallel.make_mesh({"data": 1})))
     assert step == 2 and same(found, state(2)) and keeper.story(2) == STORY
 
 

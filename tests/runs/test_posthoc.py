@@ -192,7 +192,7 @@ def test_checkpoints_keep_every_average_and_another_model_is_named_not_called_da
     checkpoints.save(2, state, {})
     checkpoints.close()
     checkpoints = Checkpoints(tmp_path, read_only=True)
-    _, found = checkpoints.trained(lambda _: like)
+    _, found = checkpoints.restore(lambda _: like)
     assert jax.tree.structure(found) == jax.tree.structure(state)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -41,6 +41,19 @@ def test_three_lines_of_python(digits):
     assert (images != run.sample(5, labels=[4])).any() and (images != run.sample(5, labels=[3], seed=1)).any()
 
 
+def test_weights_are_read_without_their_optimizer(digits, tmp_path):
+    """Neither is the memory needed, nor must it be the optimizer of today."""
+    assert jax.tree.leaves(jaxgen.open(digits).state.nets["net"].opt) == []
+    moved = tmp_path / "moved"
+    shutil.copytree(digits, moved)
+    config = json.loads((moved / "config.json").read_text())
+    config["method"]["net"]["optimizer"]["name"] = "sgd"
+    for key in ("b1", "b2", "eps"):
+        config["method"]["net"]["optimizer"].pop(key)
+    (moved / "config.json").write_text(json.dumps(config))
+    np.testing.assert_array_equal(jaxgen.open(digits).sample(2), jaxgen.open(moved).sample(2))
+
+
 def test_changes_hold_for_one_call_and_change_what_is_made(digits, tmp_path):
     before = (digits / "config.json").read_text()
     plain = sample(digits, num=4, out=tmp_path / "a")
