@@ -38,7 +38,7 @@ from jaxgen.runs.frozen import take
 from jaxgen.runs.interrupt import Interrupt
 from jaxgen.runs.memory import free_memory
 from jaxgen.runs.posthoc import powers
-from jaxgen.runs.writers import Writers, duration, say
+from jaxgen.runs.writers import Writers, duration, readable, say
 
 FULL = 0.85  # share of the free memory from which on a step may not end well
 SLOW, LONG = 30.0, 48 * 3600.0  # seconds without a word that are too many; seconds of a run that call for a remark
@@ -435,14 +435,14 @@ class Loop:
         jax.block_until_ready(metrics)
         now = time.monotonic()
         if first:
-            figures = "  ".join(f"{k} {v:.4g}" for k, v in self.shown(mean([jax.device_get(metrics)])).items())
+            figures = "  ".join(f"{k} {readable(v)}" for k, v in self.shown(mean([jax.device_get(metrics)])).items())
             what = f"first {num} steps" if num > 1 else "first step"
             self.writers.say(f"{what} done {now - self.began:.1f} s after the start  {figures}")
         else:
             each = (now - self.clock) / num
             left = each * (self.total - at)
             self.writers.say(
-                f"{each:.2g} s a step, {self.exp.batch / each:,.3g} images/s: step {self.total:,} in about {duration(left)}"
+                f"{each:.2g} s a step, {readable(self.exp.batch / each)} images/s: step {self.total:,} in about {duration(left)}"
             )
             if left > LONG:
                 self.writers.say(

@@ -43,6 +43,11 @@ def duration(seconds: float) -> str:
     return f"{int(hours)} h {int(minutes % 60)} min" if hours < 48 else f"{hours / 24:,.0f} days"
 
 
+def readable(value: float) -> str:
+    """A figure of four digits, large ones whole: `0.1298`, `2,207`."""
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.4g}"
+
+
 def read_metrics(workdir: str | Path) -> list[dict[str, float]]:
     """The records of metrics.jsonl, oldest first; a half-written last line is left out."""
     path = Path(workdir) / "metrics.jsonl"
@@ -121,11 +126,11 @@ class Writers:
         """The line people watch: loss, images/s, seconds left. A terminal shows it on the bar, a log gets lines."""
         if not self.active:
             return
-        shown = {k: f"{v:.4g}" for k, v in values.items()}
+        shown = {k: readable(v) for k, v in values.items()}
         if self.live:
             self.bar.set_postfix(shown)
             return
-        end = "" if left is None else f"  left {duration(left)}"
+        end = f"  left {duration(left)}" if left else ""
         self.say(f"step {step}/{self.total}  {'  '.join(f'{k} {v}' for k, v in shown.items())}{end}")
 
     def silent(self) -> float:

@@ -48,3 +48,10 @@ def test_nothing_to_draw_draws_nothing(tmp_path, monkeypatch):
 )
 def test_durations_are_read_at_once(seconds, words):
     assert writers.duration(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(0.12981, "0.1298"), (2207.4, "2,207"), (1e-6, "1e-06"), (float("inf"), "inf")]
+)
+def test_figures_are_read_at_once(value, words):
+    assert writers.readable(value) == words
