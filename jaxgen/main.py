@@ -17,11 +17,10 @@ import os
 import re
 import sys
 import threading
-import warnings
 from typing import Any, NoReturn
 
 from jaxgen.core.given import expand
-from jaxgen.errors import UserError
+from jaxgen.errors import UserError, told, warn_in_a_line
 
 MODES = ("train", "eval", "sample", "sweep", "show")
 
@@ -230,7 +229,7 @@ def _remembered(workdir: str):
 
 def main() -> None:
     """Exit code 0: done; 1: an error told in one line."""
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    warn_in_a_line()
     if len(sys.argv) == 1:
         parser().print_help()
         return
@@ -241,8 +240,7 @@ def main() -> None:
     except (UserError, OSError) as error:
         if "--traceback" in sys.argv:
             raise
-        where = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-        print(f"error: {where}{error.strerror if isinstance(error, OSError) else error}", file=sys.stderr)
+        print(f"error: {told(error)}", file=sys.stderr)
         sys.unraisablehook = lambda _: None  # what a broken write leaves behind has nothing to add
         leave(1)
     except KeyboardInterrupt as why:

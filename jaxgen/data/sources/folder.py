@@ -162,7 +162,7 @@ class Folder:
             held, own, also = self._look(held, shape[2])
             if own != shape:
                 raise UserError(
-                    f"'{readable(held.root)}' has images {own}, '{readable(train.root)}' has {shape}: set size"
+                    f"'{readable(held.root)}' has images {own}, '{readable(train.root)}' has {shape}: set config.data.size=64"
                 )
             notes += (*looked, f"held out: the {len(held.names):,} pictures of '{readable(held.root)}'", *also)
             if classes:
