@@ -102,6 +102,11 @@ def open_set(text: str, args: argparse.Namespace) -> Any:
     return Pictures.folder(text, args.size)
 
 
+def of(pictures: Any) -> dict[str, str]:
+    """What a record says of a set: its name and the hash of all that it holds."""
+    return {"of": Path(pictures.what).name, "hash": pictures.fingerprint(content=True)}
+
+
 def is_statistics(path: str) -> bool:
     """Whether a file holds mu and sigma rather than images."""
     if path.endswith(".npz") and Path(path).is_file():
@@ -149,7 +154,7 @@ def sets(args: argparse.Namespace) -> list[dict[str, Any]]:
         real = features.reference(viewer, source, needs, progress=bar("B", len(source)))
     found = summary()
     about = {
-        "N": found.count, "share": {"of": len(made), "seed": 0}, "sizes": made.span(), "side": args.size,
+        "made": of(made), "N": found.count, "share": {"of": len(made), "seed": 0}, "sizes": made.span(), "side": args.size,
         "protocol": asdict(judge.protocol), "weights": judge.weights,
         "reference": {"of": Path(args.real).name, **real.origin},
         "precision": "float32 (highest)", "jax": jax.__version__,
@@ -169,7 +174,13 @@ def pairs(args: argparse.Namespace) -> list[dict[str, Any]]:
     how = pairs.Comparison(tuple(filter(None, args.paired.split(","))), args.luma, args.border, args.weights)
     with tqdm(desc="pairs", unit="pair", delay=2, leave=False, disable=None) as shown:
         figures, about = pairs.compare(made, real, how, args.num, batch=args.batch, progress=shown.update)
-    about |= {"side": args.size, "precision": "float32 (highest)", "jax": jax.__version__}
+    about |= {
+        "made": of(made),
+        "reference": of(real),
+        "side": args.size,
+        "precision": "float32 (highest)",
+        "jax": jax.__version__,
+    }
     say([*made.told(), *real.told(), f"{about['N']} pairs, matched {about['matched']}"])
     if about["left_out"]:
         say([f"pairs left out, since a picture cannot be read: {about['left_out']}"])
@@ -224,6 +235,13 @@ def run(argv: list[str]) -> None:
     args = parser().parse_args(argv)
     if not args.real and not args.save:
         raise UserError("B is missing: the reference set to compare with (or --save=FILE to keep A's statistics)")
+    for name, least in (("batch", 1), ("num", 0), ("size", 0), ("border", 0)):
+        if (value := getattr(args, name)) < least:
+            raise UserError(f"--{name}={value} must be at least {least}")
+    for path in filter(None, (args.out, args.save)):  # a place that cannot be written is told before all the work
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if args.out:
+        open(args.out, "a").close()
     backend.configure()
     records = pairs(args) if args.paired else sets(args)
     for record in records:

@@ -13,7 +13,7 @@ from jaxgen.data.sources import NothingHeldOut, Source
 from jaxgen.errors import NotFinite, UserError
 from jaxgen.evaluation.per_image import Evaluator, Report, best, examine
 from jaxgen.images import save_grid
-from jaxgen.runs.directory import environment
+from jaxgen.runs.directory import environment, facts
 from jaxgen.runs.experiment import Experiment
 from jaxgen.runs.posthoc import Choice
 from jaxgen.runs.trained import Trained
@@ -75,7 +75,7 @@ def measured(
         for key, value in report.scalars.items() if parallel.is_lead() else ():
             ema = choice.name if report.about.get("averaged", True) else "raw"
             record = {"metric": key, "value": value, "evaluator": name, **report.about, "ema": ema}
-            trained.run.result({**record, **origin(exp, trained.at)})
+            trained.run.result({**record, **origin(exp, trained.at, source)})
         yield name, report
 
 
@@ -99,6 +99,8 @@ def open_tests(
     tests, source = with_data(trained.exp, tests)
     if not tests:
         raise UserError(f"nothing is left to measure: the evaluators of {trained.run.path} need held-out pictures")
+    if source and (changed := trained.run.other_data(facts(trained.exp.open_source("train")))) and parallel.is_lead():
+        print(f"warning: {changed}", file=sys.stderr)
     return trained, tests, source
 
 
@@ -172,14 +174,15 @@ def table(names: list[str], rows: dict[str, list[float]], marks: dict[str, int])
     return "\n".join(line.rstrip() for line in lines)
 
 
-def origin(exp: Experiment, step: int) -> dict[str, Any]:
-    """What every figure depends on: checkpoint, sampler, guidance, seed, versions."""
+def origin(exp: Experiment, step: int, source: Source | None) -> dict[str, Any]:
+    """What every figure depends on: checkpoint, held-out data, sampler, guidance, seed, versions."""
     method = exp.config.method.to_dict()
     machine = environment()
     return {
         "step": step,
         "images": step * exp.batch,
         "seed": exp.config.seed,
+        **({"data": {"num": len(source), "fingerprint": source.fingerprint()}} if source else {}),
         **{key: method[key] for key in ("solver", "guide") if key in method},
         **{key: machine[key] for key in ("jaxgen", "commit", "versions", "devices")},
     }

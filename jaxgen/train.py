@@ -23,7 +23,7 @@ from jaxgen.config.length import laid_out, remarks
 from jaxgen.config.registry import build
 from jaxgen.core import parallel
 from jaxgen.core.lender import Role
-from jaxgen.core.method import Method
+from jaxgen.core.method import Method, Samples
 from jaxgen.core.spec import Spec
 from jaxgen.core.state import PyTree, TrainState, adopt
 from jaxgen.data.pipeline import index_stream, load_all, train_stream
@@ -134,7 +134,7 @@ def resume(config: ConfigDict, run: RunDir, began: float, allow_data_change: boo
                     state, at = loop(i)(state, at, notes)
                 if at < stages[i].stop:
                     return
-        say(finished(run))
+        say(finished(run, isinstance(first.method, Samples)))
     finally:
         checkpoints.close()
         averages.close()
@@ -472,7 +472,7 @@ class Loop:
             raise self.diverged(f"{', '.join(broken)} became NaN or infinite between steps {start + 1} and {stop}")
         self.writers.scalars(stop, {**means, **speed})
         left = (self.total - stop) * self.exp.batch / rate if rate else None
-        self.writers.console(stop, {**self.shown(means), "images/s": rate}, left)
+        self.writers.console(stop, {**self.shown(means), **({"images/s": rate} if rate else {})}, left)
 
     @staticmethod
     def shown(means: dict[str, Any]) -> dict[str, Any]:
@@ -533,11 +533,12 @@ class Loop:
                 self.writers.image(at, label, images, report.columns, report.captions)
 
 
-def finished(run: RunDir) -> str:
-    """Where everything is, and what to do with it."""
+def finished(run: RunDir, samples: bool) -> str:
+    """Where everything is, and what to do with it; `samples`: whether the method can make pictures."""
     places = {"pictures": "samples", "curves": "loss.png", "figures": "metrics.jsonl"}
     found = [f"{what} in {run.path / name}" for what, name in places.items() if (run.path / name).exists()]
-    more = f"more pictures: python -m jaxgen.main --workdir={run.path} --mode=sample"
+    what, mode = ("pictures", "sample") if samples else ("figures", "eval")
+    more = f"more {what}: python -m jaxgen.main --workdir={run.path} --mode={mode}"
     return "done     " + "; ".join([", ".join(found), more] if found else [more])
 
 

@@ -257,7 +257,9 @@ def _data(spec: dict[str, Any]) -> dict[str, Any]:
     allowed = keys("source", name, "config.data")
     for key in spec:
         if key != "name" and key not in allowed and key not in known:
-            raise UserError(f"config.data.{key} is not a field of {name}{nearest(key, [*allowed, *known])}")
+            others = [one for one in TABLES["source"] if key in keys("source", one, "config.data")]
+            hint = f", but of {', '.join(others)}: add --config.data={others[0]}" if others else ""
+            raise UserError(f"config.data.{key} is not a field of {name}{hint or nearest(key, [*allowed, *known])}")
     feed = {k: typed(spec.get(k, getattr(Feed(), k)), f, f"config.data.{k}") for k, f in known.items()}
     return {**complete("source", {k: v for k, v in spec.items() if k not in known}, "config.data"), **feed}
 

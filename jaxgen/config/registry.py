@@ -29,7 +29,7 @@ NET_PARTS: dict[str, Any] = {}  # keys of a net that are not fields of its modul
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """`; did you mean 'x'?` or the list of what there is: the end of every message about a wrong name."""
-    known = sorted(known)
+    known = list(known) if isinstance(known, tuple) else sorted(known)  # a tuple is in an order of its own
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return (
         f"; did you mean {close[0]!r}?"
@@ -203,6 +203,12 @@ def members(table: str, name: str, where: str) -> dict[str, Any]:
     return {k: as_spec(KEYS[k], v, f"{where}.{k}") for k, v in known.items() if v is not dataclasses.MISSING}
 
 
+def _holds(table: str, spec: Any, key: str) -> bool:
+    """Whether the member that a config dict or a name stands for has a field of that name."""
+    name = spec.get("name") if isinstance(spec, dict) else spec
+    return is_known(table, name) and key in fields(lookup(table, name, key))
+
+
 def complete(table: str, spec: Any, where: str = "config") -> Any:
     """A spec with every default spelled out (but what is given), every key and value looked at.
 
@@ -218,7 +224,9 @@ def complete(table: str, spec: Any, where: str = "config") -> Any:
     out: dict[str, Any] = {"name": spec["name"]}
     for key in spec:
         if key != "name" and key not in known and key not in parts:
-            raise UserError(f"{where}.{key} is not a field of {spec['name']}{nearest(key, [*known, *parts])}")
+            inner = [sub for sub in (*known, *parts) if sub in KEYS and _holds(KEYS[sub], spec.get(sub), key)]
+            hint = f"; did you mean {where}.{inner[0]}.{key}?" if inner else nearest(key, [*known, *parts])
+            raise UserError(f"{where}.{key} is not a field of {spec['name']}{hint}")
     for key, field in known.items():
         like = default(field)
         value = spec.get(key, like)

@@ -57,7 +57,7 @@ def find(root: str) -> Found:
     """
     if not os.path.isdir(root):
         what = "is not a folder" if os.path.exists(root) else "does not exist"
-        raise UserError(f"image folder '{readable(root)}' {what}")
+        raise UserError(f"image folder '{readable(root)}' {what}; where it is now says --config.data.path=FOLDER")
     found, links, real = Found(), [""], os.path.realpath(root)
     seen: dict[str, str] = {}  # real place of a folder -> its name here
     while (

@@ -172,7 +172,7 @@ class Neighbours:
             {k: float(v) for k, v in figures.items()},
             {"neighbours": np.concatenate(shown)},
             self.near + 1,
-            {"N": len(made), "seeds": [self.seed], "held_out": drawn(source, self.num)},
+            about={"N": len(made), "seeds": [self.seed], "held_out": drawn(source, self.num)},
         )
 
 
@@ -319,7 +319,7 @@ class Restoration:
             "luma": self.y,
             "border": self.border,
         }
-        return Report({name + k: v for k, v in scalars.items()}, {name + "restoration": pictures}, 6, about)
+        return Report({name + k: v for k, v in scalars.items()}, {name + "restoration": pictures}, 6, about=about)
 
 
 @dataclass(frozen=True)

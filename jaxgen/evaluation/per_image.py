@@ -33,8 +33,10 @@ class Report:
     scalars: dict[str, float] = field(default_factory=dict)
     images: dict[str, np.ndarray] = field(default_factory=dict)  # [N, H, W, C] each, drawn as grids
     columns: int = 0  # of the grids; 0 is near square
-    captions: tuple[str, ...] = ()  # of the columns
-    about: dict[str, Any] = field(default_factory=dict)  # what figures depend on besides: N, protocol, hashes
+    captions: tuple[str, ...] = field(default=(), kw_only=True)  # of the columns
+    about: dict[str, Any] = field(
+        default_factory=dict, kw_only=True
+    )  # what figures depend on besides: N, protocol, hashes
 
     def broken(self) -> list[str]:
         """The figures and pictures that hold NaN or infinity."""

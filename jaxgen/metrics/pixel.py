@@ -88,5 +88,7 @@ def shave(x: Array, border: int) -> Array:
     """[..., H, W, C] without `border` pixels on every side."""
     height, width = x.shape[-3:-1]
     if border < 0 or 2 * border >= min(height, width):
-        raise UserError(f"a border of {border} pixels leaves nothing of images of shape {x.shape}")
+        raise UserError(
+            f"a border of {border} pixels leaves nothing of pictures of {x.shape[-2]}x{x.shape[-3]}; take less"
+        )
     return x[..., border : height - border, border : width - border, :]

@@ -9,6 +9,7 @@ Averages are the snapshots from which averages of other lengths are reconstructe
 import gc
 import json
 import logging
+import re
 import shutil
 import sys
 import warnings
@@ -238,7 +239,8 @@ class Checkpoints(Steps):
                     raise UserError(
                         f"{error}{'' if len(candidates) == 1 else ', and so are all others'}; {cure}"
                     ) from error
-                warnings.warn(f"{error}; falling back to an older one", stacklevel=2)
+                older = candidates[candidates.index(at) + 1]
+                warnings.warn(f"{error}; falling back to step {older}", stacklevel=2)
         return None
 
     def trained(self, like: Callable[[int], TrainState], step: int = -1) -> tuple[int, TrainState]:
@@ -289,8 +291,9 @@ def _unheard() -> Iterator[None]:
 
 
 def _line(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:160]}{'...' * (len(text) > 160)}"
+    """In one line, without what libraries say of their own insides."""
+    text = re.split(r"\s*(?:\.? See full|Source location|\[)", " ".join(str(error).split()))[0][:100]
+    return text or type(error).__name__
 
 
 def _facts(tree: PyTree) -> dict[str, str]:

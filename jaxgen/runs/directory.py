@@ -124,15 +124,17 @@ class RunDir:
                 f"{since}: {words}; give back what was there, or start from this run's weights with "
                 f"--config.init={self.path} in another --workdir"
             )
-        if old.get("num", new["num"]) != new["num"]:
-            words = "; ".join([words] * bool(words) + [f"{old['num']:,} -> {new['num']:,} examples"])
-        if not words and old.get("fingerprint", new["fingerprint"]) != new["fingerprint"]:
-            words = f"{new['num']:,} examples as before, but not the same ones, or in another order"
+        words = "; ".join(filter(None, [words, _other_examples(old, new)]))
         if words and not allow:
             raise UserError(
                 f"{since}: {words}; give back what was there, or go on with what is there now by --allow-data-change"
             )
         return f"changed since step {step}, as allowed: {words}" if words else ""
+
+    def other_data(self, now: dict[str, Any]) -> str:
+        """That figures are taken on other data than the run was trained on, in words; "" where they are not."""
+        words = _other_examples(self.data(), now)
+        return f"the data are not those that {self.path} was trained on: {words}" if words else ""
 
     def _refuse(self, differences: list[str], when: str = "") -> None:
         changed = [d for d in differences if not FREE.fullmatch(d.partition(":")[0])]
@@ -194,6 +196,15 @@ class RunDir:
             file.seek(max(0, file.seek(0, 2) - 1))
             broken = file.read(1) not in (b"", b"\n")
             file.write(b"\n" * broken + json.dumps(record, allow_nan=False).encode() + b"\n")
+
+
+def _other_examples(old: dict[str, Any], new: dict[str, Any]) -> str:
+    """How two `facts` of data with the same Spec differ, in words."""
+    if old.get("num", new["num"]) != new["num"]:
+        return f"{old['num']:,} -> {new['num']:,} examples"
+    if old.get("fingerprint", new["fingerprint"]) != new["fingerprint"]:
+        return f"{new['num']:,} examples as before, but not the same ones, or in another order"
+    return ""
 
 
 def facts(source: Source) -> dict[str, Any]:

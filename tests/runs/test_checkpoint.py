@@ -116,7 +116,7 @@ def test_where_nothing_whole_is_left_a_line_says_so_and_nothing_is_deleted(writt
         file.write_text(json.dumps(told))
     keeper, like = Checkpoints(tmp_path / "run", read_only=True), abstract(state(), parallel.make_mesh({"data": 1}))
     with (
-        pytest.warns(UserWarning, match=r"checkpoint 2 in .*kernel is not what was written.*older"),
+        pytest.warns(UserWarning, match=r"checkpoint 2 in .*kernel is not what was written.*falling back to step 1"),
         pytest.raises(UserError, match=r"checkpoint 1 in .* and so are all others; restore it, or start afresh"),
     ):
         keeper.restore(lambda _: like)

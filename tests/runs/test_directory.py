@@ -46,7 +46,8 @@ def test_a_second_training_is_refused_in_a_line_that_names_the_first(holder, tin
     with pytest.raises(UserError, match=words) as error:
         train(tiny("vae_digits"), tmp_path / "run")
     assert "\n" not in str(error.value) and sorted((tmp_path / "run").iterdir()) == before
-    os.kill(holder.pid, signal.SIGKILL)  # the cure's rougher form; a zombie is dead
+    os.kill(holder.pid, signal.SIGKILL)  # the cure's rougher form
+    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # a zombie is dead
     said = []
     with Lock(tmp_path / "run", said.append):
         assert f"process {holder.pid}" in said[0] and "taken over" in said[0]

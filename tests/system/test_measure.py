@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from cases import ROOT
 
+from jaxgen import compare as sets
 from jaxgen import evaluate
 from jaxgen.config import files as configs
 from jaxgen.core import parallel
@@ -17,6 +18,7 @@ from jaxgen.errors import NotFinite, UserError
 from jaxgen.evaluation import features
 from jaxgen.evaluation.features import Viewer, compare, needs_of, reference, source_batches, summarise
 from jaxgen.evaluation.pictures import Pictures
+from jaxgen.images import save_png
 from jaxgen.metrics import pixel
 from jaxgen.metrics.protocols import NATIVE, PROTOCOLS, prepare
 from jaxgen.metrics.statistics import write_statistics
@@ -256,6 +258,8 @@ def test_evaluators_of_a_run(classifier, tmp_path):
     } <= set(found)
     records = [json.loads(line) for line in (tmp_path / "run" / "results.jsonl").read_text().splitlines()]
     assert {r["metric"] for r in records} == set(found)
+    facts = {"num": 297, "fingerprint": Digits().open("eval").fingerprint()}
+    assert all(r["N"] and r["data"] == facts for r in records)
     fid = next(r for r in records if r["metric"] == "fid@40:native")
     assert fid["N"] == 40 and fid["seeds"] == [0, 1] and fid["protocol"]["name"] == "native"
     assert {"weights", "reference", "precision", "versions", "step", "commit"} <= set(fid)
@@ -335,3 +339,45 @@ def test_a_classifier_needs_labels():
     config = configs.override(configs.load(f"{ROOT}/configs/classifier_digits.py:tiny"), {"data.labels": "False"})
     with pytest.raises(UserError, match=r"data\.labels=True"):
         _ = Experiment.open(config, open_source(config, "train").spec).method
+
+
+def pictures(folder, num, seed=0):
+    """A folder of random pictures."""
+    folder.mkdir()
+    for i, image in enumerate(np.random.default_rng(seed).integers(0, 256, (num, 8, 8, 3), np.uint8)):
+        save_png(folder / f"{i}.png", image)
+    return str(folder)
+
+
+@pytest.mark.parametrize(("flag", "least"), [("batch", 1), ("num", 0), ("size", 0), ("border", 0)])
+def test_a_number_that_compare_cannot_take_is_told_before_anything_is_read(flag, least):
+    with pytest.raises(UserError, match=f"--{flag}={least - 1} must be at least {least}"):
+        sets.run(["nowhere", "nowhere", "--paired=psnr", f"--{flag}={least - 1}"])
+
+
+def test_a_record_says_which_sets_it_is_of(tmp_path, capsys):
+    """Two models in one file of records are told apart, and the file's folder need not be there."""
+    a, b, real = (pictures(tmp_path / name, 3, seed) for seed, name in enumerate("abr"))
+    out = tmp_path / "deep" / "er" / "out.jsonl"
+    for made in (a, b, a):
+        sets.run([made, real, "--paired=mse", f"--out={out}"])
+    records = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [r["made"]["of"] for r in records] == ["a", "b", "a"] and records[0] == records[2]
+    assert records[0]["made"]["hash"] != records[1]["made"]["hash"]
+    assert {r["reference"]["hash"] for r in records} == {records[0]["reference"]["hash"]}
+
+
+def test_figures_on_other_data_than_the_run_was_trained_on_are_told(tmp_path, capsys):
+    folder = pictures(tmp_path / "pictures", 20)
+    changes = {
+        "data": {"name": "folder", "path": folder, "batch": 4},
+        "eval": {"loss": {}},
+        "steps": 1,
+        "mesh": {"data": 1},
+    }
+    train(configs.override(configs.load("vae_digits:tiny"), changes), tmp_path / "run")
+    evaluate.evaluate(tmp_path / "run")
+    assert "warning" not in capsys.readouterr().err
+    save_png(tmp_path / "pictures" / "more.png", np.zeros((8, 8, 3), np.uint8))
+    evaluate.evaluate(tmp_path / "run")
+    assert "warning: the data are not those that" in capsys.readouterr().err
