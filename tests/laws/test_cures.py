@@ -253,7 +253,7 @@ def pattern(node) -> str:
 
 # Where else messages are: how many of a room (or a file of it) no case above gives, and why. A new error adds a case or is counted.
 ELSEWHERE = {
-    "compare.py": (7, "a command of its own; tests/system/test_measure.py"),
+    "compare.py": (8, "a command of its own; tests/system/test_measure.py"),
     "config": (18, "what a config file or a command line holds; tests/config and tests/system/test_command.py"),
     "core": (17, "mistakes of the code of a method of one's own, or a second run or host is needed; tests/core, tests/runs"),
     "core/task.py": (3, "two tasks that exclude each other; tests/tasks"),
