@@ -46,14 +46,20 @@ def with_data(exp: Experiment, tests: dict[str, Evaluator]) -> tuple[dict[str, E
 
 
 def reports(
-    exp: Experiment, tests: dict[str, Evaluator], raw: Weights, ema: Weights, source: Source | None, label: str = "ema"
+    exp: Experiment,
+    tests: dict[str, Evaluator],
+    raw: Weights,
+    ema: Weights,
+    source: Source | None,
+    label: str = "ema",
+    owners: dict[str, str] | None = None,
 ) -> Iterator[tuple[str, Report]]:
     """(name, report) of each evaluator in turn; all hosts take part. `label`: what the averaged weights are called.
 
     Nothing that is not finite is reported: a NotFinite names the weights, the cause and the cure. A figure that an earlier
-    evaluator has reported by the same name is called by its evaluator too: `other/psnr`.
+    evaluator has reported by the same name is called by its evaluator too: `other/psnr`; `owners` remembers whose are whose.
     """
-    seen: set[str] = set()
+    owners = {} if owners is None else owners
     for name, test in tests.items():
         at_work = {"raw": raw} if getattr(test, "raw", False) else {label: ema, "raw": raw}
         with exp.explaining(at_work, f"config.eval.{name}: "):
@@ -61,8 +67,7 @@ def reports(
             report = test(exp, raw, ema, source)
             if broken := report.broken():
                 raise NotFinite(f"{', '.join(broken)} became NaN or infinite")
-        scalars = {f"{name}/{k}" if k in seen else k: v for k, v in report.scalars.items()}
-        seen |= scalars.keys()
+        scalars = {k if owners.setdefault(k, name) == name else f"{name}/{k}": v for k, v in report.scalars.items()}
         yield name, replace(report, scalars=scalars)
 
 

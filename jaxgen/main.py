@@ -189,10 +189,11 @@ def _refuse_other(args: argparse.Namespace, changes: dict[str, str]) -> None:
     What is made comes from the run's own config.
     """
     from jaxgen.config import files as configs
+    from jaxgen.config.length import laid_out
 
     own, given = _remembered(args.workdir), configs.load(args.config)
     for said in ({}, changes):
-        found = configs.differences(own, configs.override(given, said))
+        found = configs.differences(own, laid_out(configs.override(given, said), own))
         found = [d for d in found if not PACE.match(d) and not (d.startswith("tasks.") and d.endswith("-> ()"))]
         if not found:
             return

@@ -227,6 +227,7 @@ class Loop:
         self.config, self.facts = exp.config, data
         self.source = source
         self.tests, self.held_out = evaluate.with_data(exp, evaluate.evaluators(exp))
+        self.owners: dict[str, str] = {}  # figure -> the evaluator that has its plain name
         self.faults: dict[str, str] = {}  # evaluator -> what went wrong last
         exp.refuse_batch()
         if self.held_out:
@@ -524,7 +525,8 @@ class Loop:
 
     def report(self, name: str, test: Evaluator, state: TrainState, at: int) -> None:
         """Run one evaluator, and tell what it found."""
-        for _, report in evaluate.reports(self.exp, {name: test}, state.view(), state.view(ema=True), self.held_out):
+        w = state.view(), state.view(ema=True)
+        for _, report in evaluate.reports(self.exp, {name: test}, *w, self.held_out, owners=self.owners):
             if report.scalars:
                 self.writers.scalars(at, report.scalars, prefix="eval")
                 of = "on held-out data" if test.reads else name

@@ -123,7 +123,7 @@ def test_runs_without_snapshots_sweep_over_what_they_keep(run, tmp_path):
 
 
 def test_snapshots_of_nothing_are_refused_before_anything_is_written(tiny, tmp_path):
-    with pytest.raises(UserError, match=r"config.snapshot_every=1 keeps power averages and no net has one; give a net"):
+    with pytest.raises(UserError, match=r"config.snapshot_every=1 keeps power averages and no net has one; set config"):
         train(tiny("vae_digits", **QUIET), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
