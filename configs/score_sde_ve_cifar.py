@@ -31,7 +31,7 @@ def get_config(arg: str = "") -> ConfigDict:
     return tiny(c, **TINY) if arg == "tiny" else c
 
 
-TINY = {  # the corrector's step is divided by the score, which is next to nothing after four steps of training: a small snr
+TINY = {  # no corrector: its step is divided by the score, which is next to nothing after four steps of training
     "method.net.width": 16, "method.net.attend": (8,), "method.net.mults": (1, 2), "method.net.blocks": 1,
-    "method.solver.steps": 3, "method.solver.snr": 0.001,
+    "method.solver.steps": 3, "method.solver.corrections": 0,
 }  # fmt: skip
