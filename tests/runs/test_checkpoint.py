@@ -78,9 +78,9 @@ def test_256_zero_bytes_anywhere_are_noticed_or_harmless(written, tmp_path, capf
                 warnings.simplefilter("always")
                 step, found = keeper.restore(lambda step, keeper=keeper: (keeper.story(step), like)[1])
             assert same(found, state(step)) and keeper.story(step) == STORY, file
-            assert len(told) == (step == 1) and all(
-                "\n" not in str(w.message) and len(str(w.message)) < 500 for w in told
-            )
+            told = [w for w in told if not issubclass(w.category, ResourceWarning)]  # these are shown to nobody
+            assert len(told) == (step == 1), [str(w.message) for w in told]
+            assert all("\n" not in str(w.message) and len(str(w.message)) < 500 for w in told)
             noticed, tried = noticed + (step == 1), tried + 1
             shutil.rmtree(tmp_path / "run")
     assert 5 < noticed < tried
