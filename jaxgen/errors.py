@@ -12,6 +12,11 @@ class NotFinite(UserError):
     """NaN or infinity where there was to be a picture or a figure."""
 
 
+def line(error: Exception) -> str:
+    """What an error says, in one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def told(error: Exception) -> str:
     """What an error says to a person: of the system's, the file and the reason without its number."""
     if not isinstance(error, OSError) or not error.strerror:

@@ -76,11 +76,12 @@ def measured(
 ) -> Iterator[tuple[str, Report]]:
     """(name, report) of each evaluator with those weights as the averaged ones; figures go to results.jsonl."""
     exp, state = trained.exp, trained.state
+    depends = origin(exp, trained.at, source)
     for name, report in reports(exp, tests, state.view(), choice.weights(), source, choice.name):
         for key, value in report.scalars.items() if parallel.is_lead() else ():
             ema = choice.name if report.about.get("averaged", True) else "raw"
             record = {"metric": key, "value": value, "evaluator": name, **report.about, "ema": ema}
-            trained.run.result({**record, **origin(exp, trained.at, source)})
+            trained.run.result({**record, **depends})
         yield name, report
 
 

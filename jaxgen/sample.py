@@ -1,7 +1,6 @@
 """A run directory -> images: a grid, an .npz and single files."""
 
 import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from jaxgen.errors import UserError
 from jaxgen.images import map_npz, save_grid, save_png, write_npz
 from jaxgen.runs.experiment import Made
 from jaxgen.runs.trained import Labels, Trained
+from jaxgen.runs.writers import say
 
 SHOWN = 256  # pictures of a grid
 
@@ -62,11 +62,6 @@ def sample(
     what = f"{num:,} samples of step {trained.at} ({choice}, seed {seed})"
     say(f"making {what}")
     return Output(trained, target, num, called, files, what).write(made)
-
-
-def say(text: str) -> None:
-    """To people, not to programs."""
-    print(text, file=sys.stderr, flush=True)
 
 
 @dataclass(frozen=True)

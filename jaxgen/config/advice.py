@@ -27,4 +27,5 @@ def gentler(config: ConfigDict) -> str:
 
 
 def first_net(config: ConfigDict) -> str:
+    """The path of the first net that is trained: `config.method.net`."""
     return next(f"config.method.{k}" for k, v in config.method.items() if hasattr(v, "optimizer"))

@@ -14,6 +14,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from jaxgen.errors import line
+
 # Pillow's remarks on what is odd in a file do not name it; what cannot be read is told with its name
 for remark in (UserWarning, Image.DecompressionBombWarning):
     warnings.filterwarnings("ignore", category=remark, module=r"PIL\.")
@@ -42,13 +44,9 @@ def _decoding() -> Iterator[None]:
     except UnidentifiedImageError as e:  # its own words name the file, or an object in memory
         raise Unreadable("it is no picture of a known format, or its beginning is damaged") from e
     except OSError as e:
-        raise Unreadable(e.strerror or _line(e)) from e
+        raise Unreadable(e.strerror or line(e)) from e
     except Exception as e:
-        raise Unreadable(_line(e)) from e
-
-
-def _line(e: Exception) -> str:
-    return " ".join(str(e).split()) or type(e).__name__
+        raise Unreadable(line(e)) from e
 
 
 def _cover(image: Image.Image, size: int) -> Image.Image:

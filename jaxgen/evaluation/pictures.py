@@ -20,7 +20,7 @@ from jaxgen.errors import UserError
 
 Picture = np.ndarray  # uint8 [h, w, C]
 Shape = tuple[int, int, int]
-Row = TypeVar("Row")
+Row, Seen = TypeVar("Row"), TypeVar("Seen")
 
 
 def counter(what: str, total: int) -> tqdm:
@@ -77,18 +77,17 @@ class Pictures:
 
     def get(self, i: int) -> Picture | None:
         """Picture i, or None where it is broken."""
-        try:
-            return self.read(int(i))
-        except UserError as error:
-            self.lost[int(i)] = str(error)
-            return None
+        return self._or_lost(self.read, int(i))
 
     def look(self, i: int) -> Shape | None:
         """The shape of picture i, or None where it is broken."""
+        return self._or_lost(self.shape, int(i))
+
+    def _or_lost(self, look: Callable[[int], Seen], i: int) -> Seen | None:
         try:
-            return self.shape(int(i))
+            return look(i)
         except UserError as error:
-            self.lost[int(i)] = str(error)
+            self.lost[i] = str(error)
             return None
 
     def batches(self, rows: Sequence[int], size: int) -> Iterator[tuple[list[Picture], np.ndarray | None]]:

@@ -102,11 +102,6 @@ def one_of(value: str, known: Iterable[str], what: str) -> None:
         raise UserError(f"{what} {value!r} is unknown; {hint}")
 
 
-def line(e: Exception) -> str:
-    """What an error says, in one line."""
-    return " ".join(str(e).split()) or type(e).__name__
-
-
 def warn_once(message: str) -> None:
     """A fault of the data, told once in a process however often the data are opened; atomic, since threads meet the same file."""
     mark = object()

@@ -14,8 +14,8 @@ from jaxgen.core.given import FilePath
 from jaxgen.core.ranges import Natural
 from jaxgen.core.spec import Spec, pictures
 from jaxgen.data import decode
-from jaxgen.data.sources.source import NothingHeldOut, Source, line, one_of
-from jaxgen.errors import UserError
+from jaxgen.data.sources.source import NothingHeldOut, Source, one_of
+from jaxgen.errors import UserError, line
 
 
 @dataclass(frozen=True)
