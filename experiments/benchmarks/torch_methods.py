@@ -1,0 +1,415 @@
+"""Training steps of GANs, VAE and VQ-VAE in PyTorch, NHWC in memory: the twins that `methods_vs_torch.py` measures against.
+
+A twin is made from jaxgen's own config of the method. Its parts are called as Flax calls them in jaxgen's nets (Conv_0,
+Residual_1, ...), so that `exported` fills it without a table of names. What a twin supports is what the cases need.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+
+
+def exported(variables: dict) -> dict[str, np.ndarray]:
+    """Collections of one of jaxgen's nets -> a state dict: convolutions [O, C, kh, kw], transposed ones [C, O, kh, kw]."""
+
+    def leaves(tree: dict, path: tuple[str, ...]):
+        for name, value in tree.items():
+            yield from leaves(value, (*path, name)) if isinstance(value, dict) else [((*path, name), np.asarray(value))]
+
+    found = {}
+    for (_, *parts, leaf), value in leaves(variables, ()):
+        parts = [part for part in parts if not part.startswith("BatchNorm")]  # within a Norm, which has nothing else
+        if leaf == "kernel" and value.ndim == 4:
+            value = (
+                value.transpose(2, 3, 0, 1) if parts[-1].startswith("ConvTranspose") else value.transpose(3, 2, 0, 1)
+            )
+        found[".".join([*parts, LEAVES.get(leaf, leaf)])] = value.T if leaf == "kernel" and value.ndim == 2 else value
+    return found
+
+
+def levels(images: Tensor) -> Tensor:
+    """uint8 [B, H, W, C] -> float32 [B, C, H, W] in [-1, 1], NHWC in memory."""
+    return (images.float() / 127.5 - 1.0).permute(0, 3, 1, 2)
+
+
+class Draws:
+    """Random numbers: those given, in order, and then torch's own."""
+
+    def __init__(self, given: Sequence[Tensor] = ()):
+        self.given = list(given)
+
+    def next(self, draw: Callable[[], Tensor]) -> Tensor:
+        return self.given.pop(0) if self.given else draw()
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Players of the GAN
+
+
+class DcganGenerator(nn.Module):
+    """z [B, Z] -> [B, C, H, W]."""
+
+    def __init__(self, shape, z_dim, width, base=4, norm="batch"):
+        super().__init__()
+        assert norm == "batch"
+        self.base, self.doublings = base, int(math.log2(shape[0] // base))
+        wide = width << (self.doublings - 1)
+        self.Dense_0, self.Norm_0 = nn.Linear(z_dim, base * base * wide, bias=False), nn.BatchNorm2d(wide)
+        for i in range(1, self.doublings):
+            layer = nn.ConvTranspose2d(wide >> (i - 1), wide >> i, 4, 2, 1, bias=False)
+            self.add_module(f"ConvTranspose_{i - 1}", layer)
+            self.add_module(f"Norm_{i}", nn.BatchNorm2d(wide >> i))
+        self.add_module(f"ConvTranspose_{self.doublings - 1}", nn.ConvTranspose2d(width, shape[-1], 4, 2, 1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.Dense_0(z).unflatten(1, (self.base, self.base, -1)).permute(0, 3, 1, 2)
+        for i in range(self.doublings):
+            x = F.relu(self.get_submodule(f"Norm_{i}")(x), inplace=True)
+            x = self.get_submodule(f"ConvTranspose_{i}")(x)
+        return torch.tanh(x)
+
+
+class DcganDiscriminator(nn.Module):
+    """[B, C, H, W] -> logits [B]."""
+
+    def __init__(self, shape, width, base=4, norm="batch"):
+        super().__init__()
+        self.halvings, self.norm = int(math.log2(shape[0] // base)), norm == "batch"
+        before = shape[-1]
+        for i in range(self.halvings):
+            wide = width << i
+            self.add_module(f"Conv_{i}", nn.Conv2d(before, wide, 4, 2, 1, bias=i == 0 or not self.norm))
+            if i and self.norm:
+                self.add_module(f"Norm_{i - 1}", nn.BatchNorm2d(wide))
+            before = wide
+        self.Dense_0 = nn.Linear(base * base * before, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i in range(self.halvings):
+            x = self.get_submodule(f"Conv_{i}")(x)
+            x = self.get_submodule(f"Norm_{i - 1}")(x) if i and self.norm else x
+            x = F.leaky_relu(x, 0.2, inplace=True)
+        return self.Dense_0(x.permute(0, 2, 3, 1).flatten(1))[:, 0]
+
+
+class ResnetGenerator(nn.Module):
+    """z [B, Z] -> [B, C, H, W]; the shortcut is convolved before it is doubled, as in jaxgen."""
+
+    def __init__(self, shape, z_dim, width, base=4, norm="batch"):
+        super().__init__()
+        assert norm == "batch"
+        self.base, self.doublings = base, int(math.log2(shape[0] // base))
+        self.Dense_0 = nn.Linear(z_dim, base * base * width)
+        for i in range(self.doublings):
+            self.add_module(f"Norm_{2 * i}", nn.BatchNorm2d(width))
+            self.add_module(f"UpConv_{i}", nn.Conv2d(width, width, 3, padding=1, bias=False))
+            self.add_module(f"Norm_{2 * i + 1}", nn.BatchNorm2d(width))
+            self.add_module(f"Conv_{2 * i}", nn.Conv2d(width, width, 3, padding=1))
+            self.add_module(f"Conv_{2 * i + 1}", nn.Conv2d(width, width, 1))
+        self.add_module(f"Norm_{2 * self.doublings}", nn.BatchNorm2d(width))
+        self.add_module(f"Conv_{2 * self.doublings}", nn.Conv2d(width, shape[-1], 3, padding=1))
+
+    def forward(self, z: Tensor) -> Tensor:
+        part = self.get_submodule
+        x = self.Dense_0(z).unflatten(1, (self.base, self.base, -1)).permute(0, 3, 1, 2)
+        for i in range(self.doublings):
+            h = F.interpolate(F.relu(part(f"Norm_{2 * i}")(x), inplace=True), scale_factor=2.0)
+            h = F.relu(part(f"Norm_{2 * i + 1}")(part(f"UpConv_{i}")(h)), inplace=True)
+            x = part(f"Conv_{2 * i}")(h) + F.interpolate(part(f"Conv_{2 * i + 1}")(x), scale_factor=2.0)
+        x = F.relu(part(f"Norm_{2 * self.doublings}")(x), inplace=True)
+        return torch.tanh(part(f"Conv_{2 * self.doublings}")(x))
+
+
+class ResnetDiscriminator(nn.Module):
+    """[B, C, H, W] -> logits [B]."""
+
+    def __init__(self, shape, width, downs=2, plain=2, norm="none"):
+        super().__init__()
+        assert norm == "none"
+        self.downs, self.blocks, layers = downs, downs + plain, []
+        for i in range(self.blocks):
+            layers += [nn.Conv2d(width if i else shape[-1], width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)]
+            layers += [nn.Conv2d(width if i else shape[-1], width, 1)] if i < downs else []
+        for i, layer in enumerate(layers):
+            self.add_module(f"Conv_{i}", layer)
+        self.Dense_0 = nn.Linear(width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers = iter([self.get_submodule(f"Conv_{i}") for i in range(2 * self.blocks + self.downs)])
+        for i in range(self.blocks):
+            h = next(layers)(F.relu(x) if i else x)
+            h = next(layers)(F.relu(h, inplace=True))
+            if i < self.downs:
+                h, x = F.avg_pool2d(h, 2), next(layers)(F.avg_pool2d(x, 2))
+            x = x + h
+        return self.Dense_0(F.relu(x).mean((2, 3)))[:, 0]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Autoencoders
+
+
+class Residual(nn.Module):
+    """x + conv1x1(relu(conv3x3(relu(x))))."""
+
+    def __init__(self, width: int, hidden: int):
+        super().__init__()
+        self.Conv_0 = nn.Conv2d(width, hidden, 3, padding=1, bias=False)
+        self.Conv_1 = nn.Conv2d(hidden, width, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.Conv_1(F.relu(self.Conv_0(F.relu(x)), inplace=True))
+
+
+class ConvEncoder(nn.Module):
+    """[B, C, H, W] -> [B, width, H / 2^downs, W / 2^downs]."""
+
+    def __init__(self, shape, width, hidden, downs, blocks):
+        super().__init__()
+        self.downs, self.blocks = downs, blocks
+        for i in range(downs):
+            self.add_module(f"Conv_{i}", nn.Conv2d(width if i else shape[-1], width, 4, 2, 1))
+        for i in range(blocks):
+            self.add_module(f"Residual_{i}", Residual(width, hidden))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i in range(self.downs):
+            x = self.get_submodule(f"Conv_{i}")(F.relu(x, inplace=True) if i else x)
+        for i in range(self.blocks):
+            x = self.get_submodule(f"Residual_{i}")(x)
+        return F.relu(x)
+
+
+class ConvDecoder(nn.Module):
+    """z [B, Z, h, w] or [B, Z] -> [B, channels, H, W]."""
+
+    def __init__(self, shape, channels, latent, vector, width, hidden, downs, blocks):
+        super().__init__()
+        self.downs, self.blocks, self.side = downs, blocks, shape[0] >> downs
+        if vector:
+            self.Dense_0 = nn.Linear(latent, self.side**2 * width)
+        else:
+            self.Conv_0 = nn.Conv2d(latent, width, 3, padding=1)
+        for i in range(blocks):
+            self.add_module(f"Residual_{i}", Residual(width, hidden))
+        for i in range(downs):
+            self.add_module(
+                f"ConvTranspose_{i}", nn.ConvTranspose2d(width, width if i < downs - 1 else channels, 4, 2, 1)
+            )
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.first(z)
+        for i in range(self.blocks):
+            x = self.get_submodule(f"Residual_{i}")(x)
+        for i in range(self.downs):
+            x = self.get_submodule(f"ConvTranspose_{i}")(F.relu(x))
+        return x
+
+    def first(self, z: Tensor) -> Tensor:
+        """[B, width, h, w]."""
+        if z.ndim == 4:
+            return self.Conv_0(z)
+        return self.Dense_0(z).unflatten(1, (self.side, self.side, -1)).permute(0, 3, 1, 2)
+
+
+class VaeNet(nn.Module):
+    """q(z | x) and p(x | z)."""
+
+    def __init__(self, shape, channels, latent, encoder, decoder):
+        super().__init__()
+        self.encoder, self.decoder = (
+            ConvEncoder(shape, **encoder),
+            ConvDecoder(shape, channels, latent, True, **decoder),
+        )
+        self.posterior = nn.Linear((shape[0] >> encoder["downs"]) ** 2 * encoder["width"], 2 * latent)
+
+    def encode(self, x: Tensor) -> Sequence[Tensor]:
+        return self.posterior(self.encoder(x).permute(0, 2, 3, 1).flatten(1)).chunk(2, 1)
+
+
+class EmaQuantizer(nn.Module):
+    """A codebook that follows the encodings; codes that nobody chooses start again from one of them."""
+
+    def __init__(self, codes, dim, decay=0.99, eps=1e-5, dead=0.03):
+        super().__init__()
+        self.decay, self.eps, self.dead = decay, eps, dead
+        for name, shape in (("embed", (codes, dim)), ("count", (codes,)), ("sum", (codes, dim))):
+            self.register_buffer(name, torch.ones(shape))
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """z [B, h, w, D] -> (codes with z's gradient, commitment [], perplexity [])."""
+        with torch.no_grad():
+            flat = z.flatten(0, 2)
+            distance = flat.square().sum(1, keepdim=True) - 2.0 * flat @ self.embed.T + self.embed.square().sum(1)
+            ids = distance.argmin(1)
+            codes = self.embed[ids].view_as(z)
+            share = torch.bincount(ids, minlength=len(self.embed)) / len(ids)
+            perplexity = torch.exp(-(share * share.clamp(min=1e-10).log()).sum())
+        return z + (codes - z).detach(), F.mse_loss(z, codes), perplexity, (flat, ids)
+
+    @torch.no_grad()
+    def follow(self, flat: Tensor, ids: Tensor) -> None:
+        """One step of the averages."""
+        num = len(self.embed)
+        chosen = F.one_hot(ids, num).float()
+        self.count.lerp_(chosen.sum(0), 1.0 - self.decay)
+        self.sum.lerp_(chosen.T @ flat, 1.0 - self.decay)
+        mass = self.count.sum()
+        self.embed.copy_(self.sum / ((self.count + self.eps) / (mass + num * self.eps) * mass)[:, None])
+        share = len(flat) / num
+        dead = self.count < self.dead * share
+        if dead.any():
+            rows = flat[torch.randperm(len(flat), device=flat.device)[:num]]
+            self.embed[dead], self.count[dead], self.sum[dead] = rows[dead], share, share * rows[dead]
+
+
+class VqVaeNet(nn.Module):
+    """Encoder, codebook, decoder."""
+
+    def __init__(self, shape, channels, quantizer, encoder, decoder):
+        super().__init__()
+        dim = quantizer["dim"]
+        self.encoder, self.decoder = ConvEncoder(shape, **encoder), ConvDecoder(shape, channels, dim, False, **decoder)
+        self.project, self.quantizer = nn.Linear(encoder["width"], dim), EmaQuantizer(**quantizer)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Methods: `step(images uint8 [B, H, W, C], draws)` is one training step and returns its losses.
+
+
+def adam(net: nn.Module, lr: float, b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> torch.optim.Adam:
+    """torch's fused Adam."""
+    return torch.optim.Adam(net.parameters(), lr, (b1, b2), eps, fused=True)
+
+
+def update(optimizer: torch.optim.Adam, loss: Tensor, clip: float = 0.0) -> None:
+    """Gradients and one update."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    if clip:
+        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], clip)
+    optimizer.step()
+
+
+class Twin:
+    """A method: its nets by name and their optimizers."""
+
+    def __init__(self, nets: dict[str, nn.Module], optimizers: dict[str, dict], device: str):
+        self.device = device
+        self.nets = {k: net.to(device=device, memory_format=torch.channels_last) for k, net in nets.items()}
+        self.optimizers = {k: adam(net, **optimizers[k]) for k, net in self.nets.items()}
+
+    def load(self, weights: dict[str, dict[str, np.ndarray]]) -> None:
+        """jaxgen's, `exported`, by net."""
+        for name, net in self.nets.items():
+            missing, _ = net.load_state_dict({k: torch.tensor(v) for k, v in weights[name].items()}, strict=False)
+            assert all(k.endswith("num_batches_tracked") for k in missing), missing
+
+    def gradients(self) -> dict[str, dict[str, np.ndarray]]:
+        """Adam's first moments by net and parameter."""
+        moments = {k: self.optimizers[k].state for k in self.nets}
+        return {
+            k: {name: moments[k][p]["exp_avg"].cpu().numpy() for name, p in net.named_parameters()}
+            for k, net in self.nets.items()
+        }
+
+
+PLAYERS = {c.__name__: c for c in (DcganGenerator, DcganDiscriminator, ResnetGenerator, ResnetDiscriminator)}
+PRIORS = {"normal": torch.randn, "uniform": lambda *shape, device: 2.0 * torch.rand(*shape, device=device) - 1.0}
+GAMES = {  # D's loss of logits (real, fake), and G's
+    "NonSaturating": (lambda r, f: (F.softplus(-r) + F.softplus(f)).mean(), lambda f: F.softplus(-f).mean()),
+    "Wasserstein": (lambda r, f: (f - r).mean(), lambda f: -f.mean()),
+}
+
+
+class TorchGan(Twin):
+    """n_critic updates of D, then one of G. `strength`: of the gradient penalty, 0 for none."""
+
+    def __init__(self, shape, gen, disc, optimizers, game, strength, n_critic, z_dim, prior, device):
+        players = {"gen": (gen, dict(z_dim=z_dim)), "disc": (disc, {})}
+        nets = {k: PLAYERS[kind](shape=shape, **more, **sizes) for k, ((kind, sizes), more) in players.items()}
+        super().__init__(nets, optimizers, device)
+        self.game, self.strength, self.n_critic = GAMES[game], strength, n_critic
+        self.z_dim, self.prior = z_dim, PRIORS[prior]
+
+    def step(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
+        gen, disc = self.nets["gen"], self.nets["disc"]
+        latents = lambda num: draws.next(lambda: self.prior(num, self.z_dim, device=self.device))  # noqa: E731
+        losses = []
+        for i in range(self.n_critic):
+            real = levels(images[i :: self.n_critic])
+            with torch.no_grad():
+                fake = gen(latents(len(real)))
+            loss = self.game[0](disc(real), disc(fake))
+            if self.strength:
+                mix = draws.next(lambda real=real: torch.rand_like(real[:, :1, :1, :1]))
+                between = (mix * real + (1.0 - mix) * fake).requires_grad_()
+                (slope,) = torch.autograd.grad(disc(between).sum(), between, create_graph=True)
+                norm = torch.sqrt(slope.square().sum((1, 2, 3)) + 1e-12)
+                loss = loss + self.strength * (norm - 1.0).square().mean()
+            update(self.optimizers["disc"], loss)
+            losses.append(loss.detach())
+        disc.requires_grad_(False)  # G's step needs the slope of D by images alone
+        g_loss = self.game[1](disc(gen(latents(len(real)))))
+        update(self.optimizers["gen"], g_loss)
+        disc.requires_grad_(True)
+        return {"d_loss": torch.stack(losses).mean(), "g_loss": g_loss.detach()}
+
+
+class TorchVae(Twin):
+    """Discretised logistic likelihood of 256 levels."""
+
+    def __init__(self, shape, latent, encoder, decoder, optimizers, clip, beta, device):
+        super().__init__({"net": VaeNet(shape, 2 * shape[-1], latent, encoder, decoder)}, optimizers, device)
+        self.clip, self.beta = clip, beta
+
+    def step(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
+        x, net = levels(images), self.nets["net"]
+        mean, log_var = net.encode(x)
+        noise = draws.next(lambda: torch.randn_like(mean))
+        nll = self.nll(net.decoder(mean + torch.exp(0.5 * log_var) * noise), x)
+        kl = (0.5 * (log_var.exp() + mean.square() - 1.0 - log_var)).sum(1)
+        loss = (nll + self.beta * kl).mean()
+        update(self.optimizers["net"], loss, self.clip)
+        return {"loss": loss.detach(), "nll": nll.detach().mean(), "kl": kl.detach().mean()}
+
+    def nll(self, out: Tensor, x: Tensor) -> Tensor:
+        """[B] nats."""
+        mean, log_scale = out.chunk(2, 1)
+        half, sharp = 1.0 / 255.0, torch.exp(-log_scale.clamp(min=-7.0))
+        below, above = F.logsigmoid((x + half - mean) * sharp), F.logsigmoid(-(x - half - mean) * sharp)
+        inside = below + above + torch.log(-torch.expm1(-2.0 * half * sharp))
+        ends = torch.where(x < 0.0, below, above)
+        return -torch.where(x.abs() > 1.0 - half, ends, inside).sum((1, 2, 3))
+
+
+class TorchVqVae(Twin):
+    """Gaussian likelihood; the codebook moves by averages."""
+
+    def __init__(self, shape, quantizer, encoder, decoder, optimizers, sigma, beta, device):
+        super().__init__({"net": VqVaeNet(shape, shape[-1], quantizer, encoder, decoder)}, optimizers, device)
+        self.sigma, self.beta = sigma, beta
+
+    def step(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
+        x, net = levels(images), self.nets["net"]
+        z = net.project(net.encoder(x).permute(0, 2, 3, 1))
+        codes, commitment, perplexity, chosen = net.quantizer(z)
+        out = net.decoder(codes.permute(0, 3, 1, 2))
+        nll = 0.5 * F.mse_loss(out, x) / self.sigma**2 + math.log(self.sigma) + 0.5 * math.log(2.0 * math.pi)
+        loss = nll + self.beta * commitment
+        update(self.optimizers["net"], loss)
+        net.quantizer.follow(*chosen)
+        with torch.no_grad():
+            mse = F.mse_loss(out.clamp(-1.0, 1.0), x)
+        return {
+            "loss": loss.detach(),
+            "mse": mse,
+            "commitment": commitment.detach(),
+            "perplexity": perplexity,
+        }
