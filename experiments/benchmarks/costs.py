@@ -2,24 +2,22 @@
 
 python experiments/benchmarks/costs.py [--configs ddpm_cifar ...]
 
-The arithmetic is that of the step as it is written: a matrix product of n x k by k x m is 2nkm operations, a convolution
-likewise, all else an operation for every number that it makes; loops count as often as they run. Shapes are enough for it.
+The arithmetic is that of the step as it is written (see `operations.py`). Shapes are enough for it.
 """
 
 import argparse
-import math
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import jax
 from tqdm import tqdm
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
 
 from cases import CONFIGS, lend  # noqa: E402
+from operations import operations  # noqa: E402
 
 from jaxgen.config import files as configs  # noqa: E402
 from jaxgen.core import parallel  # noqa: E402
@@ -33,12 +31,6 @@ SPECS = {
     "imagenet_resized/64x64": pictures((64, 64, 3), 1_000),
 }
 SPEEDS = {"a laptop, 100 GFLOP/s": 1e11, "a T4, 10 TFLOP/s": 1e13, "an A100, 100 TFLOP/s": 1e14}
-# jaxgen.nets.convolution's primitives, called with inputs and output -> (output [B, H, W, O], kernel [h, w, C, O])
-CONVOLUTIONS = {
-    "conv": lambda x, k, y: (y, k),
-    "conv_input_grad": lambda y, k, x: (y, k),
-    "conv_kernel_grad": lambda x, y, k: (y, k),
-}
 PAGE = ROOT / "docs" / "costs.md"
 HEAD = """# What a config costs
 
@@ -58,27 +50,6 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:,.0f} {unit}"
     return "1 min" if seconds > 30 else "seconds"
-
-
-def operations(jaxpr: Any) -> float:
-    """Of a program, those within it included."""
-    total = 0.0
-    for eqn in jaxpr.eqns:
-        inner = [getattr(p, "jaxpr", p) for q in eqn.params.values() for p in (q if isinstance(q, tuple) else (q,))]
-        inner = [operations(p) for p in inner if hasattr(p, "eqns")]
-        made = sum(math.prod(v.aval.shape) for v in eqn.outvars)
-        name = eqn.primitive.name
-        if name == "dot_general":
-            (contracted, _), _ = eqn.params["dimension_numbers"]
-            total += 2 * made * math.prod(eqn.invars[0].aval.shape[i] for i in contracted)
-        elif name in CONVOLUTIONS:
-            y, k = (v.aval.shape for v in CONVOLUTIONS[name](*eqn.invars, *eqn.outvars))
-            total += 2 * math.prod(y[:-1]) * math.prod(k)
-        elif inner:
-            total += max(inner) if name == "cond" else sum(inner) * eqn.params.get("length", 1)
-        else:
-            total += made
-    return total
 
 
 def row(name: str, folder: Path) -> dict[str, str]:

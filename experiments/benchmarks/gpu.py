@@ -1,0 +1,282 @@
+"""What one GPU makes of our nets against PyTorch and against its own ceilings, in one command: `gpu.sh` beside this.
+
+    python experiments/benchmarks/gpu.py [--rows A,B] [--seconds 540] [--data FILE.npz] [--out F] [--tiny]
+
+Rows run one after the other, the most telling first, each in a process of its own (`gpu_rows.py`), which gives the card's memory
+back, survives what breaks another and is stopped at its limit. The record is rewritten after every row; what the time did
+not suffice for is named in it. The two sides of a row share one process and take turns. `of_ceiling` is the rate of the
+counted products over that of one large product on the same card in the same run.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PACKAGES = ("jax", "jaxlib", "jax-cuda13-plugin", "jax-cuda12-plugin", "flax", "optax", "torch", "triton", "numpy")
+PACKAGES += ("nvidia-cudnn-cu13", "nvidia-cudnn-cu12", "nvidia-cublas", "nvidia-cublas-cu12")
+LEAST = 15  # seconds under which no row is begun
+
+
+@dataclass(frozen=True)
+class Row:
+    """A function of `gpu_rows.py`, what it is called with, and how long it may take.
+
+    target: (figure, least value) of our best contender. ceiling: the product that its rate is held against.
+    """
+
+    work: str
+    seconds: float
+    options: dict = field(default_factory=dict)
+    target: tuple[str, float] | None = None
+    ceiling: str = "product_bf16"
+    env: dict[str, str] = field(default_factory=dict)
+
+
+def alone(seconds: float, case: str, env: dict[str, str] | None = None, **options) -> Row:
+    """Our step alone, changed in one thing: to be set against the row that it varies."""
+    return Row("train", seconds, dict(case=case, torch=False, scan=1, **options), env=env or {})
+
+
+ROWS = {
+    "ceilings": Row("ceilings", 40),
+    "ddpm": Row("train", 130, dict(case="full_bf16"), ("ratio_compile", 1.3)),
+    "dit_xl": Row("train", 150, dict(case="dit_xl_bf16", extra=dict(scan=True)), ("of_ceiling", 0.45)),  # as its config
+    "dit_s": Row("train", 80, dict(case="dit_s_bf16")),
+    "edm": Row("train", 110, dict(case="edm_bf16")),
+    "attention": Row("attention", 50),
+    "ddim": Row("ddim", 70, dict(case="full_bf16")),
+    "fid": Row("fid", 70, {}, ("ratio_torch", 1.5), "product_fp32"),
+    "trainer": Row("trainer", 90, dict(case="full_bf16")),
+    # what to try on the worst row, as the time allows
+    "dit_xl_256": alone(60, "dit_xl_bf16", batch=256, extra=dict(scan=True)),
+    "dit_xl_remat": alone(50, "dit_xl_bf16", extra=dict(scan=True, remat=True)),
+    "dit_xl_256_remat": alone(50, "dit_xl_bf16", batch=256, extra=dict(scan=True, remat=True)),
+    "dit_xl_unrolled": alone(100, "dit_xl_bf16"),
+    "ddpm_512": alone(60, "full_bf16", batch=512),
+    "ddpm_O1": alone(60, "full_bf16", dict(JAX_OPTIMIZATION_LEVEL="O1")),
+    "ddpm_latency_hiding": alone(60, "full_bf16", dict(XLA_FLAGS="--xla_gpu_enable_latency_hiding_scheduler=true")),
+    "ddpm_triton_gemm": alone(60, "full_bf16", dict(XLA_FLAGS="--xla_gpu_triton_gemm_any=true")),
+    "ddim_1": Row("ddim", 60, dict(case="full_bf16", batch=1)),
+}
+
+
+def installed() -> dict[str, str]:
+    """Package -> version, of those that are there."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def missing() -> list[str]:
+    """A line for everything that is not installed, and what goes without it."""
+    there = lambda *names: any(importlib.util.find_spec(name) for name in names)  # noqa: E731
+    cure = "a machine without network: pip install --no-index --find-links=wheels"
+    lines = []
+    if not there("jax"):
+        lines.append(f"jax is missing: our side is left out ({cure} 'jax[cuda12]')")
+    elif not there("jax_cuda13_plugin", "jax_cuda12_plugin", "jax_rocm7_plugin", "jax_rocm60_plugin"):
+        lines.append(f"jax is installed without CUDA: our side is left out on a GPU ({cure} 'jax[cuda12]')")
+    for name, package in (("flax", "flax"), ("optax", "optax"), ("PIL", "pillow"), ("safetensors", "safetensors")):
+        lines += [] if there(name) else [f"{package} is missing: our nets are left out ({cure} {package})"]
+    for name, package in (("ml_collections", "ml-collections"), ("grain", "grain"), ("orbax", "orbax-checkpoint")):
+        lines += [] if there(name) else [f"{package} is missing: the row `trainer` is left out ({cure} {package})"]
+    if not there("torch"):
+        lines.append(f"torch is missing: PyTorch's side is left out ({cure} torch)")
+    elif not there("triton"):
+        lines.append(f"triton is missing: torch.compile is left out on a GPU ({cure} triton)")
+    return lines
+
+
+def card() -> dict[str, str]:
+    """What the driver says of the card; {} where there is none."""
+    asked = ("name", "driver_version", "memory.total", "clocks.sm", "power.draw", "temperature.gpu", "utilization.gpu")
+    try:
+        command = ["nvidia-smi", f"--query-gpu={','.join(asked)}", "--format=csv,noheader"]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return {}
+    return dict(zip(asked, map(str.strip, answer.splitlines()[0].split(",")), strict=False))
+
+
+class Child:
+    """The process of a row: it imports at once, and begins when it is told for how long it may run."""
+
+    def __init__(self, name: str, folder: Path, log: Path, tiny: bool, data: str, compile: bool) -> None:
+        self.name, self.row, self.file = name, ROWS[name], folder / f"{name}.json"
+        told = dict(
+            work=self.row.work, options=self.row.options, tiny=tiny, data=data, compile=compile, out=str(self.file)
+        )
+        env = {**os.environ, **self.row.env}
+        if "XLA_FLAGS" in self.row.env:
+            env["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {self.row.env['XLA_FLAGS']}".strip()
+        command = [sys.executable, "-u", str(HERE / "gpu_rows.py"), json.dumps(told)]
+        with log.open("ab") as words:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=words, stderr=words, env=env, start_new_session=True
+            )
+
+    def stop(self) -> None:
+        """End it with all that it started."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def result(self, seconds: float) -> dict:
+        """What it found within so many seconds."""
+        start, ended = time.monotonic(), ""
+        try:
+            self.process.communicate(f"{seconds}\n".encode(), timeout=seconds)
+            if self.process.returncode:
+                ended = f"its process ended with {self.process.returncode}, see the log"
+        except subprocess.TimeoutExpired:
+            ended = f"cut short after {seconds:.0f} s"
+        self.stop()
+        found = json.loads(self.file.read_text()) if self.file.is_file() else dict(contenders={}, notes=[])
+        found["notes"] += [ended] if ended else []
+        return {**found, "seconds": round(time.monotonic() - start, 1)}
+
+
+def completed(row: Row, found: dict, ceiling: float | None, tiny: bool) -> dict:
+    """The figures that follow from times: rates, shares of the ceiling (operations per second), ratios; and the target."""
+    times = {name: c["ms"] for name, c in found["contenders"].items() if "ms" in c}
+    for name, c in found["contenders"].items():
+        if "ms" not in c:
+            continue
+        per_second = 1e3 / c["ms"]
+        if "images" in c:
+            c["images_per_s"] = c["images"] * per_second
+        if "bytes" in c:
+            c["gb_per_s"] = c["bytes"] * per_second / 1e9
+        if "flop" in c:
+            c["tflop_per_s"] = c["flop"] * per_second / 1e12
+            if ceiling and row.work != "ceilings":
+                c["of_ceiling"] = c["flop"] * per_second / ceiling
+        if "jaxgen" in name:
+            for rival in ("torch", "torch_compile", "bare"):
+                other = name[: name.index("jaxgen")] + rival
+                if other in times:
+                    c[f"ratio_{rival.removeprefix('torch_')}"] = times[other] / c["ms"]
+    if row.target and not tiny:
+        figure, least = row.target
+        best = max((c[figure] for k, c in found["contenders"].items() if "jaxgen" in k and figure in c), default=None)
+        found["target"] = dict(figure=figure, least=least, found=best, met=None if best is None else best >= least)
+    return found
+
+
+def lines(name: str, found: dict) -> list[str]:
+    """A row for people."""
+    batch = f", batch {found['batch']}" if "batch" in found else ""
+    out = [f"{name}{batch} ({found['seconds']:.0f} s)"]
+    shown = (
+        ("images_per_s", "{:,.0f} images/s"), ("gb_per_s", "{:,.0f} GB/s"), ("tflop_per_s", "{:,.2f} TFLOP/s"),
+        ("of_ceiling", "{:.1%} of the ceiling"), ("ratio_torch", "x{:.2f} eager"), ("ratio_compile", "x{:.2f} compile"),
+        ("ratio_bare", "x{:.2f} bare"), ("memory_gb", "{:.2f} GB"), ("compile_s", "compiled in {:.1f} s"),
+    )  # fmt: skip
+    for contender, c in found["contenders"].items():
+        words = [text.format(c[key]) for key, text in shown if key in c]
+        words += ["(from the cache)"] if c.get("from_cache") else []
+        if "ms" in c:
+            words.insert(0, f"{c['ms']:10.3f} ms [{c['min']:.3f}, {c['max']:.3f}]")
+        out.append(f"  {contender:18} {'  '.join(words)}")
+    out += [f"  {key}: {value}" for key, value in found.get("checks", {}).items()]
+    out += [f"  {note}" for note in found["notes"]]
+    if target := found.get("target"):
+        verdict = "not measured" if target["met"] is None else f"{target['found']:.2f}, "
+        verdict += "" if target["met"] is None else "met" if target["met"] else "missed"
+        out.append(f"  target {target['figure']} >= {target['least']}: {verdict}")
+    return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", default="", help=f"comma separated, of {', '.join(ROWS)}; default all, in that order")
+    parser.add_argument("--seconds", type=float, default=530.0, help="when the last row must have ended")
+    parser.add_argument(
+        "--data", default="", metavar="FILE", help="uint8 pictures [N, 32, 32, 3] in an .npz of <= 40 MB"
+    )
+    parser.add_argument(
+        "--out", default="gpu.json", metavar="FILE", help="the record; FILE.log beside it has all words"
+    )
+    parser.add_argument("--tiny", action="store_true", help="tiny nets on a CPU")
+    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    args = parser.parse_args()
+    start = time.monotonic()
+    names = args.rows.split(",") if args.rows else list(ROWS)
+    if unknown := [name for name in names if name not in ROWS]:
+        parser.error(f"unknown row {unknown[0]}: one of {', '.join(ROWS)}")
+    if args.data and not (Path(args.data).is_file() and Path(args.data).stat().st_size <= 40e6):
+        parser.error(f"--data={args.data} is no file of at most 40 MB; leave it out for random pictures")
+    found = card()
+    for line in missing():
+        print(line)
+    if not found and not args.tiny:
+        parser.error("no GPU answers nvidia-smi; --tiny runs the same rows at tiny size on the CPU")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the children end with us
+
+    report = dict(
+        card=found,
+        tiny=args.tiny,
+        python=platform.python_version(),
+        versions=installed(),
+        xla_flags=os.environ.get("XLA_FLAGS", ""),
+        data=args.data and Path(args.data).name,
+        unit="ms per training step, per 50 sampling steps, per batch of features",
+        rows={},
+        left_out=list(names),
+    )
+    out, log = Path(args.out), Path(f"{args.out}.log")
+    log.write_text("")
+    ceilings: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        launch = lambda name: Child(name, Path(folder), log, args.tiny, args.data, not args.no_compile)  # noqa: E731
+        children = [launch(names[0])]
+        try:
+            for i, name in enumerate(names):
+                if i + 1 < len(names):  # the next one imports while this one measures
+                    children.append(launch(names[i + 1]))
+                left = args.seconds - (time.monotonic() - start)
+                if left < LEAST:
+                    break
+                row = ROWS[name]
+                result = completed(
+                    row,
+                    children[i].result(left if args.tiny else min(row.seconds, left)),
+                    ceilings.get(row.ceiling),
+                    args.tiny,
+                )
+                if name == "ceilings":
+                    for contender, c in result["contenders"].items():
+                        if "tflop_per_s" in c:  # the better of the two sides
+                            what = contender.split(":")[-1]
+                            ceilings[what] = max(ceilings.get(what, 0.0), 1e12 * c["tflop_per_s"])
+                report["rows"][name] = result
+                report["left_out"].remove(name)
+                report["seconds"] = round(time.monotonic() - start, 1)
+                out.write_text(json.dumps(report, indent=2) + "\n")
+                print("\n".join(lines(name, result)))
+        finally:
+            for child in children:
+                child.stop()
+    report["card_after"] = card()
+    out.write_text(json.dumps(report, indent=2) + "\n")
+    if report["left_out"]:
+        print(f"out of time: {', '.join(report['left_out'])} left out; --rows={','.join(report['left_out'])} runs them")
+
+
+if __name__ == "__main__":
+    main()
