@@ -56,7 +56,7 @@ ROWS = {
     "edm": Row("train", 110, dict(case="edm_bf16")),
     "attention": Row("attention", 50),
     "ddim": Row("ddim", 70, dict(case="full_bf16")),
-    "fid": Row("fid", 70, {}, ("ratio_torch", 1.5), "product_fp32"),
+    "fid": Row("fid", 70, {}, ("ratio_contiguous", 1.5), "product_fp32"),
     "trainer": Row("trainer", 90, dict(case="full_bf16")),
     # what to try on the worst row, as the time allows
     "dit_xl_256": alone(60, "dit_xl_bf16", batch=256, extra=dict(scan=True)),
@@ -167,7 +167,7 @@ def completed(row: Row, found: dict, ceiling: float | None, tiny: bool) -> dict:
             if ceiling and row.work != "ceilings":
                 c["of_ceiling"] = c["flop"] * per_second / ceiling
         if "jaxgen" in name:
-            for rival in ("torch", "torch_compile", "bare"):
+            for rival in ("torch", "torch_compile", "torch_contiguous", "bare"):
                 other = name[: name.index("jaxgen")] + rival
                 if other in times:
                     c[f"ratio_{rival.removeprefix('torch_')}"] = times[other] / c["ms"]
@@ -185,7 +185,8 @@ def lines(name: str, found: dict) -> list[str]:
     shown = (
         ("images_per_s", "{:,.0f} images/s"), ("gb_per_s", "{:,.0f} GB/s"), ("tflop_per_s", "{:,.2f} TFLOP/s"),
         ("of_ceiling", "{:.1%} of the ceiling"), ("ratio_torch", "x{:.2f} eager"), ("ratio_compile", "x{:.2f} compile"),
-        ("ratio_bare", "x{:.2f} bare"), ("memory_gb", "{:.2f} GB"), ("compile_s", "compiled in {:.1f} s"),
+        ("ratio_contiguous", "x{:.2f} pytorch-fid"), ("ratio_bare", "x{:.2f} bare"),
+        ("memory_gb", "{:.2f} GB"), ("compile_s", "compiled in {:.1f} s"),
     )  # fmt: skip
     for contender, c in found["contenders"].items():
         words = [text.format(c[key]) for key, text in shown if key in c]
