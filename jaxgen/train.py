@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jaxgen import evaluate
-from jaxgen.config.advice import first_net, gentler, smaller
+from jaxgen.config.advice import first_net, gentler, lighter, smaller
 from jaxgen.config.files import Phase, normalise, override, owner, phases, to_json
 from jaxgen.config.length import laid_out, remarks
 from jaxgen.config.registry import build
@@ -40,6 +40,7 @@ from jaxgen.runs.memory import free_memory
 from jaxgen.runs.posthoc import powers
 from jaxgen.runs.writers import Writers, duration, readable, say
 
+TIGHT = 0.25  # share of the free memory from which on the plan says what most of it is for
 FULL = 0.85  # share of the free memory from which on a step may not end well
 SLOW, LONG = 30.0, 48 * 3600.0  # seconds without a word that are too many; seconds of a run that call for a remark
 SMALL = 16 << 20  # bytes of a data set that is kept on the device even where that is the host's own memory
@@ -419,14 +420,23 @@ class Loop:
         if not memory:
             return
         local = jax.local_device_count() if jax.default_backend() == "cpu" else 1  # devices that share this memory
-        state, need = bytes_of(self.exp.abstract), memory.temp_size_in_bytes * local
+        need, devices = memory.temp_size_in_bytes * local, parallel.batch_devices(self.exp.mesh)
+        parts = {
+            "state": (bytes_of(self.exp.abstract.replace(frozen={})), "of weights, optimizer and averages"),
+            "frozen models": (bytes_of(self.exp.abstract.frozen), "of frozen models"),
+            "data": (bytes_of(self.data), "of data"),
+            "step": (need, "to work with"),
+        }
+        whole = sum(size for size, _ in parts.values())
+        told = ", ".join(f"{gigabytes(size)} {what}" for size, what in parts.values() if size > 0.01 * whole)
         beside = f"; {gigabytes(free)} are free" if free else ""
-        self.writers.say(
-            f"memory   {gigabytes(state)} of weights, optimizer and averages, {gigabytes(need)} to work with{beside}"
-        )
+        most = max(parts, key=lambda part: parts[part][0])
+        if free and need <= FULL * free and whole > TIGHT * free:
+            beside += f". Most is {parts[most][1]}; should it be less, {lighter(self.config, devices, most)}"
+        self.writers.say(f"memory   {told}{beside}")
         if free and need > FULL * free:
             least = f"a step needs {gigabytes(need)} of memory and {gigabytes(free)} are free"
-            cure = smaller(self.config, parallel.batch_devices(self.exp.mesh), need / (FULL * free))
+            cure = smaller(self.config, devices, need / (FULL * free))
             if need > free:
                 raise UserError(f"{least}; {cure}")
             self.writers.say(f"warning: {least}; should the system end this process, {cure}")

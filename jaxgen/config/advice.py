@@ -9,13 +9,25 @@ def smaller(config: ConfigDict, devices: int, factor: float = 2.0) -> str:
     fitting = [n for n in range(now + 1, batch + 1) if now and batch % (n * devices) == 0]
     parts = next((n for n in fitting if n >= now * factor), max(fitting, default=0))
     nets = {k: v for k, v in config.method.items() if hasattr(v, "optimizer")}
-    again = [f"--config.method.{k}.remat=True" for k, net in nets.items() if net.get("remat") is False]
+    more = {False: "cheap", "cheap": True}  # what can be computed again beside what is already
+    again = [f"--config.method.{k}.remat={more[r]}" for k, net in nets.items() if (r := net.get("remat")) in more]
     less = max(1, int(batch / factor) // devices) * devices
     ways = [f"--config.method.microbatches={parts} (the same training, in {parts} parts)"] if parts else []
     ways += [" ".join(again) + " (the same, slower)"] if again else []
     ways += ["\"--config.sharding=(('.*', 'fsdp'),)\" (the state spread over the devices)"] if devices > 1 else []
     ways += [f"--config.data.batch={less} (a run of its own, in another --workdir)"] if less < batch else []
     return f"add {', or '.join(ways)}" if ways else "a smaller net needs less (--config.method.net.width=32, say)"
+
+
+def lighter(config: ConfigDict, devices: int, part: str) -> str:
+    """What to paste where most of the memory is of that part: "state", "frozen models", "data", "step"."""
+    if part == "step":
+        return smaller(config, devices)
+    if part == "data":
+        return "add --config.data.placement=host (read while it trains)"
+    if devices > 1:
+        return "add \"--config.sharding=(('.*', 'fsdp'),)\" (spread over the devices)"
+    return "a smaller net has less" if part == "state" else "they are as large as the runs that they come from"
 
 
 def gentler(config: ConfigDict) -> str:

@@ -41,7 +41,8 @@ COMMON = {
         "null_label": "a label that means none, which guidance needs",
         "out_channels": "0: as many as the image has",
         "dtype": "of activations; parameters stay float32",
-        "remat": "compute activations again in the backward pass: less memory, slower",
+        "remat": "what the backward pass computes again, for less memory: False nothing; cheap all but products, at little cost; "
+        "True all, slower",
     },
     "optimizer": {
         "lr": "learning rate, after the warm-up",

@@ -40,6 +40,7 @@ BelowOne = Annotated[float, Range(least=0, below=1)]  # decays, dropout
 Inside = Annotated[float, Range(above=0, below=1)]  # strictly between the ends
 
 Precision = Literal["float32", "bfloat16", "float16"]  # of a net's products
+Remat = Literal[False, "cheap", True]  # what a net computes again in its backward pass: nothing, all but products, all
 
 
 def refuse_seed(seed: int) -> None:

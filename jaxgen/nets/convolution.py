@@ -84,11 +84,16 @@ def _cpu_input_grad(y, k, *, size, stride, padding, precision):
 
 
 def _cpu_kernel_grad(x, y, *, window, stride, padding, precision):
-    """A convolution of x by y with explicit transposes: the layout that stays fast inside `lax.scan`."""
+    """A convolution of x by y with explicit transposes: the layout that stays fast inside `lax.scan`.
+
+    The barrier keeps what makes x and y (a norm and an activation, made again under `remat`) out of the transposes' loops,
+    which would compute it at a stride, several times slower.
+    """
     edges = [
         (lo, (out - 1) * s + n - size - lo)
         for (lo, _), out, s, n, size in zip(padding, y.shape[1:3], stride, window, x.shape[1:3], strict=True)
     ]
+    x, y = lax.optimization_barrier((x, y))
     x, y = x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3)  # [C, H, W, B], [H', W', B, O]
     k = lax.conv_general_dilated(
         x, y, (1, 1), edges, rhs_dilation=stride, dimension_numbers=_LAYOUT, precision=precision

@@ -21,11 +21,11 @@ from flax import linen as nn
 from jax import Array
 
 from jaxgen.core.conditions import Cond
-from jaxgen.core.ranges import Count, Natural, Number, Positive, Precision
+from jaxgen.core.ranges import Count, Natural, Number, Positive, Precision, Remat
 from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import TAKES, add_vectors, join_pictures
-from jaxgen.nets.layers import Dense, LayerNorm, attention, ddpm_init, timestep_embedding
+from jaxgen.nets.layers import Dense, LayerNorm, attention, ddpm_init, remat, timestep_embedding
 
 TIME_WAVES = 256  # sines and cosines of t before the first layer
 SIZES: dict[str, dict[str, int]] = {  # table 1
@@ -124,7 +124,6 @@ class DiT(nn.Module):
     block_embed: an `Embedding` for each block in place of one for all, as diffusers stores it.
     scan: blocks are one `lax.scan` over parameters stacked along a leading axis; compile time does not grow with depth.
         `stack_blocks` and `unstack_blocks` convert.
-    remat: recompute each block in the backward pass.
     """
 
     takes: ClassVar[tuple[str, ...]] = TAKES
@@ -143,7 +142,7 @@ class DiT(nn.Module):
     out_channels: Natural = 0
     dtype: Precision = "float32"
     scan: bool = False
-    remat: bool = False
+    remat: Remat = False
 
     @nn.compact
     def __call__(self, x: Array, t: Array, cond: Cond | None = None, train: bool = False) -> Array:
@@ -181,7 +180,7 @@ class DiT(nn.Module):
     def blocks(self, h: Array, c: list[Array]) -> Array:
         """The stack of blocks, each with its own c: [B, N, D] -> [B, N, D]."""
         # inside a scan XLA cannot undo the rematerialisation anyway
-        kind = nn.remat(DiTBlock, prevent_cse=not self.scan) if self.remat else DiTBlock
+        kind = remat(DiTBlock, self.remat, prevent_cse=not self.scan)
         fields = dict(heads=self.heads, mlp_ratio=self.mlp_ratio, mlp_norm_eps=self.mlp_norm_eps, dtype=self.dtype)
         if not self.scan:
             for i, ci in enumerate(c):

@@ -22,12 +22,12 @@ from flax import linen as nn
 from jax import Array
 
 from jaxgen.core.conditions import Cond
-from jaxgen.core.ranges import BelowOne, Count, Natural, Precision, Share
+from jaxgen.core.ranges import BelowOne, Count, Natural, Precision, Remat, Share
 from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import TAKES, halvings, join_pictures, one_hot, vector
 from jaxgen.nets.convolution import conv2d, dense, upsample2x
-from jaxgen.nets.layers import attention
+from jaxgen.nets.layers import attention, kept, remat
 from jaxgen.nets.unet import average2x2
 
 EPS = 1e-4
@@ -38,7 +38,7 @@ SIZES: dict[str, int] = {"XS": 128, "S": 192, "M": 256, "L": 320, "XL": 384, "XX
 def unit(x: Array, axis: int | tuple[int, ...] = -1) -> Array:
     """x scaled to unit magnitude along `axis`."""
     x = x.astype(jnp.float32)
-    return x / (EPS + jnp.sqrt(jnp.mean(x * x, axis, keepdims=True)))
+    return x / (EPS + jnp.sqrt(kept(jnp.mean(x * x, axis, keepdims=True))))
 
 
 def mp_silu(x: Array) -> Array:
@@ -93,7 +93,7 @@ class MPConv(nn.Module):
         if self.gain:
             w = w * self.param("gain", nn.initializers.zeros, ())
         x, w = x.astype(self.dtype), w.astype(self.dtype)
-        return conv2d(x, w, 1, self.size // 2) if self.size else dense(x, w)
+        return kept(conv2d(x, w, 1, self.size // 2) if self.size else dense(x, w))
 
 
 class MPBlock(nn.Module):
@@ -171,7 +171,7 @@ class Edm2UNet(nn.Module):
     uncertainty_width: Count = 128
     out_channels: Natural = 0
     dtype: Precision = "float32"
-    remat: bool = False
+    remat: Remat = False
 
     @nn.compact
     def __call__(self, x: Array, t: Array, cond: Cond | None = None, train: bool = False) -> Array:
@@ -183,7 +183,7 @@ class Edm2UNet(nn.Module):
                     f"edm2_unet: a side of {side} pixels cannot be halved {levels[-1]} times; set "
                     f"mults={self.mults[: halvings(side) + 1]}, or another size of the images"
                 )
-        kind = nn.remat(MPBlock, static_argnums=(3,)) if self.remat else MPBlock
+        kind = remat(MPBlock, self.remat, static_argnums=(3,))
         widths = [self.width * m for m in self.mults]
         attends = [self.shape[0] // 2**i in self.attend for i in levels]
         emb = self.embed(t, cond)

@@ -15,12 +15,21 @@ from flax import linen as nn
 from jax import Array
 
 from jaxgen.core.conditions import Cond
-from jaxgen.core.ranges import BelowOne, Count, Natural, Number, Positive, Precision
+from jaxgen.core.ranges import BelowOne, Count, Natural, Number, Positive, Precision, Remat
 from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import TAKES, halvings, join_pictures, one_hot, vector
 from jaxgen.nets.fir import Fir
-from jaxgen.nets.layers import Conv, Dense, GaussianFourier, GroupNorm, ddpm_init, timestep_embedding, torch_kernel_init
+from jaxgen.nets.layers import (
+    Conv,
+    Dense,
+    GaussianFourier,
+    GroupNorm,
+    ddpm_init,
+    remat,
+    timestep_embedding,
+    torch_kernel_init,
+)
 from jaxgen.nets.unet import SelfAttention
 
 # name -> kernels in general, kernels of queries, keys and values
@@ -51,7 +60,8 @@ class EdmBlock(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: Array, emb: Array, train: bool = False) -> Array:
+    def __call__(self, x: Array | tuple[Array, ...], emb: Array, train: bool = False) -> Array:
+        x = jnp.concatenate(x, -1) if isinstance(x, tuple) else x  # here, so that `remat` need not keep it
         init, qkv_init = INITS[self.kernel_init]
         resamples = self.way != "same"
         h = nn.silu(GroupNorm(groups(x.shape[-1]), self.eps, self.dtype, name="norm0")(x))
@@ -126,7 +136,7 @@ class DdpmPP(nn.Module):
     kernel_init: str = "xavier"
     out_channels: Natural = 0
     dtype: Precision = "float32"
-    remat: bool = False
+    remat: Remat = False
 
     @nn.compact
     def __call__(self, x: Array, t: Array, cond: Cond | None = None, train: bool = False) -> Array:
@@ -138,7 +148,7 @@ class DdpmPP(nn.Module):
                     f"{type(self).__name__}: a side of {side} pixels cannot be halved {levels[-1]} times; set "
                     f"mults={self.mults[: halvings(side) + 1]}, or another size of the images"
                 )
-        kind = nn.remat(EdmBlock, static_argnums=(3,)) if self.remat else EdmBlock
+        kind = remat(EdmBlock, self.remat, static_argnums=(3,))
         widths = [self.width * m for m in self.mults]
         attends = [self.shape[0] // 2**i in self.attend for i in levels]
         emb = self.embed(t, cond)
@@ -184,7 +194,7 @@ class DdpmPP(nn.Module):
                 h = block(h, widths[i + 1], f"up{i}_sample", way="up")
             for j in range(self.blocks + 1):
                 attend = attends[i] and (self.attend_all or j == self.blocks)
-                h = block(jnp.concatenate([h, skips.pop()], -1), widths[i], f"up{i}_block{j}", attend)
+                h = block((h, skips.pop()), widths[i], f"up{i}_block{j}", attend)
         h = nn.silu(GroupNorm(groups(widths[0]), self.norm_eps, self.dtype, name="norm_out")(h))
         return conv(h, self.out_channels or self.shape[2], "conv_out", ddpm_init(0.0), padding=1).astype(jnp.float32)
 

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
+from jax.ad_checkpoint import checkpoint_name
 
+from jaxgen.core.ranges import Remat
 from jaxgen.errors import UserError
 from jaxgen.nets.convolution import Padding, Pair, conv2d, conv_transpose2d, dense, pair, upsample2x_conv
 
@@ -46,6 +48,25 @@ dcgan_init: Initializer = nn.initializers.normal(0.02)  # Radford et al. 2016, s
 
 
 # ----------------------------------------------------------------------------------------------------------------------
+# Memory of the backward pass
+
+
+def kept(y: Array) -> Array:
+    """y, marked as what `remat="cheap"` keeps: it is dear to compute again, or small."""
+    return checkpoint_name(y, "kept")
+
+
+def remat(module: type[nn.Module], how: Remat, **options: Any) -> type[nn.Module]:
+    """The module, whose backward pass computes again what its forward pass did not keep.
+
+    False: all is kept. "cheap": its inputs are, what dense layers and convolutions give, and statistics; norms, activations,
+    dropout, resampling and attention's weights are made again. True: its inputs alone are. options: those of `nn.remat`.
+    """
+    policy = jax.checkpoint_policies.save_only_these_names("kept") if how == "cheap" else None
+    return nn.remat(module, policy=policy, **options) if how else module
+
+
+# ----------------------------------------------------------------------------------------------------------------------
 # Modules. `dtype` is the compute dtype; parameters and statistics are float32.
 
 
@@ -64,7 +85,7 @@ class Dense(nn.Module):
         y = dense(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
             y += self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
-        return y
+        return kept(y)
 
 
 class Conv(nn.Module):
@@ -85,7 +106,7 @@ class Conv(nn.Module):
         y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding)
         if self.use_bias:
             y += self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
-        return y
+        return kept(y)
 
 
 class UpConv(nn.Module):
@@ -103,7 +124,7 @@ class UpConv(nn.Module):
         y = upsample2x_conv(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
             y += self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
-        return y
+        return kept(y)
 
 
 class ConvTranspose(nn.Module):
@@ -129,13 +150,13 @@ class ConvTranspose(nn.Module):
         y = conv_transpose2d(x, kernel, self.stride, self.padding, self.output_padding)
         if self.use_bias:
             y += self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
-        return y
+        return kept(y)
 
 
 def _moments(x: Array, shift: Array, axes: tuple[int, ...]) -> tuple[Array, Array]:
     """Mean of x - shift and of its square in one pass over float32; a shift near the mean prevents cancellation."""
     x = x - shift
-    return x.mean(axes), (x * x).mean(axes)
+    return kept(x.mean(axes)), kept((x * x).mean(axes))
 
 
 class GroupNorm(nn.Module):
@@ -189,8 +210,8 @@ class LayerNorm(nn.Module):
     def __call__(self, x: Array) -> Array:
         c = x.shape[-1]
         x = x.astype(jnp.float32)
-        x = x - x.mean(-1, keepdims=True)
-        x = x * lax.rsqrt((x * x).mean(-1, keepdims=True) + self.eps)
+        x = x - kept(x.mean(-1, keepdims=True))
+        x = x * lax.rsqrt(kept((x * x).mean(-1, keepdims=True)) + self.eps)
         if self.affine:
             x = x * self.param("scale", nn.initializers.ones, (c,)) + self.param("bias", nn.initializers.zeros, (c,))
         return x.astype(self.dtype)

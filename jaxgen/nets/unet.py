@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import Array
 
 from jaxgen.core.conditions import Cond
-from jaxgen.core.ranges import BelowOne, Count, Natural, NonNegative, Number, Positive, Precision, Range
+from jaxgen.core.ranges import BelowOne, Count, Natural, NonNegative, Number, Positive, Precision, Range, Remat
 from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import TAKES, add_vectors, join_pictures
@@ -26,6 +26,7 @@ from jaxgen.nets.layers import (
     UpConv,
     attention,
     ddpm_init,
+    remat,
     timestep_embedding,
 )
 
@@ -61,7 +62,8 @@ class ResBlock(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: Array, emb: Array, train: bool = False) -> Array:
+    def __call__(self, x: Array | tuple[Array, ...], emb: Array, train: bool = False) -> Array:
+        x = jnp.concatenate(x, -1) if isinstance(x, tuple) else x  # here, so that `remat` need not keep it
         act = ACTIVATIONS[self.activation]
         resample = {"none": lambda x: x, "down": average2x2, "up": upsample2x}[self.resample]
         h = act(GroupNorm(self.groups, self.eps, self.dtype, name="norm0")(x))
@@ -154,7 +156,7 @@ class UNet(nn.Module):
     center_input: bool = False
     out_channels: Natural = 0
     dtype: Precision = "float32"
-    remat: bool = False
+    remat: Remat = False
 
     def per_level(self, name: str, value: bool | str | tuple) -> tuple:
         """`value` for each level; a tuple must have one entry per level."""
@@ -178,7 +180,7 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, t: Array, cond: Cond | None = None, train: bool = False) -> Array:
-        resnet = nn.remat(ResBlock, static_argnums=(3,)) if self.remat else ResBlock
+        resnet, self_attention = remat(ResBlock, self.remat, static_argnums=(3,)), remat(SelfAttention, self.remat)
         common = dict(eps=self.norm_eps, dtype=self.dtype)
 
         def block(h, features, name, resample="none", scale=1.0):
@@ -192,7 +194,7 @@ class UNet(nn.Module):
             heads = h.shape[-1] // self.head_dim if self.head_dim else self.heads
             if heads < 1 or h.shape[-1] % heads or (self.head_dim and h.shape[-1] % self.head_dim):
                 raise UserError(_heads(h.shape[-1], self.heads, self.head_dim))
-            return SelfAttention(heads, groups, scale=scale, name=name, **common)(h)
+            return self_attention(heads, groups, scale=scale, name=name, **common)(h)
 
         def conv(features, name, scale=1.0, **kw):
             return Conv(features, 3, dtype=self.dtype, kernel_init=ddpm_init(scale), name=name, **kw)
@@ -224,7 +226,7 @@ class UNet(nn.Module):
 
         for i in reversed(levels):
             for j in range(self.blocks + 1):
-                h = block(jnp.concatenate([h, skips.pop()], -1), widths[i], f"up{i}_block{j}")
+                h = block((h, skips.pop()), widths[i], f"up{i}_block{j}")
                 h = attend(h, f"up{i}_attend{j}") if attend_up[i] else h
             if i > 0:
                 if upsample[i] == "resnet":

@@ -11,7 +11,12 @@ from pathlib import Path
 
 # An unknown flag aborts the process, so each names the jaxlib releases [from, before) in which it was seen to help.
 # In 0.10 YNN's fusions of single convolutions run on one thread; in 0.11.2 and 0.12 they run on all, and need no flag.
-CPU_FLAGS = {"--xla_cpu_experimental_ynn_fusion_type=-individual_convolution": ((0, 10, 2), (0, 11))}
+# There XLA drops the barriers of `jax.checkpoint` too early and merges what is computed again with what it was to replace, so that
+# rematerialisation saves nothing; without that pass it does, and 0.12 needs no flag.
+CPU_FLAGS = {
+    "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution": ((0, 10, 2), (0, 11)),
+    "--xla_disable_hlo_passes=cse_barrier_expander": ((0, 10, 2), (0, 11)),
+}
 
 
 def jaxlib_version() -> tuple[int, ...]:

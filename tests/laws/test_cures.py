@@ -13,7 +13,7 @@ from PIL import Image
 
 from jaxgen import evaluate
 from jaxgen.config import files as configs
-from jaxgen.config.advice import gentler, smaller
+from jaxgen.config.advice import gentler, lighter, smaller
 from jaxgen.errors import UserError
 from jaxgen.runs.directory import FREE
 from jaxgen.runs.experiment import Experiment, open_source
@@ -223,7 +223,7 @@ def test_a_run_may_follow_the_advice_of_a_failed_step():
     """What a run is told to change after a divergence, or when the memory is too small, it may change when it goes on."""
     for recipe in CONFIGS:
         config = configs.normalise(configs.load(f"{ROOT}/configs/{recipe}.py"))
-        for advice in (gentler(config), smaller(config, 1), smaller(config, 8)):
+        for advice in (gentler(config), smaller(config, 1), smaller(config, 8), lighter(config, 1, "data")):
             for way in advice.split(", or "):
                 changes = {k: v.strip("'") for k, v in CHANGE.findall(way.replace('"', " "))}
                 found = configs.differences(config, configs.override(config, changes))

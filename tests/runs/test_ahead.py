@@ -69,6 +69,22 @@ def test_a_step_that_does_not_fit_says_what_to_paste(name, key, tmp_path, monkey
     assert path.endswith(key) and changed.data.batch % changed.method.to_dict().get("microbatches", 1) == 0
 
 
+def test_the_plan_says_what_most_of_the_memory_is_for(tmp_path, monkeypatch, capsys):
+    config = files.override(files.load("vae_digits:tiny"), {"eval": {}, "steps": 1, "mesh.data": 1})
+    monkeypatch.setattr(train, "TIGHT", 0.0)
+    train.train(config, tmp_path / "run")
+    said = re.search(r"memory   (.*)", capsys.readouterr().err)[1]
+    sizes = {what: float(size) for size, what in re.findall(r"([\d.]+) MB (of [^,;.]*|to work with)", said)}
+    part = max(sizes, key=sizes.get)
+    assert {"of data", "to work with"} < set(sizes) and f"Most is {part}; should it be less, " in said
+    state = "a smaller net has less" in said
+    assert (
+        state
+        if part.startswith("of weights")
+        else f"--config.{'data.placement' if part == 'of data' else 'method'}" in said
+    )
+
+
 def test_long_runs_and_scarce_memory_are_told(tmp_path, monkeypatch, capsys):
     config = files.override(files.load("vae_digits:tiny"), {"eval": {}, "log_every": 1})
     needed = []
