@@ -10,6 +10,7 @@ import optax
 from flax import struct
 
 from jaxgen.core.conditions import Cond, read
+from jaxgen.core.inputs import Input
 from jaxgen.core.lender import Frozen, Loan
 from jaxgen.core.net import Net
 from jaxgen.core.parallel import microbatches
@@ -91,6 +92,14 @@ class Samples(Protocol):
 
     def sample(self, w: Weights, rng: Array, num: int, cond: Cond) -> Array:
         """float32 [num, *spec.shape], pictures in [-1, 1]; `cond` holds every condition of the spec, [num, ...]."""
+
+
+@runtime_checkable
+class Tunes(Protocol):
+    """Has parts that only its samples depend on: their numbers are inputs of the program that samples."""
+
+    def settings(self) -> dict[str, Input]:
+        """Field -> what stands in for it."""
 
 
 @runtime_checkable

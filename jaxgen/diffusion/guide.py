@@ -36,6 +36,7 @@ def missing(*args: Any) -> Output:
 class Guide(Protocol):
     """Turns model(*args, cond) into model(*args) for the conditions asked for; arguments and conditions are arrays [B, ...].
 
+    Numbers that a program is given, so that it serves for any of them, are listed in `inputs` (jaxgen.core.inputs).
     `null` is `cond` at what means "any". What a guide `needs` of the run is in jaxgen.diffusion.needs.
     """
 
@@ -79,6 +80,7 @@ class ClassifierFree:
     """(1 - scale) D_null + scale D_cond in one doubled batch (Ho & Salimans 2022); scale = 1 + w of their eq. 6."""
 
     evaluations: ClassVar[int] = 2
+    inputs: ClassVar[tuple[str, ...]] = ("scale",)
     needs: ClassVar[tuple[str, ...]] = ("null",)
     scale: NonNegative = 1.5
 
@@ -97,6 +99,7 @@ class Negative:
     """Away from some conditions instead of from "any": (1 - scale) D_avoid + scale D_cond."""
 
     evaluations: ClassVar[int] = 2
+    inputs: ClassVar[tuple[str, ...]] = ("scale", "avoid")
     needs: ClassVar[tuple[str, ...]] = ("null",)
     scale: NonNegative = 1.5
     avoid: Natural | dict = (
@@ -142,6 +145,7 @@ class Interval:
     """Classifier-free guidance only for low <= t <= high (Kynkaanniemi et al. 2024); outside, one evaluation is enough."""
 
     evaluations: ClassVar[int] = 2
+    inputs: ClassVar[tuple[str, ...]] = ("scale", "low", "high")
     needs: ClassVar[tuple[str, ...]] = ("null",)
     scale: NonNegative = 1.5
     low: Share = 0.2
@@ -167,6 +171,7 @@ class Rescaled:
     """Classifier-free guidance whose contrast is brought back to the model's own (Lin et al. 2024, eq. 14-16), in x_0."""
 
     evaluations: ClassVar[int] = 2
+    inputs: ClassVar[tuple[str, ...]] = ("scale", "share")
     needs: ClassVar[tuple[str, ...]] = ("null",)
     scale: NonNegative = 7.5
     share: Share = 0.7  # of the rescaled image; the rest is the guided one
@@ -189,6 +194,7 @@ class Autoguidance:
     """Away from a worse version of the same model: (1 - scale) D_worse + scale D (Karras et al. 2024, eq. 3)."""
 
     evaluations: ClassVar[int] = 2
+    inputs: ClassVar[tuple[str, ...]] = ("scale",)
     scale: NonNegative = 2.0
     weak: Any = ""  # the lender of the worse model: another run, or an early checkpoint of this one
 
@@ -210,6 +216,7 @@ class ByClassifier:
     """
 
     evaluations: ClassVar[int] = 2
+    inputs: ClassVar[tuple[str, ...]] = ("scale",)
     needs: ClassVar[tuple[str, ...]] = ("label",)
     scale: NonNegative = 2.0
     judge: Any = ""  # the lender of a classifier of noisy images

@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.core.conditions import Cond
+from jaxgen.core.inputs import Input
 from jaxgen.core.method import Loss, LossMethod, Metrics
 from jaxgen.core.ranges import BelowOne, Count, Positive, Range
 from jaxgen.core.spec import RunLength
@@ -35,7 +36,7 @@ from jaxgen.diffusion.needs import refuse_unmet
 from jaxgen.diffusion.paths import Sigma
 from jaxgen.diffusion.process import spread
 from jaxgen.diffusion.solvers.fewstep import Lcm
-from jaxgen.diffusion.solvers.table import Solver
+from jaxgen.diffusion.solvers.table import Solver, prepared
 from jaxgen.diffusion.times import LogNormal, Times
 from jaxgen.errors import UserError
 from jaxgen.methods.diffusion import bounded
@@ -233,6 +234,10 @@ class Consistency(LossMethod):
     def nfe(self) -> int:
         """Network evaluations per image of `sample`."""
         return self.solver.nfe(self.process)
+
+    def settings(self) -> dict[str, Input]:
+        """The solver."""
+        return {"solver": Input(prepared(self.solver, self.process))}
 
     def sample(self, w: Weights, rng: Array, num: int, cond: Cond) -> Array:
         """float32 [num, *spec.shape], pictures in [-1, 1] (algorithm 1: f, then noise to a lower level and f again)."""

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.conditions import Cond, drop
+from jaxgen.core.inputs import Input
 from jaxgen.core.lender import Loan, Role
 from jaxgen.core.method import JudgesNoise, Loss, LossMethod
 from jaxgen.core.ranges import BelowOne
@@ -24,7 +25,7 @@ from jaxgen.diffusion.objective import Objective, Predicted, Weighted
 from jaxgen.diffusion.predict import Eps, Prediction
 from jaxgen.diffusion.process import VP, Process, level_at
 from jaxgen.diffusion.solvers.chain import Ancestral
-from jaxgen.diffusion.solvers.table import Denoiser, Estimate, NegativeLogLikelihood, Solver
+from jaxgen.diffusion.solvers.table import Denoiser, Estimate, NegativeLogLikelihood, Solver, prepared
 from jaxgen.diffusion.times import Times, Uniform
 from jaxgen.diffusion.weight import Simple, Weight
 from jaxgen.errors import UserError
@@ -177,6 +178,10 @@ class Diffusion(LossMethod):
     def nfe(self) -> int:
         """Network evaluations per image of `sample`, guidance included."""
         return self.solver.nfe(self.process) * self.guide.evaluations
+
+    def settings(self) -> dict[str, Input]:
+        """Guide and solver."""
+        return {"guide": Input(self.guide), "solver": Input(prepared(self.solver, self.process))}
 
     def sample(self, w: Weights, rng: Array, num: int, cond: Cond) -> Array:
         """float32 [num, *spec.shape]; pictures in [-1, 1]."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
+from weakref import WeakValueDictionary
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +18,9 @@ from ml_collections import ConfigDict
 from jaxgen.config import registry
 from jaxgen.config.files import FEED, Feed, to_json
 from jaxgen.core import conditions, keys, parallel
+from jaxgen.core.inputs import Input, holding
 from jaxgen.core.lender import Frozen, Loan
-from jaxgen.core.method import Borrows, Encodes, Inherits, Method, Metrics, Samples
+from jaxgen.core.method import Borrows, Encodes, Inherits, Method, Metrics, Samples, Tunes
 from jaxgen.core.spec import Spec, given
 from jaxgen.core.state import Array, NetState, PyTree, TrainState, Variables, Weights
 from jaxgen.core.task import Batch, Task
@@ -27,7 +29,13 @@ from jaxgen.data.sources import Source
 from jaxgen.errors import NotFinite, UserError
 from jaxgen.images import beside, to_uint8
 
+
+class Programs(dict[Hashable, Callable]):
+    """Compiled programs by their owner."""
+
+
 OPEN: dict[tuple, "Experiment"] = {}  # the last few
+SHARED: WeakValueDictionary[tuple, Programs] = WeakValueDictionary()  # those of all experiments that are open
 
 
 def open_source(config: ConfigDict, split: str) -> Source:
@@ -412,9 +420,9 @@ class Experiment:
             }
             return {k: jnp.max(jnp.stack([jnp.abs(x).max().astype(jnp.float32) for x in v])) for k, v in floats.items()}
 
-        if "reach" not in self.compiled:
-            self.compiled["reach"] = jax.jit(largest, out_shardings=parallel.replicated(self.mesh))
-        return {name: float(value) for name, value in self.compiled["reach"](w.nets).items()}
+        if "reach" not in self.shared:
+            self.shared["reach"] = jax.jit(largest, out_shardings=parallel.replicated(self.mesh))
+        return {name: float(value) for name, value in self.shared["reach"](w.nets).items()}
 
     def refuse_broken(self, w: Weights) -> None:
         """A NotFinite unless all weights are finite: figures of NaN may look sound (a code, a class, a picture is always found)."""
@@ -437,22 +445,37 @@ class Experiment:
         )
 
     @cached_property
-    def compiled(self) -> dict[Hashable, Callable]:
+    def compiled(self) -> Programs:
         """Programs by their owner, so that each is compiled once per run."""
-        return {}
+        return Programs()
 
-    def jit(self, owner: Hashable, function: Callable) -> Callable:
+    @cached_property
+    def settings(self) -> dict[str, Input]:
+        """Parts of the method that only its samples depend on (solver, guide), as inputs of their program."""
+        return self.method.settings() if isinstance(self.method, Tunes) else {}
+
+    @cached_property
+    def shared(self) -> Programs:
+        """Programs that know nothing of the settings: the same for experiments that differ in nothing else."""
+        config = self.config.copy_and_resolve_references().unlock()
+        config.method = {k: v for k, v in config.method.items() if k not in self.settings}
+        key = (to_json(config), self.data, self.kept, *self.loans.items())
+        return SHARED.setdefault(key, Programs())
+
+    def jit(self, owner: Hashable, function: Callable, programs: Programs | None = None) -> Callable:
         """`function(weights, batch, rng)`, jitted once for its `owner`; what it returns is gathered on every device.
 
         The owner is all that the function depends on besides its arguments: an evaluator with its options, say.
+        `programs`: where it is kept; those of this experiment unless something else is said.
         """
+        programs = self.compiled if programs is None else programs
 
         def gathered(w: Weights, batch: Batch, rng: Array) -> PyTree:
             return function(self.whole(w, self.shardings.view()), batch, rng)
 
-        if owner not in self.compiled:
-            self.compiled[owner] = jax.jit(gathered, out_shardings=parallel.replicated(self.mesh))
-        return self.compiled[owner]
+        if owner not in programs:
+            programs[owner] = jax.jit(gathered, out_shardings=parallel.replicated(self.mesh))
+        return programs[owner]
 
     def open_source(self, split: str) -> Source:
         """The data set: "train" or "eval" (held out); one of another Spec is a UserError."""
@@ -489,6 +512,7 @@ class Experiment:
     ) -> Iterator[Made]:
         """`num` samples in batches, made on all devices and given to every host, so that any number needs the memory of one.
 
+        A batch is the config's, or the next power of two if `num` is less: few programs serve all numbers.
         asked: condition -> values [n, ...], repeated over the samples; labels that are not asked for run through all in turn.
         Conditions that only data can give come from a share of `source` (the held-out set where none is given).
         """
@@ -503,7 +527,7 @@ class Experiment:
             chosen = share(source, num)
         elif self.spec.label:
             asked.setdefault(self.spec.label, self.labels(num))
-        step = min(self.feed.batch, num)
+        step = min(self.feed.batch, 1 << (num - 1).bit_length())
         size = self.spread(step)
         own = size // jax.process_count()
         mine = jax.process_index() * own + np.arange(own)  # this host's places in a batch
@@ -515,7 +539,7 @@ class Experiment:
                 data = {k: np.stack([row[k] for row in rows]) for k in self.read_spec}
             cond = {k: np.asarray(v)[(start + mine) % len(v)].astype(self.spec[k].dtype) for k, v in asked.items()}
             placed = parallel.put_batch(self.mesh, data), parallel.put_batch(self.mesh, cond)
-            images, cond = program(w, placed, keys.named(root, "sample", i))
+            images, cond = program(w, (*placed, self.settings), keys.named(root, "sample", i))
             found = (*jax.device_get((images, cond)), parallel.to_host(placed[0]))
             sound = np.isfinite(found[0][:count]).reshape(count, -1).all(1)
             if not sound.all():
@@ -538,20 +562,21 @@ class Experiment:
         row += [made.images, made.data[self.data.target]]
         return beside(row), 4 * len(row)
 
-    def sampler(self, num: int) -> Callable[[Weights, tuple[Batch, Batch], Array], tuple[Array, Batch]]:
-        """(weights, (data or {}, what is asked for), rng) -> (samples as the data are [num, ...], all conditions).
+    def sampler(self, num: int) -> Callable[[Weights, tuple[Batch, Batch, dict], Array], tuple[Array, Batch]]:
+        """(weights, (data or {}, what is asked for, settings), rng) -> (samples as the data are [num, ...], all conditions).
 
         Every device makes its share, then all have all.
         """
 
-        def make(w: Weights, given: tuple[Batch, Batch], rng: Array) -> tuple[Array, Batch]:
-            data, asked = given
+        def make(w: Weights, given: tuple[Batch, Batch, dict[str, Input]], rng: Array) -> tuple[Array, Batch]:
+            data, asked, settings = given
             seen = self.see(w.frozen, data, keys.named(rng, "tasks")) if data else {}
             cond = conditions.read(self.spec, {**seen, **asked}, num)
-            x = self.method.sample(w, rng, num, cond)
+            method = holding(self.method, {k: told.part for k, told in settings.items()})
+            x = method.sample(w, rng, num, cond)
             x = jax.lax.with_sharding_constraint(x, parallel.batch_sharding(self.mesh))
             sound = jnp.isfinite(x).reshape(num, -1).all(1)  # a codec may make fine pictures of NaN
             shown = self.show(w.frozen, x)
             return jnp.where(sound.reshape(-1, *(1,) * (shown.ndim - 1)), shown, jnp.nan), cond
 
-        return self.jit(("sample", num), make)
+        return self.jit(("sample", num), make, self.shared)

@@ -48,7 +48,7 @@ def test_eight_devices_share_the_work_of_sampling(tiny, advance):
         flops = []
         for devices in (1, 8):
             exp, state, _ = advance(tiny(name, mesh={"data": devices}), num=0)
-            program = exp.sampler(64).lower(state.view(), ({}, {}), exp.root).compile()
+            program = exp.sampler(64).lower(state.view(), ({}, {}, exp.settings), exp.root).compile()
             flops.append(program.cost_analysis()["flops"])
         assert flops[1] < flops[0] / 4, name
 

@@ -86,7 +86,7 @@ def test_broken_samples_name_the_solver(tiny, advance, monkeypatch):
     """With finite weights it is the sampler that diverges: the message says which, and what to try."""
     exp, state, _ = advance(tiny("vae_digits"), num=0)
     own = Experiment(exp.config, exp.data, exp.mesh)  # with programs of its own
-    broken = jnp.zeros((5, 8, 8, 1)).at[1:, 3].set(np.inf)
+    broken = jnp.zeros((8, 8, 8, 1)).at[1:, 3].set(np.inf)  # five are made in a batch of eight
     monkeypatch.setattr(type(own.method), "sample", lambda *_: broken)
     told = pytest.raises(NotFinite, match=r"4 of 5 samples are NaN or infinite \(step 0, weights std0\.1\)")
     with told, own.explaining({"std0.1": state.view()}):

@@ -14,6 +14,7 @@ from jaxgen.config import files as configs
 from jaxgen.core.spec import Field, Spec
 from jaxgen.errors import UserError
 from jaxgen.evaluate import evaluate
+from jaxgen.runs import experiment
 from jaxgen.runs.directory import RunDir
 from jaxgen.runs.frozen import FrozenRun
 from jaxgen.runs.trained import Trained
@@ -23,14 +24,72 @@ from jaxgen.train import train
 SMALL = {"method.net.mults": (1,), "method.net.attend": ()}  # what is asked here does not depend on the net
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory):
-    """A labelled diffusion run, long enough to tell labels apart."""
-    path = tmp_path_factory.mktemp("run") / "digits"
+def labelled(name, path):
+    """A labelled run, long enough to tell labels apart."""
     changes = {**SMALL, "mesh": {"data": 1}, "steps": 60, "steps_per_call": 10, "save_every": 60, "method.net.optimizer.lr": 1e-2,
                "method.net.optimizer.warmup": 0, "method.net.ema": "none", "eval.grid.every": 0, "eval.loss.every": 0}  # fmt: skip
-    train(configs.override(configs.load("configs/ddpm_digits.py:tiny"), changes), path)
+    train(configs.override(configs.load(f"configs/{name}.py:tiny"), changes), path)
     return path
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A chain."""
+    return labelled("ddpm_digits", tmp_path_factory.mktemp("run") / "digits")
+
+
+@pytest.fixture(scope="module")
+def flow(tmp_path_factory):
+    """A flow."""
+    return labelled("flow_digits", tmp_path_factory.mktemp("run") / "flow")
+
+
+@pytest.fixture
+def compiled():
+    """A function that counts the programs that were compiled since it was last asked."""
+    events = []
+
+    def note(event, duration, **_):
+        events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+
+    def count():
+        found = events.count("/jax/core/compile/backend_compile_duration")
+        events.clear()
+        return found
+
+    yield count
+    if hasattr(jax.monitoring, "unregister_event_duration_listener"):  # jax < 0.8 has none
+        jax.monitoring.unregister_event_duration_listener(note)
+
+
+@pytest.mark.parametrize(
+    ("run", "parts", "scale"),
+    [
+        ("digits", {"solver": "ancestral"}, {"scale": 3.5}),
+        ("digits", {"solver": "dpm_plus", "eta": 0.5}, {"scale": 3.5, "eta": 1.0}),
+        ("digits", {"solver": "predictor_corrector", "guide": "interval"}, {"snr": 0.1, "low": 0.0}),
+        ("flow", {"solver": "euler", "guide": "negative", "avoid": 2}, {"scale": 3.5, "avoid": 4}),
+    ],
+)
+def test_numbers_are_inputs_of_the_program_that_samples(run, parts, scale, request, compiled, monkeypatch):
+    """Seed, labels, steps, scales and the number of pictures change what is made, and compile nothing."""
+    run = jaxgen.open(request.getfixturevalue(run))
+    first = {"num": 8, "labels": [3], "steps": 9, **parts}
+    images = {"first": run.sample(**first)}
+    assert compiled() > 0
+    others = {"seed": {"seed": 1}, "labels": {"labels": [1, 7]}, "steps": {"steps": 20}, "scale": scale}
+    for name, change in others.items():
+        images[name] = run.sample(**{**first, **change})
+        assert compiled() == 0, name
+        assert (images[name] != images["first"]).any(), name
+    np.testing.assert_array_equal(run.sample(**{**first, "num": 5}), images["first"][:5])
+    assert compiled() == 0
+    monkeypatch.setattr(experiment, "OPEN", {})
+    monkeypatch.setattr(experiment, "SHARED", {})
+    np.testing.assert_array_equal(jaxgen.open(run.run.path).sample(**{**first, "steps": 20}), images["steps"])
+    assert compiled() > 0
 
 
 def test_three_lines_of_python(digits):

@@ -1,6 +1,7 @@
 """Predictor-corrector sampling (Song et al. 2021, algorithm 1): a step of the reverse SDE, then Langevin steps at the new level."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from jaxgen.core.ranges import Count, Natural, NonNegative, Positive
 from jaxgen.diffusion.grid import Even, Grid
 from jaxgen.diffusion.process import Process
 from jaxgen.diffusion.solvers.chain import Ddim
-from jaxgen.diffusion.solvers.table import Denoiser, clipped, x0_of
+from jaxgen.diffusion.solvers.table import Denoiser, at, clipped, padded, x0_of
 
 Array = jax.Array
 
@@ -36,10 +37,33 @@ class PredictorCorrector:
 
     def __call__(self, denoise: Denoiser, process: Process, x: Array, rng: Array) -> Array:
         """x at t=1 -> x at t=0."""
+        return self.prepared(process)(denoise, process, x, rng)
+
+    def prepared(self, process: Process) -> "Ladder":
+        """Its rows, for a program that is given them."""
         grid = self.grid(process, self.steps)
         alpha, sigma = process.alpha(grid), process.sigma(grid)
         kept = (alpha[1:-1] / alpha[:-2]) ** 2 if (alpha[:-1] > 0).all() else np.ones(self.steps - 1)
         mix = Ddim(self.steps, self.eta, self.clip, self.grid).table(process).mix[:, 0]
+        kept = np.append(kept, 1.0)
+        rows = {"t": grid[:-1], "end": grid[1:], "alpha": alpha[1:], "sigma": sigma[1:], "kept": kept, "mix": mix}
+        return Ladder({k: padded(v) for k, v in rows.items()}, len(mix), self.snr, self.corrections, self.clip)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The levels of a predictor-corrector, and how it goes down them."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("rows", "num", "snr")
+    rows: dict[str, np.ndarray]  # float64 [N, ...] each
+    num: int | Array  # rows that count
+    snr: float | Array
+    corrections: int
+    clip: bool
+
+    def __call__(self, denoise: Denoiser, process: Process, x: Array, rng: Array) -> Array:
+        """x at t=1 -> x at t=0."""
+        rows = {k: jnp.asarray(v, x.dtype) for k, v in self.rows.items()}
 
         def guess(x: Array, t: Array) -> Array:
             x0 = x0_of(denoise(x, jnp.full(x.shape[:1], t)))
@@ -54,18 +78,15 @@ class PredictorCorrector:
             step = 2 * row["kept"] * (self.snr * size(z) / size(score)) ** 2
             return x + step * score + jnp.sqrt(2 * step) * z
 
-        def step(x: Array, inputs: tuple[dict[str, Array], Array]) -> tuple[Array, None]:
-            row, key = inputs
-            first, *rest = jax.random.split(key, 1 + self.corrections)
+        def step(i: Array, x: Array) -> Array:
+            row = {k: at(v, i) for k, v in rows.items()}
+            first, *rest = jax.random.split(jax.random.fold_in(rng, i), 1 + self.corrections)
             mix = row["mix"]
             x = mix[0] * x + mix[1] * guess(x, row["t"]) + mix[3] * jax.random.normal(first, x.shape, x.dtype)
             for k in rest:
                 x = correct(x, row, k)
-            return x, None
+            return x
 
-        rows = {"t": grid[:-1], "end": grid[1:], "alpha": alpha[1:], "sigma": sigma[1:], "kept": [*kept, 1], "mix": mix}
-        rows = {k: jnp.asarray(v, x.dtype) for k, v in rows.items()}
-        keys = jax.random.split(rng, self.steps)
-        before = jax.tree.map(lambda v: v[:-1], rows)
-        x, _ = jax.lax.scan(step, x, (before, keys[:-1]))
-        return mix[-1, 0] * x + mix[-1, 1] * guess(x, rows["t"][-1])
+        x = jax.lax.fori_loop(0, self.num - 1, step, x)
+        last = {k: at(v, self.num - 1) for k, v in rows.items()}
+        return last["mix"][0] * x + last["mix"][1] * guess(x, last["t"])

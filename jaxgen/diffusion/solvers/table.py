@@ -1,15 +1,18 @@
-"""Every solver as a table, run by one `lax.scan`.
+"""Every solver as a table, followed by one loop.
 
 A sampler keeps a few images (slots): the network's next input, the last denoised images, a saved base point. One row
 is one evaluation D = denoise(slot 0, t), after which every slot becomes a fixed linear combination of the slots, of D,
 of D before clipping and of unit noise z. The coefficients depend on the process and the grid alone, so they are
 computed on the host in float64; a solver's code forms them with vectors that stand for those images, and reads like
 the paper's update. The number of rows is the number of function evaluations.
+
+A program that is given a table (`Tabulated.prepared`) is compiled for its `Form` alone: other steps, another grid, another eta
+are other numbers.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +48,11 @@ class Solver(Protocol):
         """How often the denoiser is evaluated."""
 
 
+def prepared(solver: Solver, process: Process) -> Solver:
+    """What stands in for a solver among the inputs of a program: its table; itself where it has none."""
+    return solver.prepared(process) if hasattr(solver, "prepared") else solver
+
+
 class NegativeLogLikelihood(Protocol):
     """How likely a model finds an image."""
 
@@ -67,17 +75,50 @@ def symbols(slots: int) -> Symbols:
     return Symbols(list(unit[:slots]), *unit[slots:])
 
 
+class Form(NamedTuple):
+    """What a program must know of a table."""
+
+    columns: tuple[tuple[int, ...], ...]  # of each slot: those that any row uses
+    copies: tuple[bool, ...]  # slots that are one column as it is
+    noisy: bool  # the start has noise
+    learned: bool  # z is scaled by a learned variance
+
+
 @dataclass(frozen=True)
 class Table:
-    """Rows of a solver; float64."""
+    """Rows of a solver; float64. A solver itself, once it is `prepared`."""
+
+    inputs: ClassVar[tuple[str, ...]] = ("t", "mix", "start", "band", "num")
 
     t: np.ndarray  # [N] times given to the denoiser
     mix: np.ndarray  # [N, slots, slots + 3] new slots from (slots, d, raw, z)
     start: tuple[float, float] = (1.0, 0.0)  # the first input is start[0] x + start[1] z
     band: np.ndarray | tuple = ()  # [N, 2] log of smallest and largest variance; z is scaled by the learned one
+    num: int | Array | None = None  # rows that count; None: all
+    form: Form | None = None  # None: that of its numbers
+    limit: Callable[[Array], Array] | None = None  # what is done to every denoised image; None: nothing
 
     def __len__(self) -> int:
         return len(self.t)
+
+    def __call__(self, denoise: "Denoiser", process: Process, x: Array, rng: Array) -> Array:
+        """x at t=1 -> x at t=0."""
+        return run(self, denoise, x, rng, self.limit or unlimited)
+
+    @property
+    def nature(self) -> Form:
+        """Its form."""
+        if self.form:
+            return self.form
+        columns = [tuple(np.flatnonzero(slot.any(0)).tolist()) for slot in self.mix.swapaxes(0, 1)]
+        ones = [(self.mix[:, k, used] == 1).all() for k, used in enumerate(columns)]
+        copies = tuple(len(used) == 1 and bool(one) for used, one in zip(columns, ones, strict=True))
+        return Form(tuple(columns), copies, bool(self.start[1]), len(self.band) > 0)
+
+    def prepared(self, limit: Callable[[Array], Array]) -> "Table":
+        """With its form told apart from its numbers, in as many rows as other tables have."""
+        band = padded(self.band) if len(self.band) else ()
+        return Table(padded(self.t), padded(self.mix), self.start, band, len(self), self.nature, limit)
 
 
 def table(t: list[float], rows: list[list[np.ndarray]], **more) -> Table:
@@ -85,12 +126,17 @@ def table(t: list[float], rows: list[list[np.ndarray]], **more) -> Table:
     return Table(np.asarray(t, np.float64), np.asarray(rows, np.float64), **more)
 
 
-def combine(mix: np.ndarray, row: Array, values: list[Array]) -> Array:
+def padded(rows: np.ndarray) -> np.ndarray:
+    """Filled up to 1,024 rows or the next power of two: a program counts the rows of an array."""
+    more = max(1024, 1 << (len(rows) - 1).bit_length()) - len(rows)
+    return np.concatenate([rows, np.zeros((more, *rows.shape[1:]))])
+
+
+def combine(used: tuple[int, ...], copy: bool, row: Array, values: list[Array]) -> Array:
     """sum_j row[j] values[j] over the columns that any row of the table uses; plain copies cost nothing."""
-    used = np.flatnonzero(mix.any(0))
-    if not len(used):
+    if not used:
         return jnp.zeros_like(values[0])
-    if len(used) == 1 and (mix[:, used[0]] == 1).all():
+    if copy:
         return values[used[0]]
     total = row[used[0]] * values[used[0]]
     for j in used[1:]:
@@ -105,37 +151,45 @@ def run(
 
     `rng` is a key, or recorded unit noise [N, B, ...] ([N + 1, B, ...] when the start is noisy), one image a row.
     """
+    form, num = rows.nature, len(rows) if rows.num is None else rows.num
     coefficients = jnp.asarray(rows.mix, x.dtype)
     times = jnp.asarray(rows.t, jnp.result_type(x.dtype, jnp.float32))
-    band = jnp.asarray(rows.band, x.dtype) if len(rows.band) else jnp.zeros((len(rows), 2), x.dtype)
-    noisy, slots = bool(rows.start[1]), rows.mix.shape[1]
+    band = jnp.asarray(rows.band, x.dtype)
     recorded = not jnp.issubdtype(rng.dtype, jax.dtypes.prng_key)
-    draws = rng if recorded else jax.random.split(rng, len(rows) + noisy)
 
-    def noise(draw: Array) -> Array:
-        return draw.astype(x.dtype) if recorded else jax.random.normal(draw, x.shape, x.dtype)
+    def noise(i: Array | int) -> Array:
+        return (
+            at(rng, i).astype(x.dtype) if recorded else jax.random.normal(jax.random.fold_in(rng, i), x.shape, x.dtype)
+        )
 
-    if noisy:
-        x = rows.start[0] * x + rows.start[1] * noise(draws[0])
-        draws = draws[1:]
+    if form.noisy:
+        x = rows.start[0] * x + rows.start[1] * noise(0)
+    slots = len(form.columns)
     first = tuple(x if k == 0 else jnp.zeros_like(x) for k in range(slots))
+    path = jnp.zeros((len(rows) + 1, *x.shape), x.dtype).at[0].set(x) if keep else None
 
-    def step(images: tuple[Array, ...], inputs: tuple[Array, ...]) -> tuple[tuple[Array, ...], Array | None]:
-        c, t, low_high, draw = inputs
-        out = denoise(images[0], jnp.full(x.shape[:1], t))
+    def step(i: Array, carry: tuple[tuple[Array, ...], Array | None]) -> tuple[tuple[Array, ...], Array | None]:
+        images, path = carry
+        out = denoise(images[0], jnp.full(x.shape[:1], at(times, i)))
         raw = x0_of(out)
         values = [*images, limit(raw), raw, None]
-        if rows.mix[:, :, -1].any():
-            z = noise(draw)
-            if len(rows.band):
-                log_var = out.fraction * low_high[1] + (1 - out.fraction) * low_high[0]
-                z = jnp.exp(0.5 * log_var) * z
+        if any(slots + 2 in used for used in form.columns):
+            z = noise(i + form.noisy)
+            if form.learned:
+                low, high = at(band, i)
+                z = jnp.exp(0.5 * (out.fraction * high + (1 - out.fraction) * low)) * z
             values[-1] = z
-        new = tuple(combine(rows.mix[:, k], c[k], values) for k in range(slots))
-        return new, new[0] if keep else None
+        told = zip(form.columns, form.copies, at(coefficients, i), strict=True)
+        new = tuple(combine(used, copy, row, values) for used, copy, row in told)
+        return new, path.at[i + 1].set(new[0]) if keep else None
 
-    last, path = jax.lax.scan(step, first, (coefficients, times, band, draws))
-    return jnp.concatenate([x[None], path]) if keep else last[0]
+    last, path = jax.lax.fori_loop(0, num, step, (first, path))
+    return path if keep else last[0]
+
+
+def at(rows: Array, i: Array | int) -> Array:
+    """rows[i]."""
+    return jax.lax.dynamic_index_in_dim(rows, i, keepdims=False)
 
 
 def unlimited(x0: Array) -> Array:
@@ -166,9 +220,10 @@ class Tabulated:
         """The rows for this process."""
         raise TypeError(f"{type(self).__name__} must define its table")
 
-    def limit(self, x0: Array) -> Array:
+    @property
+    def limit(self) -> Callable[[Array], Array]:
         """What is done to every denoised image before it is used."""
-        return clipped(x0) if getattr(self, "clip", False) else x0
+        return clipped if getattr(self, "clip", False) else unlimited
 
     def nfe(self, process: Process) -> int:
         """Rows."""
@@ -177,6 +232,10 @@ class Tabulated:
     def __call__(self, denoise: Denoiser, process: Process, x: Array, rng: Array) -> Array:
         """x at t=1 -> x at t=0."""
         return run(self.table(process), denoise, x, rng, self.limit)
+
+    def prepared(self, process: Process) -> Table:
+        """Its table, for a program that is given it: the same program for any number of steps."""
+        return self.table(process).prepared(self.limit)
 
     def trajectory(self, denoise: Denoiser, process: Process, x: Array, rng: Array) -> Array:
         """[nfe + 1, B, ...]: what the network was shown, row by row, and the result."""
