@@ -22,22 +22,32 @@ def holding(part: Any, values: dict[str, Any]) -> Any:
     return other
 
 
-@jax.tree_util.register_pytree_node_class
 @dataclass(frozen=True)
-class Input:
-    """A part as a pytree: its `inputs` are the leaves, a row of numbers one of them; the rest must be hashable."""
+class Rest:
+    """A part without its numbers. Equality tells it from others: a part of somebody's own may have no hash."""
 
     part: Any
 
-    def tree_flatten(self) -> tuple[tuple[PyTree], Any]:
+    def __hash__(self) -> int:
+        return hash(type(self.part))
+
+
+@jax.tree_util.register_pytree_node_class
+@dataclass(frozen=True)
+class Input:
+    """A part as a pytree: its `inputs` are the leaves, a row of numbers one of them."""
+
+    part: Any
+
+    def tree_flatten(self) -> tuple[tuple[PyTree], Rest]:
         """((its numbers by name), the part without them)."""
         names = getattr(self.part, "inputs", ())
         rows = lambda v: isinstance(v, list | tuple)  # noqa: E731
         numbers = {k: getattr(self.part, k) for k in names}
         numbers = jax.tree.map(lambda v: np.asarray(v) if rows(v) else v, numbers, is_leaf=rows)
-        return (numbers,), holding(self.part, dict.fromkeys(names))
+        return (numbers,), Rest(holding(self.part, dict.fromkeys(names)))
 
     @classmethod
-    def tree_unflatten(cls, rest: Any, numbers: tuple[PyTree]) -> "Input":
+    def tree_unflatten(cls, rest: Rest, numbers: tuple[PyTree]) -> "Input":
         """The part with these numbers."""
-        return cls(holding(rest, numbers[0]))
+        return cls(holding(rest.part, numbers[0]))

@@ -459,6 +459,7 @@ class Experiment:
         """Programs that know nothing of the settings: the same for experiments that differ in nothing else."""
         config = self.config.copy_and_resolve_references().unlock()
         config.method = {k: v for k, v in config.method.items() if k not in self.settings}
+        config.eval = {}
         key = (to_json(config), self.data, self.kept, *self.loans.items())
         return SHARED.setdefault(key, Programs())
 

@@ -14,6 +14,7 @@ from jaxgen.config import files as configs
 from jaxgen.core.spec import Field, Spec
 from jaxgen.errors import UserError
 from jaxgen.evaluate import evaluate
+from jaxgen.evaluation.per_image import Grid
 from jaxgen.runs import experiment
 from jaxgen.runs.directory import RunDir
 from jaxgen.runs.frozen import FrozenRun
@@ -85,7 +86,9 @@ def test_numbers_are_inputs_of_the_program_that_samples(run, parts, scale, reque
         assert compiled() == 0, name
         assert (images[name] != images["first"]).any(), name
     np.testing.assert_array_equal(run.sample(**{**first, "num": 5}), images["first"][:5])
-    assert compiled() == 0
+    w, told = run.state.view(), {f"method.{k}": first[k] for k in ("solver", "guide") if k in first}
+    assert "raw" in Grid(num=20)(run.changed({**told, "eval.loss.num": 8}).exp, w, w, None).images
+    assert compiled() == 0  # evaluators draw with the same program
     monkeypatch.setattr(experiment, "OPEN", {})
     monkeypatch.setattr(experiment, "SHARED", {})
     np.testing.assert_array_equal(jaxgen.open(run.run.path).sample(**{**first, "steps": 20}), images["steps"])
