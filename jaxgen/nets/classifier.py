@@ -7,7 +7,7 @@ from jax import numpy as jnp
 from jaxgen.core.ranges import BelowOne, Count, Precision
 from jaxgen.core.spec import Classes
 from jaxgen.nets.conditioning import image_shape
-from jaxgen.nets.layers import Conv, Dense, GroupNorm, timestep_embedding
+from jaxgen.nets.layers import Conv, Dense, Dropout, GroupNorm, timestep_embedding
 
 Array = jax.Array
 
@@ -59,7 +59,7 @@ class ResidualClassifier(nn.Module):
                 x = PreActivation(self.width * 2**stage, stride, self.groups, self.dtype)(x)
         x = nn.silu(GroupNorm(self.groups, dtype=self.dtype)(x))
         features = x.astype(jnp.float32).mean((1, 2))
-        return features, Dense(self.classes)(nn.Dropout(self.dropout)(features, deterministic=not train))
+        return features, Dense(self.classes)(Dropout(self.dropout)(features, train))
 
 
 class TimedClassifier(ResidualClassifier):

@@ -27,7 +27,7 @@ from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import TAKES, halvings, join_pictures, one_hot, vector
 from jaxgen.nets.convolution import conv2d, dense, upsample2x
-from jaxgen.nets.layers import attention, kept, remat
+from jaxgen.nets.layers import Dropout, attention, kept, remat
 from jaxgen.nets.unet import average2x2
 
 EPS = 1e-4
@@ -123,7 +123,7 @@ class MPBlock(nn.Module):
             x = unit(x).astype(self.dtype)
         h = conv(mp_silu(x), self.features, "conv0")
         scale = 1 + conv(emb, self.features, "emb", 0, gain=True)[:, None, None]
-        h = nn.Dropout(self.dropout, deterministic=not train)(mp_silu(h * scale))
+        h = Dropout(self.dropout)(mp_silu(h * scale), train)
         h = conv(h, self.features, "conv1")
         x = conv(x, self.features, "shortcut", 1) if self.decoder and project else x
         x = mp_sum(x, h, self.res_balance)

@@ -23,6 +23,7 @@ from jaxgen.nets.fir import Fir
 from jaxgen.nets.layers import (
     Conv,
     Dense,
+    Dropout,
     GaussianFourier,
     GroupNorm,
     ddpm_init,
@@ -75,7 +76,7 @@ class EdmBlock(nn.Module):
             h = norm(h) * (1 + scale) + shift
         else:
             h = norm(h + emb)
-        h = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(h))
+        h = Dropout(self.dropout)(nn.silu(h), train)
         h = Conv(self.features, 3, padding=1, dtype=self.dtype, kernel_init=ddpm_init(0.0), name="conv1")(h)
         x = Fir(self.taps, self.way, name="fir_shortcut")(x) if resamples else x
         if x.shape[-1] != self.features or (resamples and self.project):

@@ -27,6 +27,7 @@ from jaxgen.nets.layers import (
     Conv,
     ConvTranspose,
     Dense,
+    Dropout,
     GroupNorm,
     Initializer,
     UpConv,
@@ -135,7 +136,7 @@ class MlpDiscriminator(Player):
         for _ in range(self.depth):
             x = Dense(self.width * self.pieces, dtype=self.dtype, kernel_init=glorot_uniform)(x)
             x = reduce(jnp.maximum, jnp.split(x, self.pieces, axis=-1))  # max's gradient divides by a count of equals
-            x = nn.Dropout(self.dropout, deterministic=not train)(x)
+            x = Dropout(self.dropout)(x, train)
         return Dense(1, dtype=self.dtype)(x)[:, 0].astype(jnp.float32)
 
 

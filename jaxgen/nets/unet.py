@@ -20,6 +20,7 @@ from jaxgen.nets.convolution import upsample2x
 from jaxgen.nets.layers import (
     Conv,
     Dense,
+    Dropout,
     GaussianFourier,
     GroupNorm,
     Initializer,
@@ -77,7 +78,7 @@ class ResBlock(nn.Module):
             h = norm(h) * (1 + scale) + shift
         else:
             h = norm(h + emb)
-        h = nn.Dropout(self.dropout, deterministic=not train)(act(h))
+        h = Dropout(self.dropout)(act(h), train)
         h = Conv(self.features, 3, padding=1, dtype=self.dtype, kernel_init=ddpm_init(0.0), name="conv1")(h)
         if x.shape[-1] != self.features:
             x = Conv(self.features, 1, dtype=self.dtype, kernel_init=ddpm_init(), name="shortcut")(x)

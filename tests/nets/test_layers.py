@@ -270,3 +270,20 @@ def test_against_torch(torch_ops, name):
     got = np.asarray(TORCH_OPS[name](arrays))
     got = got.transpose(0, 2, 1, 3) if name == "sdpa" else got.transpose(0, 3, 1, 2)
     np.testing.assert_allclose(got, arrays[name], **tolerance)
+
+
+def test_dropout_is_flax_dropout_bit_by_bit():
+    class Twice(nn.Module):
+        ours: bool
+
+        @nn.compact
+        def __call__(self, x):
+            for _ in range(2):
+                x = layers.Dropout(0.3)(x, True) if self.ours else nn.Dropout(0.3, deterministic=False)(x)
+            return x
+
+    x, rngs = normal(0, 3, 4, 5, 6), {"dropout": jax.random.key(7)}
+    mine, flax = (np.asarray(Twice(ours).apply({}, x, rngs=rngs)) for ours in (True, False))
+    np.testing.assert_array_equal(mine, flax)
+    assert 0 < (mine == 0).mean() < 1
+    np.testing.assert_array_equal(layers.Dropout(0.3).apply({}, x, False), x)
