@@ -122,6 +122,18 @@ def test_guidance_is_linear_in_its_scale(name, kind, output):
         close(at[3.0].fraction, model(x, T, cond).fraction)
 
 
+@pytest.mark.parametrize("name", DROPPED)
+def test_condition_and_null_are_one_call_of_twice_the_batch(name):
+    calls, (cond, null) = [], told("several")
+
+    def counted(x, t, cond):
+        calls.append(len(x))
+        return denoiser(x, t, cond)
+
+    rule(name, 3.0)(counted, cond, null)(X, T)
+    assert calls == ([2 * B, B] if name == "interval" else [2 * B])  # inside the interval, and outside
+
+
 @pytest.mark.parametrize("output", MODELS)
 def test_the_interval_is_kept(output):
     (model, x), (cond, null) = MODELS[output], told("several")
