@@ -24,6 +24,16 @@ def mask(pattern: str):
     return select
 
 
+def clip_by_global_norm(most: float) -> optax.GradientTransformation:
+    """optax's, as one product for each gradient: g * min(1, most / |g|)."""
+
+    def update(updates: PyTree, state: optax.EmptyState, params: PyTree = None):
+        factor = jnp.minimum(1.0, most / jnp.maximum(optax.global_norm(updates), jnp.finfo(jnp.float32).tiny))
+        return jax.tree.map(lambda u: u * factor.astype(u.dtype), updates), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
 def at_run_step(rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:
     """-rate(step) times the update, where `step` is the run's clock: a critic updated five times a step has no other."""
 
@@ -100,7 +110,7 @@ class Optimizer:
 
     def build(self) -> optax.GradientTransformation:
         """The whole chain. Clipping and decay keep no state and always have their place, so that a run may take them up."""
-        clip = optax.clip_by_global_norm(self.clip) if self.clip > 0 else optax.identity()
+        clip = clip_by_global_norm(self.clip) if self.clip > 0 else optax.identity()
         decay = (
             optax.add_decayed_weights(self.weight_decay, mask(self.decay))
             if self.weight_decay > 0

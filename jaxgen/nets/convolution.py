@@ -17,6 +17,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.experimental.xla_metadata import set_xla_metadata
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -83,22 +84,29 @@ def _cpu_input_grad(y, k, *, size, stride, padding, precision):
     return lax.pad(z, jnp.zeros((), z.dtype), [(0, 0, 0), *((lo, hi, 0) for lo, hi in crop), (0, 0, 0)])
 
 
-def _cpu_kernel_grad(x, y, *, window, stride, padding, precision):
-    """A convolution of x by y with explicit transposes: the layout that stays fast inside `lax.scan`.
+@partial(jax.jit, static_argnums=1)
+def _transpose(x, axes):
+    return x.transpose(axes)
 
-    The barrier keeps what makes x and y (a norm and an activation, made again under `remat`) out of the transposes' loops,
-    which would compute it at a stride, several times slower.
-    """
-    edges = [
-        (lo, (out - 1) * s + n - size - lo)
-        for (lo, _), out, s, n, size in zip(padding, y.shape[1:3], stride, window, x.shape[1:3], strict=True)
-    ]
-    x, y = lax.optimization_barrier((x, y))
-    x, y = x.transpose(3, 1, 2, 0), y.transpose(1, 2, 0, 3)  # [C, H, W, B], [H', W', B, O]
-    k = lax.conv_general_dilated(
-        x, y, (1, 1), edges, rhs_dilation=stride, dimension_numbers=_LAYOUT, precision=precision
-    )  # [C, kh, kw, O]
-    return k.transpose(1, 2, 0, 3)
+
+def _transposed(x, *axes):
+    """x.transpose(axes) by a loop of its own: fused with what made x, as a norm and an activation, that
+    would be computed again, at a stride, several times slower."""
+    with set_xla_metadata(inlineable="false"):
+        return _transpose(x, axes)
+
+
+def _cpu_kernel_grad(x, y, *, window, stride, padding, precision):
+    """A convolution of the larger operand by the smaller with explicit transposes: what stays fast inside `lax.scan`."""
+    sizes = zip(padding, y.shape[1:3], stride, window, x.shape[1:3], strict=True)
+    conv = partial(lax.conv_general_dilated, window_strides=(1, 1), dimension_numbers=_LAYOUT, precision=precision)
+    if stride == (1, 1) and x.size > y.size:  # the first operand is the one whose transpose costs
+        edges = [(n - 1 - lo, size - out + lo) for (lo, _), out, _, n, size in sizes]
+        k = conv(_transposed(y, 3, 1, 2, 0), _transposed(x, 1, 2, 0, 3), padding=edges)  # [O, kh, kw, C], reversed
+        return k[:, ::-1, ::-1].transpose(1, 2, 3, 0)
+    edges = [(lo, (out - 1) * s + n - size - lo) for (lo, _), out, s, n, size in sizes]
+    k = conv(_transposed(x, 3, 1, 2, 0), _transposed(y, 1, 2, 0, 3), padding=edges, rhs_dilation=stride)
+    return k.transpose(1, 2, 0, 3)  # from [C, kh, kw, O]
 
 
 def _conv_shape(x, k, *, stride, padding, precision):
