@@ -43,7 +43,8 @@ def nearest(z: Array, embed: Array) -> Array:
     """Index of the nearest code of each row: z [N, D], embed [K, D] -> int32 [N] (eq. 1)."""
     cross = jnp.matmul(z, embed.T, precision="highest")  # distances are small differences of large numbers
     distance = (z**2).sum(-1, keepdims=True) - 2.0 * cross + (embed**2).sum(-1)
-    least = distance.min(-1, keepdims=True)  # argmin's reduction of pairs is slow on a CPU; the first of equals wins in both
+    # two minima in place of argmin, whose reduction of pairs is slow on a CPU: the first of equals wins in both
+    least = distance.min(-1, keepdims=True)
     return jnp.where(distance == least, jnp.arange(len(embed)), len(embed) - 1).min(-1).astype(jnp.int32)
 
 
