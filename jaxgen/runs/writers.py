@@ -67,11 +67,11 @@ class Writers:
         self.workdir, self.active, self.total = Path(workdir), active, total
         if not active:
             return
-        self._forget_after(start)
+        self.written = self.drawn = self._forget_after(start)  # records, and of these in loss.png
         self.jsonl = (self.workdir / "metrics.jsonl").open("a")
         self.live = sys.stderr.isatty()
         self.bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True, disable=not self.live)
-        self.first, self.drawn, self.spoke = start, True, time.monotonic()
+        self.first, self.spoke = start, time.monotonic()
         self.missed: set[str] = set()  # what could not be written, and was told
 
     @cached_property
@@ -100,12 +100,13 @@ class Writers:
 
         return attempt
 
-    def _forget_after(self, start: int) -> None:
-        """A resumed run repeats the steps after its checkpoint: their old records go, and half a line at the end."""
+    def _forget_after(self, start: int) -> int:
+        """A resumed run repeats the steps after its checkpoint: their old records go, and half a line -> how many stay."""
         path = self.workdir / "metrics.jsonl"
-        kept = "".join(json.dumps(r) + "\n" for r in read_metrics(self.workdir) if r["step"] <= start)
-        if path.is_file() and path.read_text() != kept:
-            write_text(path, kept)
+        kept = [json.dumps(r) + "\n" for r in read_metrics(self.workdir) if r["step"] <= start]
+        if path.is_file() and path.read_text() != "".join(kept):
+            write_text(path, "".join(kept))
+        return len(kept)
 
     def progress(self, step: int) -> None:
         """Move the bar."""
@@ -119,7 +120,7 @@ class Writers:
         named = {f"{prefix}/{k}": float(v) for k, v in values.items()}
         self.jsonl.write(json.dumps({"step": step, **named}, allow_nan=False) + "\n")
         self.spared("metrics.jsonl", self.jsonl.flush)()  # what stays in its buffer is written once there is room
-        self.drawn = False
+        self.written += 1
         self.spared("tensorboard", lambda: [self.events.add_scalar(k, v, step) for k, v in named.items()])()
 
     def console(self, step: int, values: Scalars, left: float | None = None) -> None:
@@ -152,11 +153,11 @@ class Writers:
         picture = grid(images, columns)
         self.spared("tensorboard", lambda: self.events.add_image(name, picture, step, dataformats="HWC"))()
 
-    def draw(self) -> None:
-        """loss.png as of now, where there is more to see."""
-        if self.active and not self.drawn:
+    def draw(self, more: float = 0.1) -> None:
+        """loss.png as of now, where there is that share more to see: so all drawings of a run together cost as its length does."""
+        if self.active and self.written > (1 + more) * self.drawn:
             self.spared("loss.png", plot)(self.workdir)
-            self.drawn = True
+            self.drawn = self.written
 
     def close(self) -> None:
         """Flush, and draw the curves."""
@@ -166,7 +167,7 @@ class Writers:
         self.spared("metrics.jsonl", self.jsonl.close)()
         if "events" in vars(self):
             self.spared("tensorboard", self.events.close)()
-        self.draw()
+        self.draw(more=0)
 
 
 def plot(workdir: str | Path) -> None:

@@ -31,6 +31,18 @@ def test_one_point_is_a_dot_and_no_panel_is_empty(tmp_path, monkeypatch):
     assert panels["loss"]["train"][0] == 2 and panels["loss"]["eval"] == (1, ".")
 
 
+def test_curves_are_drawn_where_there_is_more_to_see_and_at_the_end(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(writers, "plot", lambda path: drawn.append(len(writers.read_metrics(path))))
+    run = writers.Writers(tmp_path, 0, 400)
+    for step in range(400):
+        run.scalars(step, {"loss": 1.0})
+        run.draw()
+    run.close()
+    assert drawn[:3] == [1, 2, 3] and drawn[-1] == 400
+    assert sum(drawn) < 12 * 400  # all drawings together: as many records as there are, times a constant
+
+
 def test_nothing_to_draw_draws_nothing(tmp_path, monkeypatch):
     assert drawn(tmp_path, [{"step": 1, "train/images_per_s": 3.0}], monkeypatch) == {}
 
