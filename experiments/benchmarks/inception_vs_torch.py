@@ -15,6 +15,7 @@ class Case:
     """So many images a call."""
 
     batch: int
+    about: str = "Inception-v3 of FID, 299x299"
 
 
 CASES = {"inception": Case(16)}

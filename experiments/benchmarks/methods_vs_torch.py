@@ -19,18 +19,23 @@ class Case:
     twin: str  # of torch_methods
     changes: dict[str, Any] = field(default_factory=dict)
     scan: int = 4
+    about: str = ""
+
+    @property
+    def batch(self) -> int:
+        """Examples of one update."""
+        return self.changes["data.batch"]
 
 
 SMALL = {f"method.net.{part}.{size}": 128 for part in ("encoder", "decoder") for size in ("width", "hidden")}
+PLAYERS = {"method.gen.width": 32, "method.disc.width": 32}
 CASES = {
-    "dcgan": Case(
-        "dcgan_cifar",
-        "TorchGan",
-        {"data.batch": 128, "method.gen.width": 32, "method.disc.width": 32},
+    "dcgan": Case("dcgan_cifar", "TorchGan", {"data.batch": 128, **PLAYERS}, about="DCGAN, 32x32"),
+    "wgan_gp": Case(
+        "wgan_gp_cifar", "TorchGan", {"data.batch": 16, **PLAYERS}, about="WGAN-GP, 32x32, 5 updates of D a step"
     ),
-    "wgan_gp": Case("wgan_gp_cifar", "TorchGan", {"data.batch": 16, "method.gen.width": 32, "method.disc.width": 32}),
-    "vae": Case("vae_cifar", "TorchVae", {"data.batch": 32, **SMALL}),
-    "vqvae": Case("vqvae_cifar", "TorchVqVae", {"data.batch": 32, **SMALL}),
+    "vae": Case("vae_cifar", "TorchVae", {"data.batch": 32, **SMALL}, about="VAE, 32x32"),
+    "vqvae": Case("vqvae_cifar", "TorchVqVae", {"data.batch": 32, **SMALL}, about="VQ-VAE, 32x32"),
 }
 # What a twin has not: averages, schedules, augmentations
 PLAIN = {"data.augment": (), "mesh": {"data": 1}}

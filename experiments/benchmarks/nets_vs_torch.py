@@ -19,6 +19,7 @@ class Case:
     scan: int = 4
     sample_steps: int = 50
     sample_batch: int = 0  # 0: that of training
+    about: str = ""
 
 
 @dataclass(frozen=True)
@@ -45,12 +46,14 @@ EDM = dict(shape=(32, 32, 3), width=128, mults=(2, 2, 2), blocks=4, attend=(16,)
 LATENT = dict(shape=(32, 32, 4), patch=2)
 DIT_S, DIT_XL = dict(LATENT, depth=12, width=384, heads=6), dict(LATENT, depth=28, width=1152, heads=16)
 CASES = {
-    "small": Case("ddpm", dict(shape=(16, 16, 3), **TINY), 32),
-    "cifar": Case("ddpm", dict(shape=(32, 32, 3), **TINY), 32, sample_batch=16),
-    "edm_small": Case("edm", EDM_TINY, 16, sample_batch=8),
-    "dit_s": Case("dit", DIT_S, 8, sample_batch=2),
-    "tiny_unet": Case("ddpm", dict(LEAST, shape=(8, 8, 1)), 2),
-    "tiny_dit": Case("dit", dict(shape=(8, 8, 1), patch=2, depth=2, width=64, heads=2), 2),
+    "small": Case("ddpm", dict(shape=(16, 16, 3), **TINY), 32, about="DDPM UNet, 16x16"),
+    "cifar": Case("ddpm", dict(shape=(32, 32, 3), **TINY), 32, sample_batch=16, about="DDPM UNet, 32x32"),
+    "edm_small": Case("edm", EDM_TINY, 16, sample_batch=8, about="DDPM++, 32x32"),
+    "dit_s": Case("dit", DIT_S, 8, sample_batch=2, about="DiT-S/2, 32x32x4"),
+    "tiny_unet": Case("ddpm", dict(LEAST, shape=(8, 8, 1)), 2, about="UNet of width 16, 8x8"),
+    "tiny_dit": Case(
+        "dit", dict(shape=(8, 8, 1), patch=2, depth=2, width=64, heads=2), 2, about="DiT of width 64, 8x8"
+    ),
     "full": Case("ddpm", FULL, 128),
     "full_bf16": Case("ddpm", FULL, 128, bf16=True),
     "edm_bf16": Case("edm", EDM, 128, bf16=True),

@@ -89,12 +89,12 @@ def spread(values: Sequence[float], digits: int = 4) -> dict[str, float]:
     return {k: float(f"{v:.{digits}g}") for k, v in dict(median=middle, low=low, high=high).items()}
 
 
-def summary(measured: dict, rival: str = "torch") -> dict:
-    """Of `measure`: times, and for our contenders the ratio of the rival's time to theirs, round by round."""
+def summary(measured: dict) -> dict:
+    """Of `measure`: times, and for our contenders the ratios of PyTorch's times to theirs, round by round."""
     ms = measured["ms"]
     rows = {name: dict(ms=spread(values)) for name, values in ms.items()}
-    for name, values in ms.items():
-        if name.startswith("jaxgen") and rival in ms:
-            rows[name]["ratio"] = spread([a / b for a, b in zip(ms[rival], values, strict=True)])
+    for name in (name for name in ms if name.startswith("jaxgen")):
+        rivals = [rival for rival in ms if rival.startswith("torch")]
+        rows[name]["ratio"] = {r: spread([a / b for a, b in zip(ms[r], ms[name], strict=True)]) for r in rivals}
     others = measured["others"]
     return dict(rounds=len(others), others=float(f"{statistics.median(others):.2g}"), contenders=rows)
