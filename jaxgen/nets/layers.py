@@ -295,14 +295,15 @@ def attention(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
 def _attention(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
     """`attention` on the fastest path of the platform, mask [B, 1, N, M]."""
     platform, d = jax.default_backend(), q.shape[-1]
-    if platform == "cpu":  # head-major products are 1.4 to 1.9 times faster than jax.nn's
-        q, k, v = (a.swapaxes(1, 2) for a in (q, k, v))  # [B, h, N, d]
-        scores = jnp.einsum("bhnd,bhmd->bhnm", q, k).astype(jnp.float32) / math.sqrt(d)
+    if platform == "cpu":  # head-major products, and the softmax's division after the second: twice as fast as jax.nn's
+        q, k, v = (a.swapaxes(1, 2) for a in (q / math.sqrt(d), k, v))  # [B, h, N, d]
+        scores = jnp.einsum("bhnd,bhmd->bhnm", q, k).astype(jnp.float32)
         scores = scores if mask is None else jnp.where(mask, scores, 0.7 * jnp.finfo(jnp.float32).min)
-        return (jax.nn.softmax(scores).astype(v.dtype) @ v).swapaxes(1, 2)
+        shares = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
+        return ((shares.astype(v.dtype) @ v) / shares.sum(-1, keepdims=True).astype(v.dtype)).swapaxes(1, 2)
     half = q.dtype in (jnp.bfloat16, jnp.float16)
     even = mask is None or not (q.shape[1] % 2 or k.shape[1] % 2)  # cuDNN trains masked sequences of even length only
-    fused = platform == "gpu" and half and d % 8 == 0 and d <= 128 and even
+    fused = platform == "gpu" and half and d % 8 == 0 and d <= 256 and even
     fused = fused and _cudnn_attention_works(q.dtype, d, mask is not None)
     return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn" if fused else "xla")
 
