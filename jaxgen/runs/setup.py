@@ -49,16 +49,28 @@ def keep_buffers() -> bool:
     return bool(mallopt) and all(mallopt(parameter, value) for parameter, value in MALLOPT.items())
 
 
+def cores() -> int:
+    """Cores that this process may use, on which XLA divides the loops of a CPU's programs.
+
+    JAX's cache knows nothing of it (findings/cached_programs_keep_their_threads.sh): a program that was compiled on one core
+    would run on one core of eight.
+    """
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def configure(cache_dir: str | Path = "") -> Path:
     """Set XLA's flags, memory and the persistent compilation cache; call it before the first use of JAX: later,
     flags have no effect.
 
-    cache_dir: "" = the environment's JAXGEN_CACHE, else ~/.cache/jaxgen/xla. The user's JAX_COMPILATION_CACHE_DIR
-    wins over all of them. Returns the directory. Compiled programs are trusted code: the directory is private.
+    cache_dir: "" = the environment's JAXGEN_CACHE, else ~/.cache/jaxgen/xla; programs lie in a folder there for every number
+    of cores. The user's JAX_COMPILATION_CACHE_DIR wins over all of them. Returns the directory. Compiled programs are trusted
+    code: the directory is private.
     """
     keep_buffers()
     os.environ["XLA_FLAGS"] = cpu_flags(os.environ.get("XLA_FLAGS", ""), jaxlib_version())
-    default = cache_dir or os.environ.get("JAXGEN_CACHE") or Path.home() / ".cache/jaxgen/xla"
+    default = (
+        Path(cache_dir or os.environ.get("JAXGEN_CACHE") or Path.home() / ".cache/jaxgen/xla") / f"{cores()}-cores"
+    )
     cache = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or default).expanduser()
 
     import jax  # reads its own environment variables now; the backends start later

@@ -1,6 +1,7 @@
 """What is set before JAX starts, and that the user's own flags win."""
 
 import ctypes
+import os
 import subprocess
 import sys
 
@@ -44,3 +45,27 @@ def test_a_step_on_a_cpu_finds_its_buffers_where_the_last_one_left_them():
 def test_the_users_own_settings_of_malloc_stay(monkeypatch):
     monkeypatch.setenv("MALLOC_ARENA_MAX", "2")
     assert not backend.keep_buffers()
+
+
+LOOP = """
+import os, re, sys
+os.sched_setaffinity(0, {int(core) for core in sys.argv[2].split(",")})
+from jaxgen.runs import setup as backend
+backend.configure(sys.argv[1])
+import jax
+x = jax.ShapeDtypeStruct((64, 64, 64, 64), "float32")
+text = jax.jit(lambda x: jax.nn.silu(2 * x + 1)).lower(x).compile().as_text()
+print((re.findall(r'outer_dimension_partitions":\\["(\\d+)"', text) or ["1"])[0])
+"""
+
+
+@pytest.mark.skipif(backend.cores() < 2 or not hasattr(os, "sched_setaffinity"), reason="this takes two cores")
+def test_a_program_compiled_on_one_core_does_not_slow_down_a_process_on_two(tmp_path):
+    one, two = (",".join(map(str, sorted(os.sched_getaffinity(0))[:n])) for n in (1, 2))
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", LOOP, tmp_path, cores], capture_output=True, text=True, check=True, cwd=ROOT
+        )
+        for cores in (one, two)
+    ]
+    assert [run.stdout.strip() for run in found] == ["1", "2"]
