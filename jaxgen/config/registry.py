@@ -256,11 +256,10 @@ def build(table: str, spec: Any, given: dict[str, Any] | None = None, where: str
     values = {k: build(KEYS[k], v, given, f"{where}.{k}") if k in KEYS else v for k, v in spec.items()}
     values |= {k: given[fact] for k, fact in asked(cls).items() if k not in spec and fact in given}
     built = cls(**values)
-    if table == "optimizer":
-        return built.build()
     if table == "net":
         from jaxgen.core.net import Net, NoEma
 
         rules = parts["ema"] if isinstance(parts["ema"], tuple) else (parts["ema"],)
-        return Net(built, tx=parts["optimizer"], ema=tuple(rule for rule in rules if not isinstance(rule, NoEma)))
+        kept, optimizer = tuple(rule for rule in rules if not isinstance(rule, NoEma)), parts["optimizer"]
+        return Net(built, tx=optimizer.build(), ema=kept, alike=getattr(optimizer, "alike", None))
     return built

@@ -226,7 +226,7 @@ class LossMethod:
         def part(carry: tuple, inputs: tuple[Batch, Array]) -> tuple[tuple, Metrics]:
             (vars, extra, total), (small, key) = carry, inputs
             w = state.view()
-            w = w.replace(nets={**w.nets, "net": {"params": net.params, **vars}}, extra=extra)
+            w = w.replace(nets={**w.nets, "net": {**w.nets["net"], **vars}}, extra=extra)
             value, loss, grads = value_and_grads(lambda w: self.loss(w, small, key, True), w, "net")
             total = jax.tree.map(jnp.add, total, grads) if total else grads
             metrics = {"loss": value, **{k: jnp.mean(v) for k, v in loss.metrics.items()}}
@@ -242,6 +242,7 @@ class LossMethod:
             (vars, extra, total), metrics = jax.lax.scan(part, (*first, zeros), parts)
             grads = jax.tree.map(lambda g: g / self.microbatches, total)
             metrics = jax.tree.map(lambda v: v.mean(0), metrics)
+        grads = self.net.lined_up(net, grads)
         metrics["grad_norm"] = optax.global_norm(grads)
         net = self.net.update(net, grads, vars, step=state.step)
         return state.replace(step=state.step + 1, nets={**state.nets, "net": net}, extra=extra), metrics

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from jaxgen.core.layout import Alike
 from jaxgen.core.ranges import BelowOne, NonNegative, Positive, Range
 from jaxgen.core.spec import BatchSize
 from jaxgen.core.state import Array, NetState, PyTree, Variables, others
@@ -132,6 +133,9 @@ class Net:
     module: nn.Module
     tx: optax.GradientTransformation = field(compare=False)  # closures, which never equal another build's
     ema: tuple[Ema, ...] = ()  # the first is the default
+    alike: Alike | None = field(
+        default=None, compare=False
+    )  # which params the optimizer treats alike, number by number
 
     def __post_init__(self) -> None:
         labels = [rule.label for rule in self.ema]
@@ -164,13 +168,24 @@ class Net:
         )
         return out, {**vars, **new}
 
+    def lined_up(self, s: NetState, grads: PyTree) -> PyTree:
+        """Gradients as the update works with them: joined where the state has a layout; also by whoever needs their norm."""
+        if s.layout is None or jax.tree.structure(grads) != s.layout.structure:
+            return grads
+        return jax.lax.optimization_barrier(s.layout.join(grads))
+
     def update(
         self, s: NetState, grads: PyTree, vars: Variables | None = None, *, step: Array, updates: int = 1
     ) -> NetState:
         """One optimizer step, then the averages; `vars` replaces the other collections when given.
 
         A net updated several times a step says how often (`updates`), so that its averages decay by the step all the same.
+        Where the state has a layout, all of this is done on vectors; the barriers keep XLA from cutting the sweep up again.
         """
+        if s.layout:
+            grads = self.lined_up(s, grads)
+            net = self.update(s.layout.joined(s), grads, vars, step=step, updates=updates)
+            return s.layout.apart(jax.lax.optimization_barrier(net))
         change, opt = optax.with_extra_args_support(self.tx).update(grads, s.opt, s.params, step=step)
         params = optax.apply_updates(s.params, change)
 

@@ -1,8 +1,9 @@
 """Optimizer specs -> optax chains: schedule, warm-up, clipping, decay, unit magnitude and freezing by regex."""
 
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +78,7 @@ class Optimizer:
     decay: str = r".*kernel"  # regex of the params that weight decay touches
     unit: str = ""  # regex of the params kept at unit magnitude: forced weight normalisation (EDM2, section 2.3)
     train: str = r".*"  # regex of the params that are trained
+    elementwise: ClassVar[bool] = False  # `scale` treats every number by itself; not inherited
     schedule_steps: RunLength = 0  # the step at which cosine and linear end; 0: the run's length when it first started
 
     def rate(self) -> optax.Schedule:
@@ -108,6 +110,11 @@ class Optimizer:
         """The preconditioner: gradients -> directions."""
         return optax.identity()
 
+    def alike(self, path: str) -> Hashable:
+        """What the param of that path shares with all that may lie in one vector with it; None: it stays alone."""
+        whole = not type(self).__dict__.get("elementwise", False) or (self.unit and re.fullmatch(self.unit, path))
+        return None if whole else tuple(re.fullmatch(rule, path) is not None for rule in (self.decay, self.train))
+
     def build(self) -> optax.GradientTransformation:
         """The whole chain. Clipping and decay keep no state and always have their place, so that a run may take them up."""
         clip = clip_by_global_norm(self.clip) if self.clip > 0 else optax.identity()
@@ -133,6 +140,7 @@ class Optimizer:
 class Sgd(Optimizer):
     """Stochastic gradient descent with (Nesterov) momentum."""
 
+    elementwise: ClassVar[bool] = True
     momentum: BelowOne = 0.0
     nesterov: bool = False
 
@@ -145,6 +153,7 @@ class Sgd(Optimizer):
 class Adam(Optimizer):
     """Adam (Kingma & Ba 2014); AdamW when weight_decay > 0."""
 
+    elementwise: ClassVar[bool] = True
     b1: BelowOne = 0.9
     b2: BelowOne = 0.999
     eps: Positive = 1e-8
@@ -158,6 +167,7 @@ class Adam(Optimizer):
 class RAdam(Optimizer):
     """Rectified Adam (Liu et al. 2020): momentum alone until the second moment is known well enough."""
 
+    elementwise: ClassVar[bool] = True
     b1: BelowOne = 0.9
     b2: BelowOne = 0.999
     eps: Positive = 1e-8
@@ -171,6 +181,7 @@ class RAdam(Optimizer):
 class RmsProp(Optimizer):
     """RMSProp (Tieleman & Hinton 2012) as PyTorch has it: g / (sqrt(v) + eps), v from 0. TensorFlow's is g / sqrt(v + eps)."""
 
+    elementwise: ClassVar[bool] = True
     rho: BelowOne = 0.99
     eps: Positive = 1e-8
     eps_in_root: bool = False

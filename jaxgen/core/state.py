@@ -23,11 +23,17 @@ class NetState:
     vars: Variables  # every other linen collection: batch_stats, codebook, spectral-norm u, ...
     ema: dict[str, PyTree]  # label -> averaged params; {} when the net is not averaged
     default: str = struct.field(pytree_node=False, default="")  # label of the average used where none is named
+    layout: Any = struct.field(pytree_node=False, default=None)  # inside a step: the Layout in which its update works
 
     def variables(self, ema: bool | str) -> Variables:
         """What `module.apply` takes: raw, or the average of that label, or (True, or no such label) the default one."""
         label = ema if ema in self.ema else self.default
-        return {"params": self.ema[label] if ema and self.ema else self.params, **self.vars}
+        params = self.ema[label] if ema and self.ema else self.params
+        if (
+            self.layout
+        ):  # cut out of the vectors once: cut in every kernel that reads them, no two kernels would be the same
+            params = jax.lax.optimization_barrier(params)
+        return {"params": params, **self.vars}
 
     def started(self, variables: Variables) -> "NetState":
         """The net with these variables, from where its averages begin too; copies, as a step gives its buffers away."""

@@ -19,8 +19,10 @@ from jaxgen.config import registry
 from jaxgen.config.files import FEED, Feed, to_json
 from jaxgen.core import conditions, keys, parallel
 from jaxgen.core.inputs import Input, holding
+from jaxgen.core.layout import Layout
 from jaxgen.core.lender import Frozen, Loan
 from jaxgen.core.method import Borrows, Encodes, Inherits, Method, Metrics, Samples, Tunes
+from jaxgen.core.net import Net
 from jaxgen.core.spec import Spec, given
 from jaxgen.core.state import Array, NetState, PyTree, TrainState, Variables, Weights
 from jaxgen.core.task import Batch, Task
@@ -28,6 +30,7 @@ from jaxgen.data.pipeline import eval_batches, share
 from jaxgen.data.sources import Source
 from jaxgen.errors import NotFinite, UserError
 from jaxgen.images import beside, to_uint8
+from jaxgen.runs.setup import keeps_barriers
 
 
 class Programs(dict[Hashable, Callable]):
@@ -346,6 +349,28 @@ class Experiment:
         state, metrics = self.method.train_step(state, batch, keys.named(root, "train", state.step))
         return state.replace(frozen=kept), metrics
 
+    @cached_property
+    def layouts(self) -> dict[str, Layout]:
+        """Of the nets that a CPU holds whole: while they train, their many small arrays are a few long vectors.
+
+        A CPU's compiler takes as long for a bias as for a kernel, and for each of its moments and averages anew.
+        """
+        if jax.default_backend() != "cpu" or not keeps_barriers():
+            return {}
+        nets = {name: getattr(self.method, name, None) for name in self.abstract.nets}
+        alike = {name: net.alike for name, net in nets.items() if isinstance(net, Net) and net.alike}
+        states = {name: self.abstract.nets[name] for name in alike}
+        whole = {k: all(x.sharding.is_fully_replicated for x in jax.tree.leaves(net)) for k, net in states.items()}
+        return {k: Layout.of(net.params, alike[k]) for k, net in states.items() if whole[k]}
+
+    def join(self, state: TrainState) -> TrainState:
+        """Inside jit: the state with all nets in their layouts."""
+        return state.replace(nets={**state.nets, **{k: v.joined(state.nets[k]) for k, v in self.layouts.items()}})
+
+    def apart(self, state: TrainState) -> TrainState:
+        """Inside jit: the inverse, as a step takes it."""
+        return state.replace(nets={**state.nets, **{k: v.apart(state.nets[k]) for k, v in self.layouts.items()}})
+
     def compile_steps(self, num: int, data: dict[str, Any] | None, options: dict[str, Any] | None = None) -> Any:
         """The compiled program `(state, batches, data, root) -> (state, metrics [num])` of `num` steps in one dispatch.
 
@@ -360,12 +385,17 @@ class Experiment:
                 if data:
                     batch = {k: v[batch] for k, v in data.items()}
                     batch = jax.lax.with_sharding_constraint(batch, parallel.batch_sharding(self.mesh))
-                return self.step(state, batch, root)
+                state, metrics = self.step(self.apart(state), batch, root)
+                return self.join(state), metrics
 
+            state = self.join(state)
             if num == 1:
                 state, metrics = one(state, jax.tree.map(lambda x: x[0], batches))
-                return state, jax.tree.map(lambda m: m[None], metrics)
-            return jax.lax.scan(one, state, batches)
+                metrics = jax.tree.map(lambda m: m[None], metrics)
+            else:
+                state, metrics = jax.lax.scan(one, state, batches)
+            nets = {k: net.replace(layout=None) for k, net in self.apart(state).nets.items()}
+            return state.replace(nets=nets), metrics
 
         if data:
             batches = jax.ShapeDtypeStruct((num, self.batch), jnp.int32)

@@ -15,7 +15,7 @@ from pathlib import Path
 # rematerialisation saves nothing; without that pass it does, and 0.12 needs no flag.
 CPU_FLAGS = {
     "--xla_cpu_experimental_ynn_fusion_type=-individual_convolution": ((0, 10, 2), (0, 11)),
-    "--xla_disable_hlo_passes=cse_barrier_expander": ((0, 10, 2), (0, 11)),
+    (BARRIERS := "--xla_disable_hlo_passes=cse_barrier_expander"): ((0, 10, 2), (0, 11)),
 }
 
 
@@ -32,6 +32,11 @@ def cpu_flags(user: str, release: tuple[int, ...]) -> str:
     """`user` (the present XLA_FLAGS) and the CPU flags that help this jaxlib and that the user has not set."""
     wanted = [flag for flag, (first, before) in CPU_FLAGS.items() if first <= release < before]
     return " ".join([*user.split(), *(flag for flag in wanted if flag.split("=")[0] not in user)])
+
+
+def keeps_barriers() -> bool:
+    """Whether this process's XLA keeps `jax.lax.optimization_barrier` on a CPU up to its fusions."""
+    return BARRIERS in os.environ.get("XLA_FLAGS", "") or jaxlib_version() >= (0, 12)
 
 
 # glibc's mallopt: parameter -> value. Freed buffers stay in the heap, up to 2 GiB at its end, instead of going back to the system.
