@@ -34,8 +34,8 @@ STARTED = "configs/ddpm_digits.py"
 HEAD = """# Against PyTorch
 
 Made by `python experiments/benchmarks/suite.py` from `{record}`. The same network, loss and optimizer are written in PyTorch
-(eager, channels last, fused Adam, without averages on both sides); both start from the same weights, and outputs or losses
-and gradients agree before anything is timed (the last column but two: relative difference). DCGAN, WGAN-GP, VAE and VQ-VAE
+(eager, channels last, fused Adam, without averages on both sides); both start from the same weights, and outputs, or losses
+and gradients, agree before anything is timed (`differ by`: relative, of the largest). DCGAN, WGAN-GP, VAE and VQ-VAE
 are the step that a user's run takes, at the shipped config's shapes cut in width and batch; the others a step of the network
 alone. jaxgen and PyTorch have processes of their own and take turns of at least 0.3 s.
 
@@ -61,6 +61,9 @@ COLUMNS = (
 )
 
 
+MACHINE = ("cores", "processor", "device", "python", "versions")
+
+
 def described(case: Any) -> dict:
     """Its fields as JSON has them."""
     return json.loads(json.dumps(vars(case) | dict(batch=case.batch)))
@@ -77,11 +80,22 @@ def started(repeats: int) -> dict:
     return dict(config=STARTED, repeats=repeats, start=medians)
 
 
+def processor() -> str:
+    """The CPU's maker and name; a product's time differs twofold between makers, as PyTorch's library prefers one."""
+    try:
+        found = dict(line.split(":", 1) for line in Path("/proc/cpuinfo").read_text().splitlines() if ":" in line)
+    except OSError:
+        return platform.processor()
+    names = {k.strip(): v.strip() for k, v in found.items()}
+    return " ".join(dict.fromkeys([names.get("vendor_id", ""), names.get("model name", "")])).strip()
+
+
 def environment(device: str) -> dict:
     """Machine and versions."""
     packages = ("jax", "jaxlib", "flax", "optax", "torch", "numpy")
     versions = {package: installed(package) for package in packages}
-    return dict(device=device, cores=os.cpu_count(), python=platform.python_version(), versions=versions)
+    machine = (os.cpu_count(), processor(), device, platform.python_version(), versions)
+    return dict(zip(MACHINE, machine, strict=True))
 
 
 def lines(record: dict) -> list[tuple[str, ...]]:
@@ -131,12 +145,11 @@ def page(records: dict[str, dict], record: Path) -> str:
             row = start["start"][kind]
             rows.append((words, *(f"{row[k]:g}" for k in ("first_line_s", "first_step_s", "peak_memory_mb"))))
         parts.append(f"\n\n## Start\n\nMedians of {start['repeats']} runs.\n\n{table(rows)}")
-    kinds = sorted({json.dumps([r["cores"], r["device"], r["python"], r["versions"]]) for r in records.values()})
+    machines = {json.dumps({k: r[k] for k in MACHINE}): r for r in records.values()}
     parts.append("\n\n## Machine\n\n")
-    for cores, device, python, versions in map(json.loads, kinds):
-        parts.append(
-            f"- {cores} cores, {device}, Python {python}, {', '.join(f'{k} {v}' for k, v in versions.items())}\n"
-        )
+    for r in machines.values():
+        versions = ", ".join(f"{k} {v}" for k, v in r["versions"].items())
+        parts.append(f"- {r['cores']} cores ({r['processor']}), {r['device']}, Python {r['python']}, {versions}\n")
     return "".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""The transformer of Peebles & Xie 2023 in PyTorch: the twin of jaxgen's DiT that `nets_vs_torch.py` measures against.
+"""The transformer of Peebles & Xie 2023 in PyTorch: the twin of jaxgen's DiT in `nets_vs_torch.py`.
 
 Parameters carry the names of the authors' state dicts, so that `jaxgen.pretrained.dit.to_author` fills it; attention is
 torch's fused kernel.

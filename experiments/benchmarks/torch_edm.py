@@ -1,4 +1,4 @@
-"""DDPM++ of Song et al. 2021 as Karras et al. 2022 trained it, in PyTorch: the twin that `nets_vs_torch.py` measures against.
+"""DDPM++ of Song et al. 2021 as Karras et al. 2022 trained it, in PyTorch: the twin of a case of `nets_vs_torch.py`.
 
 Parameters carry the names of EDM's state dicts, so that `jaxgen.pretrained.edm.to_edm` fills it. As there, means and
 nearest doubling are depthwise convolutions with a filter; attention is torch's fused kernel.

@@ -1,4 +1,4 @@
-"""Training steps of GANs, VAE and VQ-VAE in PyTorch, NHWC in memory: the twins that `methods_vs_torch.py` measures against.
+"""Training steps of GANs, VAE and VQ-VAE in PyTorch, NHWC in memory: the twins of the cases of `methods_vs_torch.py`.
 
 A twin is made from jaxgen's own config of the method. Its parts are called as Flax calls them in jaxgen's nets (Conv_0,
 Residual_1, ...), so that `exported` fills it without a table of names. What a twin supports is what the cases need.

@@ -1,4 +1,4 @@
-"""The UNet of Ho et al. 2020 in PyTorch, NHWC in memory: the twin that `nets_vs_torch.py` measures against.
+"""The UNet of Ho et al. 2020 in PyTorch, NHWC in memory: the twin of a case of `nets_vs_torch.py`.
 
 Module names are those of diffusers' `UNet2DModel`, so that `jaxgen.pretrained.diffusers.to_diffusers` fills it.
 """

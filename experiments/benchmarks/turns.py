@@ -63,22 +63,24 @@ def measure(contenders: dict, own: Sequence[int], rounds: int, seconds: float, q
     """Milliseconds per step of every round, {contender: [rounds]}, and what share of the machine others used, [rounds].
 
     Contenders have `turn(repeat)` and `steps`. They take turns A B C, C B A, ...: `rounds` times or for so many
-    seconds, but at least three times. Rounds during which others used more than `quiet` of the machine are left out,
-    if three are left.
+    seconds, but at least three times. Rounds during which others used more than `quiet` of the machine are left out;
+    where fewer than three are left, three times as long is taken, and then all count.
     """
     repeat = {}
     for name, contender in contenders.items():
         first = contender.turn(1)
         warm = contender.turn(1) if first < 2.0 else first
         repeat[name] = max(1, round(TURN / warm))
-    found, began = [], time.monotonic()
-    while len(found) < 3 or (len(found) < rounds and time.monotonic() - began < seconds):
+    found, calm, began = [], [], time.monotonic()
+    while len(found) < 3 or (
+        len(calm) < rounds and time.monotonic() - began < (seconds if len(calm) >= 3 else 3 * seconds)
+    ):
         names = list(contenders) if len(found) % 2 else list(contenders)[::-1]
         before, start = busy(own), time.monotonic()
         turn = {n: contenders[n].turn(repeat[n]) * 1e3 / repeat[n] / contenders[n].steps for n in names}
         others = (busy(own) - before) / (time.monotonic() - start) / os.cpu_count()
         found.append((others, turn))
-    calm = [row for row in found if row[0] <= quiet]
+        calm = [row for row in found if row[0] <= quiet]
     kept = calm if len(calm) >= 3 else found
     return {"ms": {n: [turn[n] for _, turn in kept] for n in contenders}, "others": [share for share, _ in kept]}
 
