@@ -12,9 +12,8 @@ import optax
 from jaxgen.core.state import Array, NetState, PyTree, path_name
 
 LARGE = 1 << 13  # numbers in a leaf that is worth kernels of its own: moving it costs more than they do
-Alike = Callable[
-    [str], Hashable
-]  # a param's path -> what it shares with all that are treated as it is; None: it stays alone
+# a param's path -> what it shares with all that are treated as it is; None: it stays alone
+Alike = Callable[[str], Hashable]
 
 
 def _masked(node: Any) -> bool:

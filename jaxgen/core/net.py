@@ -133,9 +133,7 @@ class Net:
     module: nn.Module
     tx: optax.GradientTransformation = field(compare=False)  # closures, which never equal another build's
     ema: tuple[Ema, ...] = ()  # the first is the default
-    alike: Alike | None = field(
-        default=None, compare=False
-    )  # which params the optimizer treats alike, number by number
+    alike: Alike | None = field(default=None, compare=False)  # params that the optimizer treats alike, number by number
 
     def __post_init__(self) -> None:
         labels = [rule.label for rule in self.ema]

@@ -29,9 +29,8 @@ class NetState:
         """What `module.apply` takes: raw, or the average of that label, or (True, or no such label) the default one."""
         label = ema if ema in self.ema else self.default
         params = self.ema[label] if ema and self.ema else self.params
-        if (
-            self.layout
-        ):  # cut out of the vectors once: cut in every kernel that reads them, no two kernels would be the same
+        # cut out of the vectors once: cut in every kernel that reads them, no two kernels would be the same
+        if self.layout:
             params = jax.lax.optimization_barrier(params)
         return {"params": params, **self.vars}
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import jax
@@ -269,12 +269,15 @@ class BatchNorm(nn.Module):
 
 @cache
 def _cudnn_attention_works(dtype: Any, head_dim: int, masked: bool) -> bool:
-    """Whether cuDNN's fused attention compiles here; it depends on the card, on cuDNN and on the driver."""
+    """Whether cuDNN's fused attention and its gradient compile here; it depends on the card, on cuDNN and on the driver."""
     spec = jax.ShapeDtypeStruct((1, 64, 1, head_dim), dtype)
     mask = jax.ShapeDtypeStruct((1, 1, 64, 64), bool) if masked else None
-    run = jax.jit(partial(jax.nn.dot_product_attention, implementation="cudnn"))
+
+    def loss(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+        return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn").astype(jnp.float32).sum()
+
     try:
-        run.lower(spec, spec, spec, mask=mask).compile()
+        jax.jit(jax.grad(loss, (0, 1, 2))).lower(spec, spec, spec, mask).compile()
     except Exception:  # any failure, of whatever type, has the same cure: XLA's own kernels
         return False
     return True

@@ -73,10 +73,8 @@ def configure(cache_dir: str | Path = "") -> Path:
     """
     keep_buffers()
     os.environ["XLA_FLAGS"] = cpu_flags(os.environ.get("XLA_FLAGS", ""), jaxlib_version())
-    default = (
-        Path(cache_dir or os.environ.get("JAXGEN_CACHE") or Path.home() / ".cache/jaxgen/xla") / f"{cores()}-cores"
-    )
-    cache = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or default).expanduser()
+    root = cache_dir or os.environ.get("JAXGEN_CACHE") or Path.home() / ".cache/jaxgen/xla"
+    cache = Path(os.environ.get("JAX_COMPILATION_CACHE_DIR") or Path(root, f"{cores()}-cores")).expanduser()
 
     import jax  # reads its own environment variables now; the backends start later
 
