@@ -14,6 +14,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxgen.core.ranges import Remat
 from jaxgen.errors import UserError
 from jaxgen.nets.convolution import Padding, Pair, conv2d, conv_transpose2d, dense, pair, upsample2x_conv
+from jaxgen.nets.spectral import normalised
 
 Initializer = Callable[..., Array]
 
@@ -67,7 +68,7 @@ def remat(module: type[nn.Module], how: Remat, **options: Any) -> type[nn.Module
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Modules. `dtype` is the compute dtype; parameters and statistics are float32.
+# Modules. `dtype` is the compute dtype; parameters and statistics are float32. `spectral`: the kernel is divided by its norm.
 
 
 class Dropout(nn.Module):
@@ -92,10 +93,12 @@ class Dense(nn.Module):
     dtype: Any = jnp.float32
     kernel_init: Initializer = torch_kernel_init
     bias_init: Initializer = nn.initializers.zeros
+    spectral: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
+        kernel = normalised(self, kernel) if self.spectral else kernel
         y = dense(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
             y += self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
@@ -113,10 +116,12 @@ class Conv(nn.Module):
     dtype: Any = jnp.float32
     kernel_init: Initializer = torch_kernel_init
     bias_init: Initializer = nn.initializers.zeros
+    spectral: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.kernel_init, (*pair(self.kernel_size), x.shape[-1], self.features))
+        kernel = normalised(self, kernel) if self.spectral else kernel
         y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding)
         if self.use_bias:
             y += self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
@@ -131,10 +136,12 @@ class UpConv(nn.Module):
     dtype: Any = jnp.float32
     kernel_init: Initializer = torch_kernel_init
     bias_init: Initializer = nn.initializers.zeros
+    spectral: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features))
+        kernel = normalised(self, kernel) if self.spectral else kernel
         y = upsample2x_conv(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.use_bias:
             y += self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
@@ -156,10 +163,12 @@ class ConvTranspose(nn.Module):
     dtype: Any = jnp.float32
     kernel_init: Initializer = torch_transposed_kernel_init
     bias_init: Initializer = nn.initializers.zeros
+    spectral: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.kernel_init, (*pair(self.kernel_size), x.shape[-1], self.features))
+        kernel = normalised(self, kernel) if self.spectral else kernel
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         y = conv_transpose2d(x, kernel, self.stride, self.padding, self.output_padding)
         if self.use_bias:
