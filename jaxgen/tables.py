@@ -59,6 +59,7 @@ TABLES: dict[str, dict[str, str]] = {
         "dcgan_discriminator": "jaxgen.nets.gan:DcganDiscriminator",
         "resnet_generator": "jaxgen.nets.gan:ResnetGenerator",
         "resnet_discriminator": "jaxgen.nets.gan:ResnetDiscriminator",
+        "patchgan": "jaxgen.nets.patchgan:PatchGan",
         "residual_classifier": "jaxgen.nets.classifier:ResidualClassifier",
         "timed_classifier": "jaxgen.nets.classifier:TimedClassifier",
     },

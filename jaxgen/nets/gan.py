@@ -33,6 +33,7 @@ from jaxgen.nets.layers import (
     UpConv,
     dcgan_init,
     ddpm_init,
+    instance_norm,
 )
 
 Array = jax.Array
@@ -70,18 +71,25 @@ class Player(nn.Module):
 
     def one_hot(self, cond: Cond | None, num: int) -> Array:
         """The one-hot vectors of all labels side by side, [num, ...]; of width 0 where there are none."""
-        vectors = [one_hot(self.conditions, cond, name, num, has_null=False) for name in sorted(self.conditions)]
+        told = sorted(self.conditions.of("label"))
+        vectors = [one_hot(self.conditions, cond, name, num, has_null=False) for name in told]
         return jnp.concatenate([jnp.zeros((num, 0)), *vectors], -1)
+
+    def with_maps(self, x: Array, cond: Cond | None) -> Array:
+        """Images [B, H, W, C] and behind their channels one constant map for every value of a label."""
+        maps = self.one_hot(cond, len(x))[:, None, None]
+        return jnp.concatenate([x, jnp.broadcast_to(maps, (*x.shape[:3], maps.shape[-1])).astype(x.dtype)], -1)
 
     def rows(self, cond: Cond | None, num: int, init: Initializer, width: int) -> list[Array]:
         """For each label its row [num, width] of a table that is called by its name; zeros for a number out of range."""
-        labels = {name: value(self.conditions, cond, name, num, has_null=False) for name in sorted(self.conditions)}
+        told = sorted(self.conditions.of("label"))
+        labels = {name: value(self.conditions, cond, name, num, has_null=False) for name in told}
         tables = (self.param(name, init, (self.conditions[name].values, width)) for name in labels)
         return [t.at[label].get(mode="fill", fill_value=0) for t, label in zip(tables, labels.values(), strict=True)]
 
 
 class Norm(Player):
-    """The norm `kind`: batch, layer (over a whole example) or none; with `conditions`, scaled and shifted by label."""
+    """The norm `kind`: batch, layer (over a whole example), instance or none; with `conditions`, scaled and shifted by label."""
 
     kind: str = "batch"
     dtype: str = "float32"
@@ -91,6 +99,7 @@ class Norm(Player):
         kinds = {
             "batch": lambda: BatchNorm(dtype=self.dtype, scale_init=dcgan_scale_init)(x, train),
             "layer": lambda: GroupNorm(groups=1, dtype=self.dtype)(x),
+            "instance": lambda: instance_norm(x),
             "none": lambda: x,
         }
         if self.kind not in kinds:
@@ -181,8 +190,7 @@ class DcganDiscriminator(Player):
     @nn.compact
     def __call__(self, x: Array, cond: Cond | None = None, train: bool = False) -> Array:
         _, halvings = pyramid(image_shape(x.shape[1:], self), self.base)
-        maps = self.one_hot(cond, len(x))[:, None, None]
-        x = jnp.concatenate([x, jnp.broadcast_to(maps, (*x.shape[:3], maps.shape[-1]))], -1)
+        x = self.with_maps(x, cond)
         for i in range(max(halvings, 1)):
             size, stride, padding = (4, 2, 1) if halvings else (3, 1, 1)
             bias = i == 0 or self.norm == "none"

@@ -222,6 +222,35 @@ class GroupNorm(nn.Module):
         return a.reshape(wide), (bias - (mean + shift) * a).reshape(wide)
 
 
+def instance_norm(x: Array, eps: float = 1e-5) -> Array:
+    """Ulyanov et al. 2016 (arXiv:1607.08022), with nothing learned: every channel of every example [B, H, W, C] is normalised."""
+    wide = x.astype(jnp.float32)
+    shift = lax.stop_gradient(wide[:, :1, :1])
+    first, second = (m[:, None, None] for m in _moments(wide, shift, (1, 2)))
+    var = jnp.maximum(second - first * first, 0)
+    return ((wide - (first + shift)) * lax.rsqrt(var + eps)).astype(x.dtype)
+
+
+def minibatch_std(x: Array, group: int, channels: int = 1) -> Array:
+    """x [B, H, W, C] and behind it `channels` maps of how a group of examples differs (Karras et al. 2018, section 3).
+
+    The deviation over the members of a group, biased, of every position and channel, averaged over all positions and C / channels
+    channels. A group has the most members <= `group` that divide the batch, over all devices: example i is with i + B / members,
+    i + 2 B / members, ..., as in StyleGAN2. The batch's examples are judged together: keep real and generated images apart.
+    """
+    b, h, w, c = x.shape
+    if c % channels:
+        raise UserError(
+            f"minibatch deviation: {channels} maps do not divide {c} channels; set channels={math.gcd(c, channels)}"
+        )
+    members = next(n for n in range(min(group, b), 0, -1) if b % n == 0)
+    y = x.astype(jnp.float32).reshape(members, b // members, h, w, channels, c // channels)
+    y = y - y.mean(0)
+    y = jnp.sqrt((y * y).mean(0) + 1e-8).mean((1, 2, 4))  # [B / members, channels]
+    y = jnp.broadcast_to(jnp.tile(y, (members, 1))[:, None, None], (b, h, w, channels))
+    return jnp.concatenate([x, y.astype(x.dtype)], -1)
+
+
 class LayerNorm(nn.Module):
     """Ba et al. 2016, over the last axis; `affine=False` leaves out the learned scale and bias (adaLN)."""
 

@@ -61,6 +61,33 @@ def test_group_norm_survives_a_large_mean():
     assert np.abs(np.asarray(got) - np.asarray(want)).max() < 2e-3
 
 
+def test_instance_norm():
+    x = normal(0, 2, 5, 7, 6) * 3 + 1
+
+    def want(x, k):
+        mean, var = x.mean((1, 2), keepdims=True), x.var((1, 2), keepdims=True)
+        return k * (x - mean) / jnp.sqrt(var + 1e-5)
+
+    k = jnp.float32(2.0)
+    close(value_and_grads(lambda x, k: k * layers.instance_norm(x), x, k), value_and_grads(want, x, k), 3e-5)
+
+
+@pytest.mark.parametrize(
+    "batch, group, channels, members",
+    [(8, 4, 1, 4), (6, 4, 1, 3), (5, 4, 2, 1), (4, 64, 1, 4), (12, 6, 3, 6), (7, 7, 1, 7)],
+)
+def test_minibatch_std_by_its_definition(batch, group, channels, members):
+    """Example i is with i + B / members, ...; biased deviation of each position and channel, then their mean."""
+    x = normal(0, batch, 3, 5, 6)
+    got = layers.minibatch_std(x, group, channels)
+    np.testing.assert_array_equal(got[..., :6], x)
+    stride = batch // members
+    for i in range(batch):
+        deviation = np.sqrt(np.asarray(x)[i % stride :: stride].var(0) + 1e-8)
+        want = [part.mean() for part in np.split(deviation, channels, -1)]
+        np.testing.assert_allclose(got[i, ..., 6:], np.broadcast_to(want, (3, 5, channels)), rtol=1e-5, atol=1e-6)
+
+
 def test_layer_norm():
     x = normal(0, 3, 5, 8) * 2 + 1
     v = layers.LayerNorm(eps=1e-5).init(jax.random.key(0), x)
