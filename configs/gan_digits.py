@@ -18,7 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
         name="gan",
         z_dim=32,
         loss="nonsaturating",
-        penalty=dict(name="r1", strength=1.0),
+        disc_penalties=dict(name="r1", strength=1.0),
         gen=dict(name="mlp_generator", width=256, depth=2, norm="batch", optimizer=adam, ema=0.999),
         disc=dict(name="mlp_discriminator", width=128, depth=2, pieces=4, dropout=0.0, optimizer=adam),
     )

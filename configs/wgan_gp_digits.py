@@ -16,7 +16,7 @@ def get_config(arg: str = "") -> ConfigDict:
         name="gan",
         z_dim=32,
         loss="wasserstein",
-        penalty=dict(name="gradient", strength=10.0),
+        disc_penalties=dict(name="gradient", strength=10.0),
         n_critic=5,
         gen=dict(name="dcgan_generator", width=32, base=2, optimizer=adam, ema=0.999),
         disc=dict(name="dcgan_discriminator", width=32, base=2, norm="none", optimizer=adam),

@@ -182,14 +182,27 @@ TABLES: dict[str, dict[str, str]] = {
         "least_squares": "jaxgen.losses.gan:LeastSquares",
         "hinge": "jaxgen.losses.gan:Hinge",
         "wasserstein": "jaxgen.losses.gan:Wasserstein",
+        "relativistic": "jaxgen.losses.gan:Relativistic",
+        "relativistic_average": "jaxgen.losses.gan:RelativisticAverage",
     },
     "penalty": {
         "none": "jaxgen.losses.regularize:NoPenalty",
         "gradient": "jaxgen.losses.regularize:GradientPenalty",
         "r1": "jaxgen.losses.regularize:R1",
+        "r2": "jaxgen.losses.regularize:R2",
+        "drift": "jaxgen.losses.regularize:Drift",
+        "orthogonal": "jaxgen.losses.regularize:Orthogonal",
     },
-    "gen_penalty": {"none": "jaxgen.losses.regularize:NoGenPenalty"},
-    "gan_augment": {"none": "jaxgen.losses.regularize:NoAugment"},
+    "gen_penalty": {
+        "none": "jaxgen.losses.regularize:NoGenPenalty",
+        "orthogonal": "jaxgen.losses.regularize:OrthogonalGen",
+    },
+    "gan_augment": {"none": "jaxgen.methods.gan:NoAugment"},
+    "truncate": {
+        "none": "jaxgen.methods.gan:NoTruncation",
+        "latent": "jaxgen.methods.gan:TruncatedLatent",
+        "style": "jaxgen.methods.gan:TruncatedStyle",
+    },
     "evaluator": {
         "loss": "jaxgen.evaluation.per_image:Loss",
         "grid": "jaxgen.evaluation.per_image:Grid",
@@ -211,8 +224,8 @@ KEYS: dict[str, str] = {
     "optimizer": "optimizer", "ema": "ema",
     "process": "process", "predict": "predict", "weight": "weight", "times": "times", "objective": "objective",
     "solver": "solver", "pairs": "solver",
-    "guide": "guide", "grid": "grid", "nll": "nll", "likelihood": "likelihood", "loss": "gan_loss", "penalty": "penalty",
-    "gen_penalty": "gen_penalty", "augment": "gan_augment",
+    "guide": "guide", "grid": "grid", "nll": "nll", "likelihood": "likelihood", "loss": "gan_loss",
+    "disc_penalties": "penalty", "gen_penalties": "gen_penalty", "augment": "gan_augment", "truncate": "truncate",
     "run": "run", "teacher": "run", "weak": "run", "judge": "run", "curriculum": "curriculum",
 }  # fmt: skip
 
@@ -229,7 +242,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 
 # tables of which a key may hold several members, as a tuple
-MANY = ("ema",)
+MANY = ("ema", "penalty", "gen_penalty")
 
 # keys of a net that are not fields of its module, with their defaults
 NET_PARTS: dict[str, Any] = {"optimizer": {"name": "adam"}, "ema": {"name": "none"}}

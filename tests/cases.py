@@ -34,7 +34,10 @@ def kinds() -> list[str]:
         config = configs.load(f"{ROOT}/configs/{name}.py:tiny").to_dict()
         method = config["method"]
         nets = [method[k]["name"] for k in ("net", "gen", "disc") if k in method]
-        parts = [str(method.get(k)) for k in ("name", "loss", "penalty", "n_critic", "objective", "decay")]
+        parts = [
+            str(method.get(k))
+            for k in ("name", "loss", "disc_penalties", "gen_penalties", "n_critic", "objective", "decay")
+        ]
         found.setdefault(" ".join([*nets, *parts, *config.get("tasks", {})]), name)
     return sorted(found.values())
 

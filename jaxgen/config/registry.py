@@ -261,5 +261,6 @@ def build(table: str, spec: Any, given: dict[str, Any] | None = None, where: str
 
         rules = parts["ema"] if isinstance(parts["ema"], tuple) else (parts["ema"],)
         kept, optimizer = tuple(rule for rule in rules if not isinstance(rule, NoEma)), parts["optimizer"]
-        return Net(built, tx=optimizer.build(), ema=kept, alike=getattr(optimizer, "alike", None))
+        alike = getattr(optimizer, "alike", None)
+        return Net(built, tx=optimizer.build(), ema=kept, alike=alike, optimizer=optimizer)
     return built

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Protocol
 
 import jax
@@ -134,6 +134,7 @@ class Net:
     tx: optax.GradientTransformation = field(compare=False)  # closures, which never equal another build's
     ema: tuple[Ema, ...] = ()  # the first is the default
     alike: Alike | None = field(default=None, compare=False)  # params that the optimizer treats alike, number by number
+    optimizer: Any = field(default=None, compare=False)  # what `tx` was built from (an Optimizer)
 
     def __post_init__(self) -> None:
         labels = [rule.label for rule in self.ema]
@@ -143,7 +144,8 @@ class Net:
 
     def init(self, rng: Array, *args: Any, **kwargs: Any) -> NetState:
         """Random variables for inputs shaped like `args`; the averages start at the params."""
-        variables = dict(self.module.init({"params": rng, "dropout": rng}, *args, **kwargs))
+        rngs = dict.fromkeys(("params", "dropout", "noise", "style"), rng)
+        variables = dict(self.module.init(rngs, *args, **kwargs))
         params = variables.pop("params", {})
         ema = {rule.label: jax.tree.map(jnp.copy, params) for rule in self.ema}
         return NetState(params=params, opt=self.tx.init(params), vars=variables, ema=ema, default=next(iter(ema), ""))
@@ -155,14 +157,18 @@ class Net:
         train: bool = False,
         rngs: dict[str, Array] | None = None,
         method: str | None = None,
+        hold: tuple[str, ...] = (),
         **kwargs: Any,
     ) -> tuple[Any, Variables]:
-        """Run the module -> (output, its collections but params); these come back changed only with train=True."""
+        """Run the module -> (output, its collections but params); these come back changed only with train=True.
+
+        Collections named in `hold` come back as they are even then.
+        """
         vars = others(variables)
         if not train:
             return self.module.apply(variables, *args, train=False, rngs=rngs, method=method, **kwargs), vars
         out, new = self.module.apply(
-            variables, *args, train=True, rngs=rngs, method=method, mutable=list(vars), **kwargs
+            variables, *args, train=True, rngs=rngs, method=method, mutable=[k for k in vars if k not in hold], **kwargs
         )
         return out, {**vars, **new}
 
@@ -172,24 +178,40 @@ class Net:
             return grads
         return jax.lax.optimization_barrier(s.layout.join(grads))
 
+    def slowed(self, share: float) -> "Net":
+        """The net whose optimizer makes smaller steps and forgets more slowly by so much (see `Optimizer.slowed`)."""
+        optimizer = self.optimizer.slowed(share)
+        return replace(self, optimizer=optimizer, tx=optimizer.build())
+
     def update(
-        self, s: NetState, grads: PyTree, vars: Variables | None = None, *, step: Array, updates: int = 1
+        self,
+        s: NetState,
+        grads: PyTree,
+        vars: Variables | None = None,
+        *,
+        step: Array,
+        updates: int = 1,
+        average: bool = True,
     ) -> NetState:
         """One optimizer step, then the averages; `vars` replaces the other collections when given.
 
         A net updated several times a step says how often (`updates`), so that its averages decay by the step all the same.
+        Without `average` they stay; `follow` moves them later.
         Where the state has a layout, all of this is done on vectors; the barriers keep XLA from cutting the sweep up again.
         """
         if s.layout:
             grads = self.lined_up(s, grads)
-            net = self.update(s.layout.joined(s), grads, vars, step=step, updates=updates)
+            net = self.update(s.layout.joined(s), grads, vars, step=step, updates=updates, average=average)
             return s.layout.apart(jax.lax.optimization_barrier(net))
         change, opt = optax.with_extra_args_support(self.tx).update(grads, s.opt, s.params, step=step)
-        params = optax.apply_updates(s.params, change)
+        net = s.replace(params=optax.apply_updates(s.params, change), opt=opt, vars=s.vars if vars is None else vars)
+        return self.follow(net, step=step, updates=updates) if average else net
 
-        def follow(rule: Ema, average: PyTree) -> PyTree:
+    def follow(self, s: NetState, *, step: Array, updates: int = 1) -> NetState:
+        """The averages moved towards the params, as after an update."""
+
+        def towards(rule: Ema, average: PyTree) -> PyTree:
             share = -jnp.expm1(rule.log_decay(step) / updates)  # 1 - decay
-            return jax.tree.map(lambda e, p: e + share * (p - e), average, params)
+            return jax.tree.map(lambda e, p: e + share * (p - e), average, s.params)
 
-        ema = {rule.label: follow(rule, s.ema[rule.label]) for rule in self.ema}
-        return s.replace(params=params, opt=opt, vars=s.vars if vars is None else vars, ema=ema)
+        return s.replace(ema={rule.label: towards(rule, s.ema[rule.label]) for rule in self.ema})

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import jax
@@ -64,9 +64,18 @@ def to_unit_magnitude(pattern: str) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def to_within(bound: float) -> optax.GradientTransformation:
+    """The update that ends where the given one does, every number brought back into [-bound, bound]."""
+
+    def update(updates: PyTree, state: optax.EmptyState, params: PyTree = None):
+        return jax.tree.map(lambda u, p: jnp.clip(p + u, -bound, bound) - p, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
 @dataclass(frozen=True)
 class Optimizer:
-    """What all optimizers share. Order: freeze -> clip -> scale -> decay -> learning rate -> unit magnitude."""
+    """What all optimizers share. Order: freeze -> clip -> scale -> decay -> learning rate -> unit magnitude -> bound."""
 
     lr: Positive = 1e-3
     warmup: Natural = 0  # steps of linear warm-up from 0
@@ -77,6 +86,7 @@ class Optimizer:
     weight_decay: NonNegative = 0.0  # decoupled (AdamW)
     decay: str = r".*kernel"  # regex of the params that weight decay touches
     unit: str = ""  # regex of the params kept at unit magnitude: forced weight normalisation (EDM2, section 2.3)
+    bound: NonNegative = 0.0  # every weight is kept within +-bound (WGAN); 0 switches it off
     train: str = r".*"  # regex of the params that are trained
     elementwise: ClassVar[bool] = False  # `scale` treats every number by itself; not inherited
     schedule_steps: RunLength = 0  # the step at which cosine and linear end; 0: the run's length when it first started
@@ -115,6 +125,11 @@ class Optimizer:
         whole = not type(self).__dict__.get("elementwise", False) or (self.unit and re.fullmatch(self.unit, path))
         return None if whole else tuple(re.fullmatch(rule, path) is not None for rule in (self.decay, self.train))
 
+    def slowed(self, share: float) -> "Optimizer":
+        """The same pace with 1 / share as many updates: the rate is multiplied by it, decays of moments are raised to it."""
+        decays = {k: getattr(self, k) ** share for k in ("b1", "b2", "rho", "momentum") if hasattr(self, k)}
+        return replace(self, lr=self.lr * share, **decays)
+
     def build(self) -> optax.GradientTransformation:
         """The whole chain. Clipping and decay keep no state and always have their place, so that a run may take them up."""
         clip = clip_by_global_norm(self.clip) if self.clip > 0 else optax.identity()
@@ -126,6 +141,8 @@ class Optimizer:
         parts = [clip, self.scale(), decay, at_run_step(self.rate())]
         if self.unit:
             parts.append(to_unit_magnitude(self.unit))
+        if self.bound:
+            parts.append(to_within(self.bound))
         tx = optax.chain(*parts)
         if self.train == r".*":
             return tx

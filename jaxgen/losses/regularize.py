@@ -1,60 +1,80 @@
-"""What keeps the players of a GAN in check: penalties, per example [B] and with their strength, and what D sees.
+"""What keeps the players of a GAN in check: penalties, per example [B] and with their strength.
 
-Of D, on its gradient with respect to its input; a critic with batch norm has no gradient of one example, so give it none, or
-layer norm:
+Of D, mostly on its gradient with respect to its input, which is that of one example alone (so D may have no batch norm):
 
-    gradient  strength * (|grad D(x^)| - 1)^2, x^ = u x + (1 - u) G(z), u ~ U(0, 1) (Gulrajani et al. 2017, eq. 3)
-    R1        strength / 2 * |grad D(x)|^2 on real images                           (Mescheder et al. 2018, eq. 9)
+    gradient    strength * (|grad D(x^)| - t)^2 / t^2, x^ = u x + (1 - u) G(z), u ~ U(0, 1)  (Gulrajani et al. 2017, eq. 3)
+    R1          strength / 2 * |grad D(x)|^2 on real images                                 (Mescheder et al. 2018, eq. 9)
+    R2          the same on generated images                                                (eq. 10)
+    drift       strength * D(x)^2                                                           (Karras et al. 2017, app. A.1)
+
+Of either, on its weights:
+
+    orthogonal  strength * |W^T W o (1 - I)|^2 of every kernel                              (Brock et al. 2018, eq. 3)
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core.ranges import Count, NonNegative
+from jaxgen.core.ranges import Count, NonNegative, Positive
 
 Array = jax.Array
 T = TypeVar("T")
+PyTree = Any
 Critic = Callable[[Array], Array]  # [B, H, W, C] -> [B] logits
 Generate = Callable[..., Array]  # (z, cond) -> [B, H, W, C]; (*args, method=NAME): another function of the net
 Memory = dict[str, Array]  # what a part remembers between steps, in the state's `extra`
 
 
-class Penalty(Protocol):
-    """A term of the discriminator's loss."""
+class Seen(NamedTuple):
+    """What a penalty of D may look at."""
 
-    every: int  # lazy regularisation: computed on every so-manieth step, and weighted by as much
+    critic: Critic  # D as it is in this update: images -> logits [B], each example told its condition
+    real: Array
+    fake: Array
+    params: PyTree  # of D
 
-    def __call__(self, critic: Critic, real: Array, fake: Array, rng: Array) -> Array:
-        """The penalty [B]."""
+
+@dataclass(frozen=True)
+class Regularizer:
+    """When a penalty is computed, and which update it belongs to.
+
+    `every`: lazy regularisation (Karras et al. 2019, app. B): computed on every so-manieth step, and weighted by as much.
+    `apart`: it is no term of the player's loss but has an update of its own, with the learning rate and the decays of the
+    moments of both updates adjusted (Karras et al. 2020, StyleGAN2-ADA).
+    """
+
+    every: Count = 1
+    apart: bool = False
+
+    label: ClassVar[str] = "penalty"  # its name in the log
 
 
-class GenPenalty(Protocol):
-    """A term of the generator's loss, such as the length of paths (Karras et al. 2019, arXiv:1912.04958, eq. 4)."""
+class Penalty(Regularizer):
+    """A penalty of the discriminator."""
 
-    every: int  # as above
+    slopes: ClassVar[bool] = True  # it needs the gradient of each example's own logit
+
+    def __call__(self, seen: Seen, rng: Array) -> Array:
+        """The penalty [B], or one number of the whole net []."""
+        raise NotImplementedError
+
+
+class GenPenalty(Regularizer):
+    """A penalty of the generator, such as the length of paths (Karras et al. 2019, arXiv:1912.04958, eq. 4)."""
 
     def start(self) -> Memory:
         """What it remembers, before the first step."""
+        return {}
 
-    def __call__(self, generate: Generate, inputs: tuple, memory: Memory, rng: Array) -> tuple[Array, Memory]:
-        """-> (the penalty [B], what it remembers next); inputs (z, cond) are those of the images that G's loss is of."""
-
-
-class GanAugment(Protocol):
-    """What D sees of real and generated images alike; p is the probability of each change (Karras et al. 2020, ADA)."""
-
-    p: float  # where it adapts, that of the first step
-    adapts: bool
-
-    def __call__(self, x: Array, rng: Array, p: Array | float) -> Array:
-        """Images [B, H, W, C] in [-1, 1] -> the same, changed; differentiable."""
-
-    def adapt(self, p: Array, overfit: Array, images: int) -> Array:
-        """The next p, where it adapts: `overfit` is the mean sign of D's logits of so many real images."""
+    def __call__(
+        self, generate: Generate, inputs: tuple, params: PyTree, memory: Memory, rng: Array
+    ) -> tuple[Array, Memory]:
+        """-> (the penalty [B] or [], what it remembers next); inputs (z, cond) are those of the images that G's loss is of."""
+        raise NotImplementedError
 
 
 def squared_slope(critic: Critic, x: Array) -> Array:
@@ -65,71 +85,125 @@ def squared_slope(critic: Critic, x: Array) -> Array:
 
 
 def lazily(every: int, step: Array, compute: Callable[[], T], between: T) -> T:
-    """compute() on every `every`-th step, `between` on the others (Karras et al. 2019, app. B)."""
+    """compute() on every `every`-th step, `between` on the others."""
     return compute() if every == 1 else jax.lax.cond(step % every == 0, compute, lambda: between)
 
 
+def off_orthogonal(params: PyTree) -> Array:
+    """Sum over all kernels of the squared products of different output channels []."""
+
+    def of(kernel: Array) -> Array:
+        flat = kernel.reshape(-1, kernel.shape[-1])
+        products = flat.T @ flat
+        return jnp.square(products - jnp.diag(jnp.diag(products))).sum()
+
+    return sum(of(leaf) for leaf in jax.tree.leaves(params) if leaf.ndim > 1)
+
+
 @dataclass(frozen=True)
-class NoPenalty:
+class NoPenalty(Penalty):
     """The unconstrained game."""
 
-    every: Count = 1
+    slopes: ClassVar[bool] = False
 
-    def __call__(self, critic: Critic, real: Array, fake: Array, rng: Array) -> Array:
+    def __call__(self, seen: Seen, rng: Array) -> Array:
         """Zeros."""
-        return jnp.zeros(real.shape[0], jnp.float32)
+        return jnp.zeros(len(seen.real), jnp.float32)
 
 
 @dataclass(frozen=True)
-class NoGenPenalty:
+class GradientPenalty(Penalty):
+    """WGAN-GP: slope `target` between real and generated images; ProGAN's CIFAR-10 has a target of 750."""
+
+    strength: NonNegative = 10.0  # lambda
+    target: Positive = 1.0
+    one_sided: bool = False  # only slopes above the target cost
+
+    label: ClassVar[str] = "gradient_penalty"
+
+    def __call__(self, seen: Seen, rng: Array) -> Array:
+        """strength * (|grad D(x^)| - target)^2 / target^2."""
+        mix = jax.random.uniform(rng, (seen.real.shape[0],) + (1,) * (seen.real.ndim - 1))
+        between = mix * seen.real + (1.0 - mix) * seen.fake
+        excess = jnp.sqrt(squared_slope(seen.critic, between) + 1e-12) / self.target - 1.0  # the root has no slope at 0
+        return self.strength * (jax.nn.relu(excess) if self.one_sided else excess) ** 2
+
+
+@dataclass(frozen=True)
+class R1(Penalty):
+    """A flat discriminator on the data: the equilibrium becomes locally stable."""
+
+    strength: NonNegative = 10.0  # gamma
+
+    label: ClassVar[str] = "r1"
+
+    def __call__(self, seen: Seen, rng: Array) -> Array:
+        """strength / 2 * |grad D(x)|^2."""
+        return 0.5 * self.strength * squared_slope(seen.critic, seen.real)
+
+
+@dataclass(frozen=True)
+class R2(Penalty):
+    """A flat discriminator on generated images."""
+
+    strength: NonNegative = 10.0  # gamma
+
+    label: ClassVar[str] = "r2"
+
+    def __call__(self, seen: Seen, rng: Array) -> Array:
+        """strength / 2 * |grad D(G(z))|^2."""
+        return 0.5 * self.strength * squared_slope(seen.critic, seen.fake)
+
+
+@dataclass(frozen=True)
+class Drift(Penalty):
+    """A critic is known up to a constant: this keeps its answers near zero."""
+
+    strength: NonNegative = 0.001
+
+    slopes: ClassVar[bool] = False
+    label: ClassVar[str] = "drift"
+
+    def __call__(self, seen: Seen, rng: Array) -> Array:
+        """strength * D(x)^2."""
+        return self.strength * seen.critic(seen.real) ** 2
+
+
+@dataclass(frozen=True)
+class Orthogonal(Penalty):
+    """Output channels of D at right angles, whatever their lengths."""
+
+    strength: NonNegative = 1e-4
+
+    slopes: ClassVar[bool] = False
+    label: ClassVar[str] = "orthogonal"
+
+    def __call__(self, seen: Seen, rng: Array) -> Array:
+        """strength * |W^T W o (1 - I)|^2 []."""
+        return self.strength * off_orthogonal(seen.params)
+
+
+@dataclass(frozen=True)
+class NoGenPenalty(GenPenalty):
     """Nothing but the game."""
 
-    every: Count = 1
-
-    def start(self) -> Memory:
-        """Nothing."""
-        return {}
-
-    def __call__(self, generate: Generate, inputs: tuple, memory: Memory, rng: Array) -> tuple[Array, Memory]:
+    def __call__(
+        self, generate: Generate, inputs: tuple, params: PyTree, memory: Memory, rng: Array
+    ) -> tuple[Array, Memory]:
         """Zeros."""
         return jnp.zeros(len(inputs[0]), jnp.float32), memory
 
 
 @dataclass(frozen=True)
-class NoAugment:
-    """D sees the images themselves."""
+class OrthogonalGen(GenPenalty):
+    """Output channels of G at right angles, whatever their lengths: truncation gives whole images (Brock et al. 2018)."""
 
-    p: ClassVar[float] = 0.0
-    adapts: ClassVar[bool] = False
+    strength: NonNegative = 1e-4
 
-    def __call__(self, x: Array, rng: Array, p: Array | float) -> Array:
-        """x."""
-        return x
+    label: ClassVar[str] = "gen_orthogonal"
 
-
-@dataclass(frozen=True)
-class GradientPenalty:
-    """WGAN-GP: slope `target` between real and generated images."""
-
-    strength: NonNegative = 10.0  # lambda
-    target: NonNegative = 1.0
-    every: Count = 1
-
-    def __call__(self, critic: Critic, real: Array, fake: Array, rng: Array) -> Array:
-        """strength * (|grad D(x^)| - target)^2."""
-        mix = jax.random.uniform(rng, (real.shape[0],) + (1,) * (real.ndim - 1))
-        between = mix * real + (1.0 - mix) * fake
-        norm = jnp.sqrt(squared_slope(critic, between) + 1e-12)  # the root has no slope at 0
-        return self.strength * (norm - self.target) ** 2
-
-
-@dataclass(frozen=True)
-class R1:
-    """A flat discriminator on the data: the equilibrium becomes locally stable."""
-
-    strength: NonNegative = 10.0  # gamma
-    every: Count = 1
-
-    def __call__(self, critic: Critic, real: Array, fake: Array, rng: Array) -> Array:
-        """strength / 2 * |grad D(x)|^2."""
-        return 0.5 * self.strength * squared_slope(critic, real)
+    def __call__(
+        self, generate: Generate, inputs: tuple, params: PyTree, memory: Memory, rng: Array
+    ) -> tuple[Array, Memory]:
+        """strength * |W^T W o (1 - I)|^2 []."""
+        return self.strength * off_orthogonal(params), memory

@@ -2,71 +2,171 @@
 
     min_G max_D  E_x log D(x) + E_z log(1 - D(G(z)))                                                               (1)
 
-    paper                                    loss             penalty     n_critic  nets
-    GAN (Goodfellow et al. 2014)             non_saturating   none        1         mlp_*
+    paper                                    loss             penalties, bound      n_critic  nets
+    GAN (Goodfellow et al. 2014)             non_saturating   none                  1         mlp_*
     conditional GAN (Mirza & Osindero 2014)  the same, with labels given to both
-    DCGAN (Radford et al. 2015)              non_saturating   none        1         dcgan_*
-    LSGAN (Mao et al. 2016)                  least_squares    none        1         dcgan_*
-    WGAN-GP (Gulrajani et al. 2017)          wasserstein      gradient    5         resnet_*
+    DCGAN (Radford et al. 2015)              non_saturating   none                  1         dcgan_*
+    LSGAN (Mao et al. 2016)                  least_squares    none                  1         dcgan_*
+    AC-GAN (Odena et al. 2016)               any, and D says which label an image has
+    WGAN (Arjovsky et al. 2017)              wasserstein      weights in +-0.01     5         dcgan_*
+    WGAN-GP (Gulrajani et al. 2017)          wasserstein      gradient              5         resnet_*
 
 A step is algorithm 1: `n_critic` updates of D on as many parts of the batch, then one of G. Each player's loss is that of the
-game and a penalty of its own; D sees real and generated images through `augment`.
+game and penalties of its own; D sees real and generated images through `augment`.
 """
 
 from dataclasses import dataclass, field
-from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from jaxgen.core.conditions import Cond, prepare
+from jaxgen.core.inputs import Input
 from jaxgen.core.method import Batch, Loss, Metrics, PerExample, value_and_grads
 from jaxgen.core.net import Net
 from jaxgen.core.parallel import microbatches
-from jaxgen.core.ranges import Count
-from jaxgen.core.spec import DataSpec
-from jaxgen.core.state import Array, TrainState, Variables, Weights
+from jaxgen.core.ranges import Count, NonNegative, Number, Positive
+from jaxgen.core.spec import BatchSize, DataSpec, Spec
+from jaxgen.core.state import Array, PyTree, TrainState, Variables, Weights
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
 from jaxgen.losses.gan import GanLoss, NonSaturating
 from jaxgen.losses.regularize import (
-    GanAugment,
     GenPenalty,
     Memory,
-    NoAugment,
     NoGenPenalty,
     NoPenalty,
     Penalty,
+    Regularizer,
+    Seen,
     lazily,
 )
+from jaxgen.nets.gan import Judged
 
 PRIORS = {
     "normal": lambda rng, shape: jax.random.normal(rng, shape),
     "uniform": lambda rng, shape: jax.random.uniform(rng, shape, minval=-1.0, maxval=1.0),
 }
+HELD = ("spectral",)  # collections that move in the first pass of an update of their own net, and nowhere else
+
+
+class GanAugment(Protocol):
+    """What D sees of real and generated images alike."""
+
+    def start(self) -> Memory:
+        """What it remembers, before the first step; nothing where it never adapts."""
+
+    def __call__(self, x: Array, rng: Array, memory: Memory) -> Array:
+        """Images [B, H, W, C] in [-1, 1] -> the same, changed; differentiable."""
+
+    def adapt(self, memory: Memory, real_logits: Array, step: Array) -> Memory:
+        """What it remembers after an update of D at `step`, which said this of real images."""
+
+    def probability(self, memory: Memory) -> Array | float:
+        """Of each of its changes, for the log."""
+
+
+@dataclass(frozen=True)
+class NoAugment:
+    """D sees the images themselves."""
+
+    def start(self) -> Memory:
+        """Nothing."""
+        return {}
+
+    def __call__(self, x: Array, rng: Array, memory: Memory) -> Array:
+        """x."""
+        return x
+
+    def adapt(self, memory: Memory, real_logits: Array, step: Array) -> Memory:
+        """The same."""
+        return memory
+
+    def probability(self, memory: Memory) -> float:
+        """0."""
+        return 0.0
+
+
+@dataclass(frozen=True)
+class NoTruncation:
+    """Samples are what G makes of its prior."""
+
+    def latents(self, rng: Array, shape: tuple[int, ...], prior: str) -> Array:
+        """z ~ p(z)."""
+        return PRIORS[prior](rng, shape)
+
+    def options(self) -> dict[str, Any]:
+        """What G is called with besides."""
+        return {}
+
+
+@dataclass(frozen=True)
+class TruncatedLatent(NoTruncation):
+    """Latents beyond the threshold are drawn again (Brock et al. 2018, section 3.1): better pictures, less variety."""
+
+    threshold: Positive = 0.5
+
+    inputs: ClassVar[tuple[str, ...]] = ("threshold",)
+
+    def latents(self, rng: Array, shape: tuple[int, ...], prior: str) -> Array:
+        """z ~ p(z) where every number is within +-threshold."""
+        if prior == "uniform":
+            return PRIORS[prior](rng, shape) * jnp.minimum(self.threshold, 1.0)
+        return jax.random.truncated_normal(rng, -self.threshold, self.threshold, shape)
+
+
+@dataclass(frozen=True)
+class TruncatedStyle(NoTruncation):
+    """w drawn towards its mean, w' = mean + psi (w - mean), in the first `cutoff` layers (Karras et al. 2018, app. B)."""
+
+    psi: Number = 0.7
+    cutoff: NonNegative = 1000.0
+
+    inputs: ClassVar[tuple[str, ...]] = ("psi", "cutoff")
+
+    def options(self) -> dict[str, Any]:
+        """psi and cutoff."""
+        return {"psi": self.psi, "cutoff": self.cutoff}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gan:
-    """`gen` is called as gen(z [B, z_dim], cond) -> images, `disc` as disc(images, cond) -> logits [B]."""
+    """`gen` is called as gen(z [B, z_dim], cond) -> images, `disc` as disc(images, cond) -> logits [B] or [B, h, w], or Judged."""
 
     gen: Net
     disc: Net
     spec: DataSpec
     loss: GanLoss = field(default_factory=NonSaturating)
-    penalty: Penalty = field(default_factory=NoPenalty)  # of D
-    gen_penalty: GenPenalty = field(default_factory=NoGenPenalty)  # of G
+    disc_penalties: Penalty | tuple[Penalty, ...] = field(default_factory=NoPenalty)
+    gen_penalties: GenPenalty | tuple[GenPenalty, ...] = field(default_factory=NoGenPenalty)
     augment: GanAugment = field(default_factory=NoAugment)
+    order: Literal["disc_first", "gen_first"] = "disc_first"
     n_critic: Count = 1
+    gen_batch: Count = 1  # images of G's update, as a multiple of those of D's
+    fakes: Literal["batch", "data", "uniform"] = "batch"  # labels of generated images: the batch's, shuffled, or any
+    label_weights: tuple[NonNegative, ...] = (1.0, 0.1)  # of D's and G's loss by the labels that D reads, where it does
     z_dim: Count = 100
     prior: str = "normal"
+    truncate: NoTruncation = field(default_factory=NoTruncation)  # of samples
+    stats: Literal["running", "batch", "standing"] = "running"  # by which G's batch norm samples
+    standing: Count = 16  # batches that standing statistics are of
+    batch: BatchSize = 64
 
     makes: ClassVar[tuple[str, ...]] = ("image", "latent")
 
     def __post_init__(self) -> None:
         if self.prior not in PRIORS:
             raise UserError(f"method.prior={self.prior!r} is unknown; there are: {', '.join(PRIORS)}")
+        odd = [f"{name!r} is a {f.kind}" for name, f in self.spec.conditions.items() if f.kind != "label"]
+        for key, value in (("fakes", "uniform"), ("stats", "standing")):
+            if getattr(self, key) == value and odd:
+                raise UserError(
+                    f"method.{key}={value!r} draws labels of its own, and {odd[0]}; set method.{key} to another"
+                )
+        for key in ("gen", "disc"):
+            self.player(key)
 
     @property
     def takes(self) -> tuple[str, ...]:
@@ -78,6 +178,32 @@ class Gan:
     def batches_per_step(self) -> int:
         """Batches that one step consumes: D sees new images at each of its updates."""
         return self.n_critic
+
+    def penalties(self, net: str) -> dict[Any, str]:
+        """Penalties of a player and their names in the log and in `extra`, those that do nothing left out."""
+        found = getattr(self, f"{net}_penalties")
+        found = [
+            p for p in (found if isinstance(found, tuple) else (found,)) if not isinstance(p, NoPenalty | NoGenPenalty)
+        ]
+        return {
+            p: p.label if [q.label for q in found].count(p.label) == 1 else f"{p.label}_{i}"
+            for i, p in enumerate(found)
+        }
+
+    def player(self, net: str) -> Net:
+        """G or D as it is updated: both updates of one whose penalties are apart go on from the same moments, and move less."""
+        apart = {p.every for p in self.penalties(net) if p.apart}
+        if len(apart) > 1:
+            raise UserError(
+                f"method.{net}_penalties: those apart share an update's pace, and have every={sorted(apart)}; set one `every` "
+                "for all, or apart=False"
+            )
+        every = max(apart, default=0)
+        return getattr(self, net).slowed(every / (every + 1)) if every else getattr(self, net)
+
+    def settings(self) -> dict[str, Input]:
+        """Truncation."""
+        return {"truncate": Input(self.truncate)}
 
     def latents(self, rng: Array, num: int) -> Array:
         """z ~ p(z), [num, z_dim]."""
@@ -91,109 +217,296 @@ class Gan:
         """What both players are told; a condition that the batch lacks is left to the nets."""
         return {name: prepare(self.spec, name, batch[name]) for name in self.spec.conditions if name in batch}
 
+    def told(self, batch: Batch, rng: Array) -> Cond:
+        """What generated images are told."""
+        cond = self.conditions(batch)
+        if self.fakes == "batch" or not cond:
+            return cond
+        if self.fakes == "uniform":
+            return any_labels(self.spec, len(batch[self.spec.target]), rng)
+        order = jax.random.permutation(rng, len(batch[self.spec.target]))
+        return jax.tree.map(lambda v: v[order], cond)
+
+    # ------------------------------------------------------------------------------------------------------------------
+    # Training
+
     def init(self, rng: Array, batch: Batch) -> TrainState:
         """A fresh state for images shaped like the batch's."""
         gen_rng, disc_rng = jax.random.split(rng)
         x, cond = self.target(batch), self.conditions(batch)
         gen = self.gen.init(gen_rng, self.latents(rng, len(x)), cond)
         disc = self.disc.init(disc_rng, x, cond)
-        extra = {"augment_p": jnp.float32(self.augment.p)} if self.augment.adapts else {}
-        extra |= {"gen_penalty": memory} if (memory := self.gen_penalty.start()) else {}
+        sloped = [name for p, name in self.penalties("disc").items() if p.slopes]
+        if "batch_stats" in disc.vars and sloped:
+            raise UserError(
+                f"method.disc has batch norm, so that an example's logit depends on others, and {sloped[0]} needs its own; set "
+                "method.disc.norm=layer or method.disc.norm=none"
+            )
+        parts = {name: p.start() for p, name in self.penalties("gen").items()} | {"augment": self.augment.start()}
+        extra = {name: memory for name, memory in parts.items() if memory}
         return TrainState(step=jnp.zeros((), jnp.int32), nets={"gen": gen, "disc": disc}, extra=extra)
 
     def train_step(self, state: TrainState, batch: Batch, rng: Array) -> tuple[TrainState, Metrics]:
-        """Algorithm 1: n_critic updates of D, then one of G."""
+        """Algorithm 1: n_critic updates of D and one of G."""
         disc_rng, gen_rng = jax.random.split(rng)
         parts, keys = microbatches(batch, self.n_critic), jax.random.split(disc_rng, self.n_critic)
-        state, found = jax.lax.scan(lambda state, part: self.update_disc(state, *part), state, (parts, keys))
-        metrics = {k: v.mean() for k, v in found.items()}
-        state, found = self.update_gen(state, jax.tree.map(lambda v: v[-1], parts), gen_rng)
-        return state.replace(step=state.step + 1), {**metrics, **found}
+        own = [(-1 - i if self.order == "disc_first" else i) % self.n_critic for i in range(self.gen_batch)]
+        gen_part = jax.tree.map(lambda v: jnp.concatenate([v[i] for i in own]) if len(own) > 1 else v[own[0]], parts)
+
+        def discs(state: TrainState) -> tuple[TrainState, Metrics]:
+            state, found = jax.lax.scan(lambda state, part: self.update_disc(state, *part), state, (parts, keys))
+            return state, {k: v.mean() for k, v in found.items()}
+
+        def gens(state: TrainState) -> tuple[TrainState, Metrics]:
+            return self.update_gen(state, gen_part, gen_rng)
+
+        metrics: Metrics = {}
+        for update in (discs, gens) if self.order == "disc_first" else (gens, discs):
+            state, found = update(state)
+            metrics |= found
+        return state.replace(step=state.step + 1), metrics
 
     def update_disc(self, state: TrainState, batch: Batch, rng: Array) -> tuple[TrainState, Metrics]:
         """D's part of the step, `n_critic` times."""
-        value, loss, grads = value_and_grads(lambda w: self.disc_loss(w, batch, rng), state.view(), "disc")
-        state = _with_vars(state, loss)
-        disc = self.disc.update(state.nets["disc"], grads, step=state.step, updates=self.n_critic)
-        return state.replace(nets={**state.nets, "disc": disc}), {"d_loss": value, **_means(loss)}
+        return self._update("disc", state, batch, rng, self.disc_loss, self.disc_penalty, updates=self.n_critic)
 
     def update_gen(self, state: TrainState, batch: Batch, rng: Array) -> tuple[TrainState, Metrics]:
         """G's part of the step."""
-        value, loss, grads = value_and_grads(lambda w: self.gen_loss(w, batch, rng), state.view(), "gen")
-        state = _with_vars(state, loss)
-        gen = self.gen.update(state.nets["gen"], grads, step=state.step)
-        return state.replace(nets={**state.nets, "gen": gen}), {"g_loss": value, **_means(loss)}
+        return self._update("gen", state, batch, rng, self.gen_loss, self.gen_penalty)
+
+    def _update(
+        self, name: str, state: TrainState, batch: Batch, rng: Array, loss: Any, penalty: Any, updates: int = 1
+    ) -> tuple[TrainState, Metrics]:
+        """One update of a player, and one for each of its penalties that are apart and due; then its averages."""
+        net, letter = self.player(name), name[0]
+        apart = [(p, called) for p, called in self.penalties(name).items() if p.apart]
+
+        def update(state: TrainState, of: Any, average: bool) -> tuple[TrainState, Array, Loss, Array]:
+            value, found, grads = value_and_grads(of, state.view(), name)
+            nets = {k: n.replace(vars=found.vars.get(k, n.vars)) for k, n in state.nets.items()}
+            grads = net.lined_up(nets[name], grads)
+            nets[name] = net.update(nets[name], grads, step=state.step, updates=updates, average=average)
+            norm = optax.global_norm(grads)
+            return state.replace(nets=nets, extra={**state.extra, **found.extra}), value, found, norm
+
+        state, value, found, norm = update(state, lambda w: loss(w, batch, rng), not apart)
+        metrics = {
+            f"{letter}_loss": value,
+            **{k: v.mean() for k, v in found.metrics.items()},
+            f"{letter}_grad_norm": norm,
+        }
+        for i, (part, called) in enumerate(apart):
+            key = jax.random.fold_in(rng, i + 1)
+
+            def alone(state: TrainState = state, part: Any = part, key: Array = key) -> tuple[TrainState, Array]:
+                return update(state, lambda w: penalty(part, w, batch, key), False)[:2]
+
+            state, metrics[called] = lazily(part.every, state.step, alone, (state, jnp.zeros(())))
+        if apart:
+            followed = net.follow(state.nets[name], step=state.step, updates=updates)
+            state = state.replace(nets={**state.nets, name: followed})
+        return state, metrics
 
     def disc_loss(self, w: Weights, batch: Batch, rng: Array) -> Loss:
         """D's loss [B]; real and fake images pass D apart, each normalised by its own batch statistics."""
-        z_rng, gen_rng, real_rng, fake_rng, penalty_rng = jax.random.split(rng, 5)
+        fake_rng, real_rng, seen_rng, penalty_rng = jax.random.split(rng, 4)
         real, cond, disc = self.target(batch), self.conditions(batch), w.nets["disc"]
-        z = self.latents(z_rng, len(real))
-        fake, gen_vars = self.gen.apply(w.nets["gen"], z, cond, train=True, rngs={"dropout": gen_rng})
-        real_logits, vars = self._judge(disc, w, real, cond, real_rng)
-        fake_logits, vars = self._judge({**disc, **vars}, w, fake, cond, fake_rng)
+        fake, fake_cond, gen_vars = self._imagine(w, batch, fake_rng, hold=HELD)
+        judged, vars = self._judge(disc, w, real, cond, real_rng)
+        real_logits, disc = judged.logit, {**disc, **vars}
+        judged_fake, vars = self._judge(disc, w, fake, fake_cond, seen_rng, hold=HELD)
+        fake_logits = judged_fake.logit
 
-        def penalise() -> Array:
-            critic = lambda x: self._judge({**disc, **vars}, w, x, cond, real_rng)[0]  # noqa: E731
-            return self.penalty.every * self.penalty(critic, real, fake, penalty_rng)
-
-        penalty = lazily(self.penalty.every, w.step, penalise, jnp.zeros(len(real)))
-        signs = jnp.sign(real_logits)  # their mean nears 1 as D learns its images by heart (Karras et al. 2020, eq. 1)
+        by_real, by_fake = (each(v) for v in self.loss.parts(real_logits, fake_logits))
+        loss = by_real + by_fake
         metrics = {
-            "d_real": real_logits,
-            "d_fake": fake_logits,
-            "penalty": penalty,
-            "accuracy": 0.5 * (real_logits > 0) + 0.5 * (fake_logits < 0),
-            "r_t": signs,
+            "d_loss_real": by_real,
+            "d_loss_fake": by_fake,
+            "d_real": each(real_logits),
+            "d_fake": each(fake_logits),
+            "accuracy": 0.5 * (each(real_logits) > 0) + 0.5 * (each(fake_logits) < 0),
+            "r_t": jnp.sign(each(real_logits)),  # nears 1 as D learns its images by heart (Karras et al. 2020, eq. 1)
+            "spread": spread(fake) / jnp.maximum(spread(real), 1e-6),  # nears 0 as G collapses
         }
-        extra = {"augment_p": self.augment.adapt(self._p(w), signs.mean(), len(real))} if self.augment.adapts else {}
-        return Loss(self.loss.disc(real_logits, fake_logits) + penalty, metrics, {"gen": gen_vars, "disc": vars}, extra)
+        if judged.labels:
+            read = label_loss(judged, cond)
+            loss, metrics["label_accuracy"] = loss + self.label_weights[0] * read, right(judged, cond)
+        seen = self._seen(w, disc, real, fake, cond, real_rng)
+        for penalty, name in self.penalties("disc").items():
+            if not penalty.apart:
+                value = lazily(
+                    penalty.every,
+                    w.step,
+                    lambda p=penalty: penalised(p, p(seen, penalty_rng), len(real)),
+                    jnp.zeros(len(real)),
+                )
+                loss, metrics[name] = loss + value, value
+        memory = w.extra.get("augment", {})
+        extra = {}
+        if memory:
+            metrics["augment_p"] = jnp.asarray(self.augment.probability(memory))
+            extra["augment"] = self.augment.adapt(memory, each(real_logits), w.step)
+        return Loss(loss, metrics, {"gen": gen_vars, "disc": vars}, extra)
+
+    def disc_penalty(self, penalty: Penalty, w: Weights, batch: Batch, rng: Array) -> Loss:
+        """A penalty of D as a loss of its own [B], on the images of the batch and fresh ones of G."""
+        fake_rng, real_rng, penalty_rng = jax.random.split(rng, 3)
+        real, cond = self.target(batch), self.conditions(batch)
+        fake, _, _ = self._imagine(w, batch, fake_rng, hold=HELD)
+        seen = self._seen(w, w.nets["disc"], real, fake, cond, real_rng)
+        return Loss(penalised(penalty, penalty(seen, penalty_rng), len(real)))
+
+    def _seen(self, w: Weights, disc: Variables, real: Array, fake: Array, cond: Cond, rng: Array) -> Seen:
+        def critic(x: Array) -> Array:
+            return each(self._judge(disc, w, x, cond, rng, hold=HELD)[0].logit)
+
+        return Seen(critic, real, fake, disc["params"])
 
     def gen_loss(self, w: Weights, batch: Batch, rng: Array) -> Loss:
-        """G's loss [B] on fresh latents, told what the batch is told."""
-        z_rng, gen_rng, disc_rng, penalty_rng = jax.random.split(rng, 4)
-        cond, num = self.conditions(batch), len(batch[self.spec.target])
-        inputs, run = (self.latents(z_rng, num), cond), partial(self.gen.apply, train=True, rngs={"dropout": gen_rng})
-        fake, gen_vars = run(w.nets["gen"], *inputs)
-        logits, vars = self._judge(w.nets["disc"], w, fake, cond, disc_rng)
-        memory = w.extra.get("gen_penalty", {})
+        """G's loss [B] on fresh latents."""
+        fake_rng, seen_rng, real_rng, penalty_rng = jax.random.split(rng, 4)
+        num, disc = len(batch[self.spec.target]), w.nets["disc"]
+        fake, cond, gen_vars = self._imagine(w, batch, fake_rng)
+        judged, vars = self._judge(disc, w, fake, cond, seen_rng, hold=HELD)
+        real = None
+        if self.loss.relative:
+            seen, vars = self._judge(
+                {**disc, **vars}, w, self.target(batch), self.conditions(batch), real_rng, hold=HELD
+            )
+            real = seen.logit
+        loss, metrics, extra = each(self.loss.gen(judged.logit, real)), {}, {}
+        if judged.labels:
+            loss = loss + self.label_weights[1] * label_loss(judged, cond)
+        for penalty, name in self.penalties("gen").items():
+            if not penalty.apart:
+                memory = w.extra.get(name, {})
+                compute = lambda p=penalty, m=memory: self._gen_penalty(p, w, fake_rng, cond, num, m, penalty_rng)  # noqa: E731
+                value, memory = lazily(penalty.every, w.step, compute, (jnp.zeros(num), memory))
+                loss, metrics[name] = loss + value, value
+                extra |= {name: memory} if memory else {}
+        return Loss(loss, metrics, {"gen": gen_vars, "disc": vars}, extra)
 
-        def penalise() -> tuple[Array, Memory]:
-            generate = lambda *args, method=None: run(w.nets["gen"], *args, method=method)[0]  # noqa: E731
-            penalty, memory_after = self.gen_penalty(generate, inputs, memory, penalty_rng)
-            return self.gen_penalty.every * penalty, memory_after
+    def gen_penalty(self, penalty: GenPenalty, w: Weights, batch: Batch, rng: Array) -> Loss:
+        """A penalty of G as a loss of its own [B], on fresh latents."""
+        told_rng, fake_rng, penalty_rng = jax.random.split(rng, 3)
+        name, num = self.penalties("gen")[penalty], len(batch[self.spec.target])
+        memory = w.extra.get(name, {})
+        value, memory = self._gen_penalty(penalty, w, fake_rng, self.told(batch, told_rng), num, memory, penalty_rng)
+        return Loss(value, extra={name: memory} if memory else {})
 
-        penalty, memory = lazily(self.gen_penalty.every, w.step, penalise, (jnp.zeros(num), memory))
-        extra = {"gen_penalty": memory} if memory else {}
-        return Loss(self.loss.gen(logits) + penalty, {"gen_penalty": penalty}, {"gen": gen_vars, "disc": vars}, extra)
+    def _gen_penalty(
+        self, penalty: GenPenalty, w: Weights, fake_rng: Array, cond: Cond, num: int, memory: Memory, rng: Array
+    ) -> tuple[Array, Memory]:
+        """-> (penalty [num], what it remembers); G has the streams and latents of `_imagine` with the same key."""
+        _, z_rng, gen_rng = jax.random.split(fake_rng, 3)
 
-    def _judge(self, disc: Variables, w: Weights, x: Array, cond: Cond, rng: Array) -> tuple[Array, Variables]:
-        """D's logits [B] of augmented images, and its collections."""
+        def generate(*args: Any, method: str | None = None) -> Array:
+            options = {"train": True, "rngs": streams(gen_rng), "hold": HELD, "method": method}
+            return self.gen.apply(w.nets["gen"], *args, **options)[0]
+
+        inputs = (self.latents(z_rng, num), cond)
+        value, memory = penalty(generate, inputs, w.nets["gen"]["params"], memory, rng)
+        return penalised(penalty, value, num), memory
+
+    def _imagine(
+        self, w: Weights, batch: Batch, rng: Array, hold: tuple[str, ...] = ()
+    ) -> tuple[Array, Cond, Variables]:
+        """(generated images for fresh latents, one for each example; what they were told; G's collections)."""
+        told_rng, z_rng, gen_rng = jax.random.split(rng, 3)
+        cond = self.told(batch, told_rng)
+        z = self.latents(z_rng, len(batch[self.spec.target]))
+        fake, vars = self.gen.apply(w.nets["gen"], z, cond, train=True, rngs=streams(gen_rng), hold=hold)
+        return fake, cond, vars
+
+    def _judge(
+        self, disc: Variables, w: Weights, x: Array, cond: Cond, rng: Array, hold: tuple[str, ...] = ()
+    ) -> tuple[Judged, Variables]:
+        """What D says of augmented images, and its collections."""
         augment_rng, disc_rng = jax.random.split(rng)
-        x = self.augment(x, augment_rng, self._p(w))
-        return self.disc.apply(disc, x, cond, train=True, rngs={"dropout": disc_rng})
+        x = self.augment(x, augment_rng, w.extra.get("augment", {}))
+        said, vars = self.disc.apply(disc, x, cond, train=True, rngs=streams(disc_rng), hold=hold)
+        return judged(said), vars
 
-    def _p(self, w: Weights) -> Array | float:
-        return w.extra["augment_p"] if self.augment.adapts else self.augment.p
+    # ------------------------------------------------------------------------------------------------------------------
+    # Use
 
     def eval_step(self, w: Weights, batch: Batch, rng: Array) -> PerExample:
         """Both losses on held-out images, without penalties and augmentation, [B] each."""
         real, cond = self.target(batch), self.conditions(batch)
         fake = self.sample(w, rng, len(real), cond)
-        d_real, d_fake = (self.disc.apply(w.nets["disc"], x, cond)[0] for x in (real, fake))
-        d_loss, g_loss = self.loss.disc(d_real, d_fake), self.loss.gen(d_fake)
-        return {"d_loss": d_loss, "g_loss": g_loss, "d_real": d_real, "d_fake": d_fake}
+        d_real, d_fake = (judged(self.disc.apply(w.nets["disc"], x, cond)[0]).logit for x in (real, fake))
+        d_loss, g_loss = self.loss.disc(d_real, d_fake), self.loss.gen(d_fake, d_real)
+        return {"d_loss": each(d_loss), "g_loss": each(g_loss), "d_real": each(d_real), "d_fake": each(d_fake)}
 
     def sample(self, w: Weights, rng: Array, num: int, cond: Cond) -> Array:
         """G(z) for fresh latents, [num, H, W, C]."""
-        return self.gen.apply(w.nets["gen"], self.latents(rng, num), cond)[0]
+        z, gen_rng = self.truncate.latents(rng, (num, self.z_dim), self.prior), jax.random.fold_in(rng, 1)
+        gen = self._settled(w.nets["gen"]) if self.stats == "standing" else w.nets["gen"]
+        options = {"train": self.stats == "batch", "rngs": streams(gen_rng), "hold": HELD, **self.truncate.options()}
+        return self.gen.apply(gen, z, cond, **options)[0]
+
+    def _settled(self, gen: Variables) -> Variables:
+        """G with running statistics of `standing` batches of these very weights (Brock et al. 2018, appendix C.1).
+
+        A training pass moves a statistic from r to k r + (1 - k) s, where s is the batch's: passes that begin at 0 and at 1
+        tell k, and so s.
+        """
+        moving = {k: v for k, v in gen.items() if k not in ("params", *HELD)}
+
+        def after(start: float, key: Array) -> PyTree:
+            z_rng, told_rng, gen_rng = jax.random.split(key, 3)
+            fixed = {**gen, **jax.tree.map(lambda v: jnp.full_like(v, start), moving)}
+            z = self.truncate.latents(z_rng, (self.batch, self.z_dim), self.prior)
+            cond = any_labels(self.spec, self.batch, told_rng)
+            _, vars = self.gen.apply(fixed, z, cond, train=True, rngs=streams(gen_rng), hold=HELD)
+            return {k: vars[k] for k in moving}
+
+        keys = jax.random.split(jax.random.key(0), self.standing)
+        kept = jax.tree.map(lambda one, zero: one - zero, after(1.0, keys[0]), after(0.0, keys[0]))
+        mean = jax.tree.map(lambda v: v.mean(0), jax.lax.map(lambda key: after(0.0, key), keys))
+        return {**gen, **jax.tree.map(lambda s, k: s / (1.0 - k), mean, kept)}
 
 
-def _with_vars(state: TrainState, loss: Loss) -> TrainState:
-    """The state with the collections of both nets and the parts of `extra` that changed; a GAN's losses say `vars` by net."""
-    nets = {name: net.replace(vars=loss.vars[name]) for name, net in state.nets.items()}
-    return state.replace(nets=nets, extra={**state.extra, **loss.extra})
+def streams(rng: Array) -> dict[str, Array]:
+    """The random streams that a net may draw from."""
+    names = ("dropout", "noise", "style")
+    return dict(zip(names, jax.random.split(rng, len(names)), strict=True))
 
 
-def _means(loss: Loss) -> Metrics:
-    return {k: v.mean() for k, v in loss.metrics.items()}
+def any_labels(spec: Spec, num: int, rng: Array) -> Cond:
+    """Labels drawn evenly from all that there are, [num] each."""
+    fields = sorted(spec.conditions.items())
+    keys = jax.random.split(rng, max(len(fields), 1))
+    return {name: jax.random.randint(key, (num,), 0, f.values) for key, (name, f) in zip(keys, fields, strict=False)}
+
+
+def judged(said: Any) -> Judged:
+    """What a discriminator said, as Judged."""
+    return said if isinstance(said, Judged) else Judged(said, {})
+
+
+def each(logits: Array) -> Array:
+    """[B, ...] -> [B]: the mean over an example's own logits."""
+    return logits.reshape(len(logits), -1).mean(-1)
+
+
+def spread(x: Array) -> Array:
+    """Root of the mean variance over the batch []."""
+    return jnp.sqrt(x.astype(jnp.float32).var(0).mean())
+
+
+def penalised(penalty: Regularizer, value: Array, num: int) -> Array:
+    """A penalty as part of a loss [num]: weighted by as many steps as it stands for."""
+    return penalty.every * jnp.broadcast_to(value, (num,))
+
+
+def label_loss(said: Judged, cond: Cond) -> Array:
+    """Cross entropy of the labels that D read [B], summed over the conditions."""
+    each = [optax.softmax_cross_entropy_with_integer_labels(logits, cond[name]) for name, logits in said.labels.items()]
+    return sum(each)
+
+
+def right(said: Judged, cond: Cond) -> Array:
+    """Whether D read all labels as they are [B]."""
+    hits = [logits.argmax(-1) == cond[name] for name, logits in said.labels.items()]
+    return jnp.stack(hits).all(0).astype(jnp.float32)

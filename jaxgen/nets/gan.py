@@ -15,6 +15,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax import struct
 
 from jaxgen.core.conditions import Cond
 from jaxgen.core.ranges import BelowOne, Count, Natural, Precision
@@ -60,6 +61,14 @@ def mean_pool2x(x: Array) -> Array:
     """Mean of 2x2 pixels; an odd last row or column is left out."""
     b, h, w, c = x.shape
     return x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+@struct.dataclass
+class Judged:
+    """What a discriminator says of images that reads their labels too (AC-GAN, Odena et al. 2016)."""
+
+    logit: Array  # [B], or [B, h, w] of patches
+    labels: dict[str, Array]  # condition -> logits [B, values]
 
 
 class Player(nn.Module):

@@ -7,13 +7,29 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.losses.regularize import R1, GradientPenalty, NoAugment, NoGenPenalty, NoPenalty, lazily
+from jaxgen.losses.regularize import (
+    R1,
+    R2,
+    Drift,
+    GradientPenalty,
+    NoGenPenalty,
+    NoPenalty,
+    Orthogonal,
+    OrthogonalGen,
+    Seen,
+    lazily,
+)
 from jaxgen.nets.convolution import conv2d, dense
 from jaxgen.nets.gan import DcganDiscriminator, ResnetDiscriminator
 
 KEY = jax.random.key(0)
 SHAPE = (4, 8, 8, 1)
 REAL, FAKE = jax.random.normal(KEY, SHAPE), jax.random.normal(jax.random.key(1), SHAPE)
+
+
+def of(penalty, critic, real=REAL, fake=FAKE, params=None):
+    """The penalty [B]."""
+    return penalty(Seen(critic, real, fake, params), KEY)
 
 
 def test_linear_critic():
@@ -24,10 +40,10 @@ def test_linear_critic():
     def critic(x):
         return (x * w).sum((1, 2, 3))
 
-    gp = GradientPenalty(strength=10.0)(critic, REAL, FAKE, KEY)
+    gp = of(GradientPenalty(strength=10.0), critic)
     np.testing.assert_allclose(gp, jnp.full(4, 10 * (norm - 1) ** 2), rtol=1e-5)
-    np.testing.assert_allclose(R1(strength=3.0)(critic, REAL, FAKE, KEY), jnp.full(4, 1.5 * norm**2), rtol=1e-5)
-    assert (NoPenalty()(critic, REAL, FAKE, KEY) == 0).all()
+    np.testing.assert_allclose(of(R1(strength=3.0), critic), jnp.full(4, 1.5 * norm**2), rtol=1e-5)
+    assert (of(NoPenalty(), critic) == 0).all()
 
 
 def bowl(x):
@@ -38,15 +54,20 @@ def bowl(x):
 def test_interpolates_lie_between():
     """Between 0 and 1 the slope of the bowl gives each example's mixing weight away."""
     real, fake = jnp.zeros((64, 2, 2, 1)), jnp.ones((64, 2, 2, 1))
-    share = jnp.sqrt(GradientPenalty(strength=1.0, target=0.0)(bowl, real, fake, KEY)) / 2.0
+    target = 1e-3  # a slope much above it costs (slope / target)^2
+    share = target * jnp.sqrt(of(GradientPenalty(strength=1.0, target=target), bowl, real, fake)) / 2.0
     assert (share >= 0).all() and (share <= 1).all() and share.std() > 0.2
 
 
 def test_r1_looks_at_the_data_only():
-    np.testing.assert_allclose(R1(strength=2.0)(bowl, REAL, FAKE, KEY), (REAL**2).sum((1, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(of(R1(strength=2.0), bowl), (REAL**2).sum((1, 2, 3)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("penalty", [GradientPenalty(), R1()], ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize(
+    "penalty",
+    [GradientPenalty(), GradientPenalty(one_sided=True, target=0.1), R1(), R2(), Drift()],
+    ids=lambda v: type(v).__name__,
+)
 def test_gradient_against_finite_differences(penalty):
     """The gradient of a gradient, through the convolutions' own rules, in a critic without kinks."""
     with jax.enable_x64(True):
@@ -64,7 +85,7 @@ def test_gradient_against_finite_differences(penalty):
 
         def along(h):
             moved = [p + h * s for p, s in zip(params, step, strict=True)]
-            return penalty(lambda x: critic(moved, x), real, fake, KEY).mean()
+            return of(penalty, lambda x: critic(moved, x), real, fake).mean()
 
         numeric = (along(1e-5) - along(-1e-5)) / 2e-5
         np.testing.assert_allclose(jax.jit(jax.grad(along))(0.0), numeric, rtol=1e-5)
@@ -76,7 +97,7 @@ def test_penalty_moves_every_layer_of_a_critic(disc):
 
     def loss(params):
         critic = partial(disc.apply, {"params": params})
-        return GradientPenalty()(critic, REAL, FAKE, KEY).mean()
+        return of(GradientPenalty(), critic).mean()
 
     grads = jax.tree_util.tree_leaves_with_path(jax.jit(jax.grad(loss))(params))
     assert all(jnp.abs(g).max() > 0 for path, g in grads if path[-1].key == "kernel")
@@ -84,14 +105,38 @@ def test_penalty_moves_every_layer_of_a_critic(disc):
 
 def test_lazy_penalty_keeps_its_mean():
     penalty, zeros = R1(), jnp.zeros(4)
-    got = [lazily(4, jnp.int32(i), lambda: 4 * penalty(bowl, REAL, FAKE, KEY), zeros).mean() for i in range(8)]
+    got = [lazily(4, jnp.int32(i), lambda: 4 * of(penalty, bowl), zeros).mean() for i in range(8)]
     assert [g > 0 for g in got] == [i % 4 == 0 for i in range(8)]
-    np.testing.assert_allclose(np.mean(got), penalty(bowl, REAL, FAKE, KEY).mean(), rtol=1e-5)
+    np.testing.assert_allclose(np.mean(got), of(penalty, bowl).mean(), rtol=1e-5)
 
 
-def test_no_penalty_and_no_augmentation_change_nothing():
+def test_no_penalty_changes_nothing():
     z = jnp.ones((4, 3))
     assert NoGenPenalty().start() == {}
-    penalty, memory = NoGenPenalty()(None, (z, {}), {}, KEY)
+    penalty, memory = NoGenPenalty()(None, (z, {}), None, {}, KEY)
     assert penalty.shape == (4,) and not penalty.any() and memory == {}
-    assert NoAugment()(REAL, KEY, 0.0) is REAL and not NoAugment().adapts
+
+
+def test_targets_are_relative():
+    """A critic ten times as steep with ten times the target costs the same (Karras et al. 2017, table 5: target 750)."""
+    steep = of(GradientPenalty(target=10.0), lambda x: 10 * bowl(x))
+    np.testing.assert_allclose(steep, of(GradientPenalty(), bowl), rtol=1e-4)
+    gentle = of(GradientPenalty(one_sided=True), lambda x: 1e-3 * bowl(x))
+    assert not gentle.any() and of(GradientPenalty(), lambda x: 1e-3 * bowl(x)).all()
+
+
+def test_r2_looks_at_generated_images_and_drift_at_answers():
+    np.testing.assert_allclose(of(R2(strength=2.0), bowl), (FAKE**2).sum((1, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(of(Drift(strength=0.5), bowl), 0.5 * bowl(REAL) ** 2, rtol=1e-5)
+
+
+def test_orthogonal_kernels_cost_nothing_whatever_their_lengths():
+    turned, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(18, 5)))
+    params = {"kernel": jnp.array(turned * np.arange(1.0, 6.0)).reshape(3, 3, 2, 5), "bias": jnp.ones(5)}
+    skewed = {"kernel": jnp.array([[1.0, 0.5], [0.0, 2.0]])}
+    for penalty in (
+        lambda p: of(Orthogonal(strength=3.0), bowl, params=p),
+        lambda p: OrthogonalGen(strength=3.0)(None, (), p, {}, KEY)[0],
+    ):
+        assert float(penalty(params)) < 1e-6
+        np.testing.assert_allclose(penalty(skewed), 3 * 2 * 0.5**2)  # <(1, 0), (0.5, 2)> = 0.5, twice

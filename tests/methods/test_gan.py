@@ -10,15 +10,17 @@ import pytest
 
 from jaxgen.core.method import Samples, value_and_grads
 from jaxgen.core.net import Decay, Net
+from jaxgen.core.optim import Adam
 from jaxgen.core.parallel import microbatches
 from jaxgen.core.spec import Field, Spec, labels, pictures
 from jaxgen.errors import UserError
-from jaxgen.losses.gan import LeastSquares, NonSaturating, Wasserstein
-from jaxgen.losses.regularize import R1, GradientPenalty
-from jaxgen.methods.gan import Gan
+from jaxgen.losses.gan import LeastSquares, NonSaturating, RelativisticAverage, Wasserstein
+from jaxgen.losses.regularize import R1, Drift, GenPenalty, GradientPenalty
+from jaxgen.methods.gan import Gan, TruncatedLatent, any_labels, label_loss
 from jaxgen.nets.gan import (
     DcganDiscriminator,
     DcganGenerator,
+    Judged,
     MlpDiscriminator,
     MlpGenerator,
     ResnetDiscriminator,
@@ -100,7 +102,7 @@ def test_clips_need_other_nets(kind):
 
 
 def test_n_critic_scan_equals_the_loop():
-    method = mlp(loss=Wasserstein(), penalty=GradientPenalty(), n_critic=3)
+    method = mlp(loss=Wasserstein(), disc_penalties=GradientPenalty(), n_critic=3)
     assert method.batches_per_step == 3
     batch = images(12, (2, 2, 1))
     state = jax.jit(method.init)(KEY, batch)
@@ -136,24 +138,31 @@ class Flip:
     p: float = 0.25
     adapts: bool = True
 
-    def __call__(self, x, rng, p):
-        return jnp.where(jax.random.bernoulli(rng, p, (len(x), 1, 1, 1)), x[:, :, ::-1], x)
+    def start(self):
+        return {"p": jnp.float32(self.p)} if self.adapts else {}
 
-    def adapt(self, p, overfit, images):
-        return p + 0.01 * images * jnp.sign(overfit - 0.6)
+    def probability(self, memory):
+        return memory.get("p", self.p)
+
+    def __call__(self, x, rng, memory):
+        return jnp.where(jax.random.bernoulli(rng, self.probability(memory), (len(x), 1, 1, 1)), x[:, :, ::-1], x)
+
+    def adapt(self, memory, real_logits, step):
+        return {"p": memory["p"] + 0.01 * len(real_logits) * jnp.sign(jnp.sign(real_logits).mean() - 0.6)}
 
 
 @dataclass(frozen=True)
-class SlopeOfG:
+class SlopeOfG(GenPenalty):
     """The length of G's slope against its running mean, as the lengths of paths of StyleGAN2 (its equation 4)."""
 
     strength: float = 2.0
     every: int = 2
+    label = "slope"
 
     def start(self):
         return {"mean": jnp.zeros(())}
 
-    def __call__(self, generate, inputs, memory, rng):
+    def __call__(self, generate, inputs, params, memory, rng):
         z, cond = inputs
         y = jax.random.normal(rng, jax.eval_shape(generate, z, cond).shape)
         slope = jax.grad(lambda z: (generate(z, cond) * y).sum())(z)
@@ -168,32 +177,32 @@ def test_augmentation_and_a_penalty_of_the_generator_need_no_fork():
 
     @dataclass(frozen=True)
     class Watched(Flip):
-        def __call__(self, x, rng, p):
+        def __call__(self, x, rng, memory):
             seen.append(x.shape)
-            return super().__call__(x, rng, p)
+            return super().__call__(x, rng, memory)
 
     batch = images(6, (8, 8, 1), labelled=3)
-    parts = dict(classes=3, norm="none", penalty=R1(strength=0.3), augment=Watched(), gen_penalty=SlopeOfG())
+    parts = dict(classes=3, norm="none", disc_penalties=R1(strength=0.3), augment=Watched(), gen_penalties=SlopeOfG())
     method = dcgan(**parts)
     state = jax.jit(method.init)(KEY, batch)
-    start = {"augment_p": 0.25, "gen_penalty": {"mean": 0.0}}
+    start = {"augment": {"p": 0.25}, "slope": {"mean": 0.0}}
     jax.tree.map(np.testing.assert_allclose, state.extra, start)
     step = jax.jit(method.train_step)
     found = []
     for i in range(4):
         state, metrics = step(state, batch, jax.random.fold_in(KEY, i))
-        found.append({k: float(v) for k, v in metrics.items()} | {"p": float(state.extra["augment_p"])})
+        found.append({k: float(v) for k, v in metrics.items()} | {"p": float(state.extra["augment"]["p"])})
     assert set(seen) == {(6, 8, 8, 1)} and len(seen) == 4  # real, fake, the critic of R1; then G's images
-    assert [f["gen_penalty"] > 0 for f in found] == [True, False, True, False]
+    assert [f["slope"] > 0 for f in found] == [True, False, True, False]
     steps = np.sign([f["r_t"] - 0.6 for f in found])
     np.testing.assert_allclose([f["p"] for f in found], 0.25 + 0.06 * np.cumsum(steps), rtol=1e-5)
-    assert float(state.extra["gen_penalty"]["mean"]) > 0
+    assert float(state.extra["slope"]["mean"]) > 0
 
 
 def test_the_generators_penalty_moves_the_generator_by_its_own_gradient():
     """At D's loss zero only the penalty is left: its gradient is the one of its definition, times `every`."""
     penalty = SlopeOfG(every=3)
-    method = mlp(loss=Wasserstein(), gen_penalty=penalty)
+    method = mlp(loss=Wasserstein(), gen_penalties=penalty)
     batch = images(4, (2, 2, 1))
     state = jax.jit(method.init)(KEY, batch)
     nets = {
@@ -202,14 +211,14 @@ def test_the_generators_penalty_moves_the_generator_by_its_own_gradient():
     }
     w = state.replace(nets=nets).view()
     _, loss, got = jax.jit(lambda w: value_and_grads(lambda w: method.gen_loss(w, batch, KEY), w, "gen"))(w)
-    z_rng, _, _, rng = jax.random.split(KEY, 4)
-    z = method.latents(z_rng, 4)
+    fake_rng, _, _, rng = jax.random.split(KEY, 4)
+    z = method.latents(jax.random.split(fake_rng, 3)[1], 4)
 
     def alone(params):
         def generate(z, cond):
             return method.gen.module.apply({"params": params}, z, cond)
 
-        return 3 * penalty(generate, (z, {}), {"mean": jnp.zeros(())}, rng)[0].mean()
+        return 3 * penalty(generate, (z, {}), params, {"mean": jnp.zeros(())}, rng)[0].mean()
 
     value, want = jax.value_and_grad(alone)(w.nets["gen"]["params"])
     np.testing.assert_allclose(loss.each.mean(), value, rtol=1e-5)
@@ -313,14 +322,184 @@ def test_samples_come_from_the_average():
 
 
 def test_lazy_r1_is_zero_between():
-    method = mlp(penalty=R1(every=2))
+    method = mlp(disc_penalties=R1(every=2))
     batch = images(4, (2, 2, 1))
     state, seen = jax.jit(method.init)(KEY, batch), []
     step = jax.jit(method.train_step)
     for i in range(4):
         state, metrics = step(state, batch, jax.random.fold_in(KEY, i))
-        seen.append(float(metrics["penalty"]) > 0)
+        seen.append(float(metrics["r1"]) > 0)
     assert seen == [True, False, True, False]
+
+
+@pytest.mark.parametrize("net", ["disc", "gen"])
+def test_a_penalty_apart_is_an_update_of_its_own(net):
+    """Adam by hand: the game's gradient, then the penalty's times `every` from the same moments, all at k / (k + 1)."""
+    every, lr = 2, 1e-2
+    penalty = {"disc": R1(strength=3.0, every=every, apart=True), "gen": SlopeOfG(every=every, apart=True)}[net]
+    adam = Adam(lr=lr, b1=0.5, b2=0.9)
+    plain = mlp()
+    nets = {k: replace(getattr(plain, k), optimizer=adam, tx=adam.build()) for k in ("gen", "disc")}
+    method = replace(plain, **nets, **{f"{net}_penalties": penalty})
+    batch, share = images(4, (2, 2, 1)), every / (every + 1)
+    tx = optax.adam(lr * share, b1=0.5**share, b2=0.9**share)
+    state = jax.jit(method.init)(KEY, batch)
+    update, loss, alone = (
+        (getattr(method, f"{what}{net}{end}")) for what, end in (("update_", ""), ("", "_loss"), ("", "_penalty"))
+    )
+    opt, hand = tx.init(state.nets[net].params), state
+    for i in range(3):
+        rng = jax.random.fold_in(KEY, i)
+        state, metrics = jax.jit(update)(state, batch, rng)
+        losses = [lambda w, rng=rng: loss(w, batch, rng)]
+        if i % every == 0:
+            losses.append(lambda w, rng=rng: alone(penalty, w, batch, jax.random.fold_in(rng, 1)))
+        for of in losses:
+            _, found, grads = value_and_grads(of, hand.view(), net)
+            change, opt = tx.update(grads, opt)
+            params = optax.apply_updates(hand.nets[net].params, change)
+            own = hand.nets[net].replace(params=params, vars=found.vars.get(net, hand.nets[net].vars))
+            hand = hand.replace(nets={**hand.nets, net: own}, extra={**hand.extra, **found.extra})
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), state.nets[net].params, own.params
+        )
+        assert (float(metrics[penalty.label]) > 0) == (i % every == 0)
+        state, hand = state.replace(step=state.step + 1), hand.replace(step=hand.step + 1)
+    for rule, ema in zip(method.gen.ema, state.nets[net].ema.values(), strict=net == "gen"):  # it follows once a step
+        assert rule.label in state.nets[net].ema and jax.tree.structure(ema) == jax.tree.structure(own.params)
+
+
+def test_penalties_apart_share_one_pace():
+    with pytest.raises(UserError, match=r"disc_penalties.*every=\[2, 4\]"):
+        mlp(disc_penalties=(R1(every=2, apart=True), GradientPenalty(every=4, apart=True)))
+
+
+def test_several_penalties_are_a_sum():
+    batch = images(4, (2, 2, 1))
+    alone = [mlp(disc_penalties=p) for p in (R1(), Drift(strength=1.0))]
+    both = mlp(disc_penalties=(R1(), Drift(strength=1.0)))
+    w = jax.jit(both.init)(KEY, batch).view()
+    none, *ones, sum_ = (jax.jit(m.disc_loss)(w, batch, KEY).each for m in (mlp(), *alone, both))
+    np.testing.assert_allclose(sum_ - none, ones[0] - none + ones[1] - none, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("penalty", [R1(), GradientPenalty()], ids=lambda v: type(v).__name__)
+def test_a_critic_with_batch_norm_has_no_slope_of_one_example(penalty):
+    with pytest.raises(UserError, match=r"method\.disc has batch norm.*method\.disc\.norm=layer"):
+        dcgan(disc_penalties=penalty).init(KEY, images(4, (8, 8, 1)))
+    jax.eval_shape(dcgan(disc_penalties=Drift()).init, KEY, images(4, (8, 8, 1)))
+
+
+def test_orders_differ_in_what_the_second_player_meets():
+    """gen_first: G's update meets the D of before; disc_first: the one of after."""
+    batch = images(4, (2, 2, 1))
+    first, second = mlp(order="gen_first"), mlp()
+    state = jax.jit(first.init)(KEY, batch)
+    disc_rng, gen_rng = jax.random.split(KEY)
+    got, _ = jax.jit(first.train_step)(state, batch, KEY)
+    by_hand, _ = jax.jit(first.update_gen)(state, batch, gen_rng)
+    by_hand, _ = jax.jit(first.update_disc)(by_hand, batch, jax.random.split(disc_rng, 1)[0])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got.nets, by_hand.nets)
+    other, _ = jax.jit(second.train_step)(state, batch, KEY)
+    assert any(bool((a != b).any()) for a, b in zip(*map(jax.tree.leaves, (got.nets, other.nets)), strict=True))
+
+
+@pytest.mark.parametrize("loss", [NonSaturating(), RelativisticAverage()], ids=lambda v: type(v).__name__)
+def test_gs_batch_may_be_larger(loss):
+    """Three times D's batch: all parts where there are as many, the last ones again where there are fewer."""
+    sizes = []
+
+    class Counting(MlpGenerator):
+        def __call__(self, z, cond=None, train=False):
+            sizes.append(len(z))
+            return super().__call__(z, cond, train)
+
+    for n_critic in (1, 4):
+        gen = Counting(shape=(2, 2, 1), conditions=labels(3), width=8)
+        disc = MlpDiscriminator(conditions=labels(3), width=8, pieces=2, dropout=0.0)
+        method = gan(gen, disc, n_critic=n_critic, gen_batch=3, loss=loss)
+        batch = images(4 * n_critic, (2, 2, 1), labelled=3)
+        state = jax.eval_shape(method.init, KEY, batch)
+        sizes.clear()
+        jax.eval_shape(method.train_step, state, batch, KEY)
+        assert sizes == [4, 12] or set(sizes) == {4, 12}
+
+
+def test_labels_of_generated_images():
+    spec = Spec(pictures((2, 2, 1)), label=Field((), "int32", "label", values=3))
+    batch = images(300, (2, 2, 1), labelled=3) | {"label": jnp.zeros(300, jnp.int32).at[:100].set(1)}
+    told = {how: mlp(classes=3, spec=spec, fakes=how).told(batch, KEY)["label"] for how in ("batch", "data", "uniform")}
+    np.testing.assert_array_equal(told["batch"], batch["label"])
+    assert (told["data"] != batch["label"]).any() and (jnp.sort(told["data"]) == jnp.sort(batch["label"])).all()
+    assert min(np.bincount(told["uniform"], minlength=3)) > 60
+    masked = Spec(pictures((2, 2, 1)), mask=Field((2, 2, 1), "float32", "mask"))
+    for change in ({"fakes": "uniform"}, {"stats": "standing"}):
+        with pytest.raises(UserError, match="'mask' is a mask"):
+            mlp(spec=masked, **change)
+
+
+def leaves(stats):
+    """The statistics of every norm."""
+    return jax.tree.leaves(stats, is_leaf=lambda v: "mean" in v)
+
+
+def test_standing_statistics_are_those_of_the_weights_that_sample():
+    """G's statistics are recomputed for the average: it samples as with the statistics of one large batch of its own."""
+    method = dcgan(stats="standing", standing=64, batch=32)
+    batch = images(8, (8, 8, 1))
+    state = moved(jax.jit(method.init)(KEY, batch), 0.5)
+    w = state.view().nets["gen"]
+    settled = jax.jit(method._settled)(w)
+    z = method.latents(jax.random.key(5), 4096)
+    start = {**w, "batch_stats": jax.tree.map(jnp.zeros_like, w["batch_stats"])}
+    _, vars = method.gen.apply(start, z, {}, train=True)
+    for got, new in zip(*(leaves(v["batch_stats"]) for v in (settled, vars)), strict=True):
+        mean, var = 10 * new["mean"], 10 * new["var"]  # of a training pass a tenth is kept
+        np.testing.assert_allclose(got["mean"], mean, atol=0.1 * float(jnp.sqrt(var).max()))
+        np.testing.assert_allclose(got["var"], var, rtol=0.2)
+    one, three = (method.sample(state.view(), KEY, n, {}) for n in (1, 3))
+    np.testing.assert_allclose(one[0], three[0], atol=1e-5)  # no sample depends on its companions
+    alone, pair = (replace(method, stats="batch").sample(state.view(), KEY, n, {}) for n in (2, 4))
+    assert float(jnp.abs(alone - pair[:2]).max()) > 1e-3  # unless asked for
+
+
+def test_truncated_latents_keep_within_the_threshold():
+    for prior in ("normal", "uniform"):
+        z = TruncatedLatent(threshold=0.5).latents(KEY, (1000, 3), prior)
+        assert 0.45 < float(jnp.abs(z).max()) <= 0.5
+    near = TruncatedLatent(threshold=0.01).latents(KEY, (100, 3), "normal")
+    assert float(jnp.abs(near).max()) <= 0.01
+
+
+class Reader(MlpDiscriminator):
+    """Says which label an image has, too."""
+
+    def __call__(self, x, cond=None, train=False):
+        logit = super().__call__(x, {"label": jnp.zeros(len(x), jnp.int32)}, train)
+        return Judged(logit, {"label": jnp.stack([x.mean((1, 2, 3)) * k for k in (1.0, 2.0, 3.0)], -1)})
+
+
+def test_a_discriminator_that_reads_labels_is_paid_for_it():
+    """AC-GAN: cross entropy of real labels for D, of those that G was told for G, with weights of their own."""
+    batch = images(6, (2, 2, 1), labelled=3)
+    gen = MlpGenerator(shape=(2, 2, 1), conditions=labels(3), width=8)
+    disc = Reader(conditions=labels(3), width=8, pieces=2, dropout=0.0)
+    paid, free = (gan(gen, disc, label_weights=pair) for pair in ((2.0, 0.5), (0.0, 0.0)))
+    w = jax.jit(paid.init)(KEY, batch).view()
+    x = paid.target(batch)
+    logits = Reader.__call__(disc.bind(w.nets["disc"]), x)
+    want = label_loss(logits, {"label": batch["label"]})
+    got, without = (m.disc_loss(w, batch, KEY) for m in (paid, free))
+    np.testing.assert_allclose(got.each - without.each, 2 * want, rtol=1e-4, atol=1e-6)
+    assert 0 <= float(got.metrics["label_accuracy"].mean()) <= 1
+    gains = [jnp.mean(m.gen_loss(w, batch, KEY).each) for m in (paid, free)]
+    assert float(gains[0]) > float(gains[1])
+
+
+def test_any_labels_covers_every_condition():
+    spec = Spec(pictures((2, 2, 1)), a=Field((), "int32", "label", values=2), b=Field((), "int32", "label", values=5))
+    drawn = any_labels(spec, 200, KEY)
+    assert {k: set(np.asarray(v).tolist()) for k, v in drawn.items()} == {"a": {0, 1}, "b": {0, 1, 2, 3, 4}}
 
 
 def test_bad_options_are_named():
@@ -334,9 +513,9 @@ RING = 0.7 * np.stack([np.cos(np.arange(8) * np.pi / 4), np.sin(np.arange(8) * n
 @pytest.mark.parametrize(
     "fields, steps",
     [
-        ({"loss": NonSaturating(), "penalty": R1(strength=0.3)}, 3000),
-        ({"loss": LeastSquares(), "penalty": R1(strength=0.3)}, 3000),
-        ({"loss": Wasserstein(), "penalty": GradientPenalty(strength=1.0), "n_critic": 3}, 1000),
+        ({"loss": NonSaturating(), "disc_penalties": R1(strength=0.3)}, 3000),
+        ({"loss": LeastSquares(), "disc_penalties": R1(strength=0.3)}, 3000),
+        ({"loss": Wasserstein(), "disc_penalties": GradientPenalty(strength=1.0), "n_critic": 3}, 1000),
     ],
     ids=["nonsaturating", "least_squares", "wgan_gp"],
 )
@@ -372,5 +551,5 @@ def test_covers_the_modes_of_a_ring(fields, steps):
 
 def test_a_method_is_its_fields():
     """WGAN-GP is the GAN with other parts."""
-    method = replace(mlp(), loss=Wasserstein(), penalty=GradientPenalty(), n_critic=5)
+    method = replace(mlp(), loss=Wasserstein(), disc_penalties=GradientPenalty(), n_critic=5)
     assert method.batches_per_step == 5 and method.z_dim == mlp().z_dim
