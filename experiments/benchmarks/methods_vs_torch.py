@@ -71,7 +71,7 @@ def twin_arguments(exp: Any) -> dict[str, Any]:
     if m["name"] == "gan":
         method = exp.method
         players = {k: (type(getattr(method, k).module).__name__, sizes(m[k])) for k in ("gen", "disc")}
-        game, strength = type(method.loss).__name__, getattr(method.penalty, "strength", 0.0)
+        game, strength = type(method.loss).__name__, getattr(method.disc_penalties, "strength", 0.0)
         more = dict(game=game, strength=strength, n_critic=m["n_critic"], z_dim=m["z_dim"], prior=m["prior"])
         return dict(shape=shape, optimizers=adam, **players, **more)
     parts = {k: sizes(m["net"][k]) for k in ("encoder", "decoder")}
@@ -96,12 +96,17 @@ def drawn(exp: Any) -> list[np.ndarray]:
         return []
     disc, gen = split(key)
     found = []
+
+    def latents(key: Any) -> Any:
+        """Those of the images that G makes with this key."""
+        return method.latents(split(key, 3)[1], num)
+
     for key in split(disc, method.n_critic):
-        z, _, _, _, mix = split(key, 5)
-        found.append(method.latents(z, num))
-        if hasattr(method.penalty, "strength"):
+        made, _, _, mix = split(key, 4)
+        found.append(latents(made))
+        if hasattr(method.disc_penalties, "strength"):
             found.append(jax.random.uniform(mix, (num, 1, 1, 1)))
-    return [np.asarray(x) for x in [*found, method.latents(split(gen, 4)[0], num)]]
+    return [np.asarray(x) for x in [*found, latents(split(gen, 4)[0])]]
 
 
 def ours(case: Case) -> tuple[Contenders, dict, dict, dict]:
