@@ -3,7 +3,6 @@
 One draw for every example moves all that has places alike: its picture or clip (every frame), masks, pictures it is told.
 """
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -12,7 +11,6 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.ndimage import map_coordinates
 
 from jaxgen.core.lender import Frozen
 from jaxgen.core.ranges import Natural, NonNegative, Share
@@ -20,13 +18,9 @@ from jaxgen.core.spec import Field, Spec
 from jaxgen.core.task import Batch, Task, picture_target, pictures_of, with_conditions
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
+from jaxgen.metrics.warp import choose, rotation, warp
 
 Array = jax.Array
-
-
-def choose(where: Array, moved: Array, x: Array) -> Array:
-    """Those examples of `moved` for which `where` [B] holds, else those of `x`."""
-    return jnp.where(where.reshape(-1, *[1] * (x.ndim - 1)), moved, x)
 
 
 class Augment(Task):
@@ -112,53 +106,6 @@ class Crop(Augment):
         return self.move(spec, batch, cut)
 
 
-# scaling filter of the wavelet sym6 (Daubechies, "Ten Lectures on Wavelets"): orthonormal to its shifts by two
-SYM6 = np.array([
-    0.015404109327027373, 0.0034907120842174702, -0.11799011114819057, -0.048311742585633, 0.4910559419267466,
-    0.787641141030194, 0.3379294217276218, -0.07263752278646252, -0.021060292512300564, 0.04472490177066578,
-    0.0017677118642428036, -0.007800708325034148,
-])  # fmt: skip
-CENTRE = float(np.arange(len(SYM6)) @ SYM6 / SYM6.sum())  # where it leaves what is smooth
-MARGIN = len(SYM6) // 2  # pixels beyond the border that an output pixel depends on
-
-
-def finer(side: int) -> np.ndarray:
-    """[side, 2 side + 10]: pixels to samples twice as dense, sample m at pixel (m - CENTRE) / 2; its transpose goes back."""
-    out = np.zeros((side, 2 * side + len(SYM6) - 2), np.float32)
-    for i in range(side):
-        out[i, 2 * i : 2 * i + len(SYM6)] = SYM6
-    return out
-
-
-def warp(x: Array, inverse: Array) -> Array:
-    """x [B, H, W, C] float moved by affine maps given by their inverses [B, 2, 3] in pixels (row, column) from the centre.
-
-    Bilinear between samples twice as dense, low-passed by a wavelet on both ways (Karras et al. 2020, arXiv:2006.06676,
-    appendix B), so that the identity changes nothing; beyond its border the image goes on mirrored.
-    """
-    einsum = functools.partial(jnp.einsum, precision="highest")  # on an accelerator too, or the identity would blur
-    sides = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), mode="reflect")
-    rows, columns = (finer(side + 2 * MARGIN) for side in sides)
-    fine = einsum("bhwc,hi,wj->bcij", padded, rows, columns)
-    pixels = [(np.arange(2 * side + len(SYM6) - 2) - CENTRE) / 2 - (side - 1) / 2 for side in sides]
-    to = jnp.stack([*jnp.meshgrid(*pixels, indexing="ij"), jnp.ones([len(p) for p in pixels])])
-    source = einsum("bkl,lij->kbij", inverse, to)
-
-    def sample_at(u: Array, side: int) -> Array:  # where a pixel lies among the dense samples
-        u = u + (side - 1) / 2
-        last = max(side - 1, 1)
-        folded = last - jnp.abs(jnp.mod(u, 2 * last) - last)
-        u = jnp.where((u > -MARGIN / 2) & (u < last + MARGIN / 2), u, folded)
-        return 2 * (u + MARGIN) + CENTRE
-
-    at = jnp.stack([sample_at(u, side) for u, side in zip(source, sides, strict=True)], 1)  # [B, 2, I, J]
-    each = jax.vmap(lambda channel, at: map_coordinates(channel, list(at), order=1, mode="nearest"), (0, None))
-    moved = jax.vmap(each)(fine, at)
-    rows, columns = (finer(side) for side in sides)
-    return einsum("bcij,hi,wj->bhwc", moved, rows, columns)
-
-
 @dataclass(frozen=True)
 class Geometric(Augment):
     """Mirrored, scaled, turned, stretched and shifted images, of which the net is told (Karras et al. 2022, EDM, table 6).
@@ -222,9 +169,3 @@ class Geometric(Augment):
             shift[:, 0], shift[:, 1],
         ]  # fmt: skip
         return {**self.move(spec, batch, move), "augment": jnp.stack(drawn, -1)}
-
-
-def rotation(angle: Array) -> Array:
-    """[B] -> [B, 2, 2]."""
-    c, s = jnp.cos(angle), jnp.sin(angle)
-    return jnp.stack([jnp.stack([c, -s], -1), jnp.stack([s, c], -1)], -2)
