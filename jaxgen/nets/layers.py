@@ -231,6 +231,56 @@ def instance_norm(x: Array, eps: float = 1e-5) -> Array:
     return ((wide - (first + shift)) * lax.rsqrt(var + eps)).astype(x.dtype)
 
 
+class LayerNorm(nn.Module):
+    """Ba et al. 2016, over the last axis; `affine=False` leaves out the learned scale and bias (adaLN)."""
+
+    eps: float = 1e-6
+    affine: bool = True
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        c = x.shape[-1]
+        x = x.astype(jnp.float32)
+        x = x - kept(x.mean(-1, keepdims=True))
+        x = x * lax.rsqrt(kept((x * x).mean(-1, keepdims=True)) + self.eps)
+        if self.affine:
+            x = x * self.param("scale", nn.initializers.ones, (c,)) + self.param("bias", nn.initializers.zeros, (c,))
+        return x.astype(self.dtype)
+
+
+class BatchNorm(nn.Module):
+    """Ioffe & Szegedy 2015, with torch's conventions: running = (1 - momentum) running + momentum batch, the running
+    variance unbiased. Statistics over all axes but the last, in the collection "batch_stats"; under jit they are those
+    of the global batch. `train=False` normalises by the running ones.
+    """
+
+    momentum: float = 0.1
+    eps: float = 1e-5
+    dtype: Any = jnp.float32
+    scale_init: Initializer = nn.initializers.ones
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        c = x.shape[-1]
+        scale = self.param("scale", self.scale_init, (c,))
+        bias = self.param("bias", nn.initializers.zeros, (c,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (c,))
+        mean, var = running_mean.value, running_var.value
+        if train:
+            rows = x.astype(jnp.float32).reshape(-1, c)
+            shift = lax.stop_gradient(rows[0])
+            first, second = _moments(rows, shift, (0,))
+            mean, var = first + shift, jnp.maximum(second - first * first, 0)
+            if not self.is_initializing():
+                unbiased = var * (len(rows) / max(len(rows) - 1, 1))
+                running_mean.value += self.momentum * (mean - running_mean.value)
+                running_var.value += self.momentum * (unbiased - running_var.value)
+        a = scale * lax.rsqrt(var + self.eps)
+        return (x * a + (bias - mean * a)).astype(self.dtype)
+
+
 def minibatch_std(x: Array, group: int, channels: int = 1) -> Array:
     """x [B, H, W, C] and behind it `channels` maps of how a group of examples differs (Karras et al. 2018, section 3).
 
@@ -299,6 +349,25 @@ class BatchNorm(nn.Module):
                 running_var.value += self.momentum * (unbiased - running_var.value)
         a = scale * lax.rsqrt(var + self.eps)
         return (x * a + (bias - mean * a)).astype(self.dtype)
+
+
+def minibatch_std(x: Array, group: int, features: int = 1, train: bool = False) -> Array:
+    """Karras et al. 2017 (arXiv:1710.10196), section 3: x [B, H, W, C] with how much its group differs behind its channels.
+
+    Example i is compared with i + B/G, i + 2 B/G, ..., G the largest divisor of B that is at most `group`: the standard
+    deviation (biased) of every number over the group, its mean over the places and each of `features` parts of the channels.
+    A UserError in training where that is no group at all.
+    """
+    b, h, w, c = x.shape
+    size = next(n for n in range(min(group, b), 0, -1) if b % n == 0)
+    if train and size == 1 < min(group, b):
+        raise UserError(f"no group of 2 to {group} examples divides a batch of {b}; set data.batch={b + 1}")
+    if c % features:
+        raise UserError(f"{features} parts do not divide {c} channels; set group_channels=1")
+    y = x.astype(jnp.float32).reshape(size, b // size, h, w, features, c // features)
+    std = jnp.sqrt(jnp.var(y, 0) + 1e-8).mean((1, 2, 4))  # [B/G, features]
+    plane = jnp.tile(std, (size, 1))[:, None, None].astype(x.dtype)
+    return jnp.concatenate([x, jnp.broadcast_to(plane, (b, h, w, features))], -1)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 from arrays import close, normal
 from flax import linen as nn
 
+from jaxgen.errors import UserError
 from jaxgen.nets import layers
 from jaxgen.nets.autoencoder import ConvDecoder
 from jaxgen.nets.convolution import conv2d, conv_transpose2d, upsample2x
@@ -86,6 +87,13 @@ def test_minibatch_std_by_its_definition(batch, group, channels, members):
         deviation = np.sqrt(np.asarray(x)[i % stride :: stride].var(0) + 1e-8)
         want = [part.mean() for part in np.split(deviation, channels, -1)]
         np.testing.assert_allclose(got[i, ..., 6:], np.broadcast_to(want, (3, 5, channels)), rtol=1e-5, atol=1e-6)
+
+
+def test_minibatch_std_wants_groups():
+    with pytest.raises(UserError, match=r"no group of 2 to 4 examples divides a batch of 5; set data.batch=6"):
+        layers.minibatch_std(normal(0, 5, 2, 2, 4), 4, train=True)
+    with pytest.raises(UserError, match="3 parts do not divide 4 channels"):
+        layers.minibatch_std(normal(0, 4, 2, 2, 4), 4, 3)
 
 
 def test_layer_norm():
