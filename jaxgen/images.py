@@ -9,7 +9,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,48 @@ def to_uint8(x: Array | np.ndarray) -> np.ndarray:
 def within(x: Array) -> Array:
     """Floats cut off at [-1, 1]. Infinity is not taken for black or white: it becomes NaN."""
     return jnp.where(jnp.isfinite(x), jnp.clip(x, -1.0, 1.0), jnp.nan)
+
+
+class Octave(NamedTuple):
+    """One level of a Laplacian pyramid: the picture is `coarse + detail`."""
+
+    coarse: Array  # the next coarser picture, expanded to this level's size
+    detail: Array  # what that lacks
+
+
+def laplacian(x: Array, levels: int) -> tuple[list[Octave], Array]:
+    """Floats [..., H, W, C] -> (octaves, finest first; the coarsest picture), each side halved and rounded up at a level.
+
+    Burt & Adelson 1983. From the coarsest upwards `expand(x, size) + detail` undoes it: pictures of uint8 come back exactly.
+    """
+    octaves = []
+    for _ in range(levels):
+        small = reduce(x)
+        coarse = expand(small, x.shape[-3:-1])
+        octaves.append(Octave(coarse, x - coarse))
+        x = small
+    return octaves, x
+
+
+def reduce(x: Array) -> Array:
+    """[..., H, W, C] blurred by 1-2-1 along both sides, and every other pixel of it; the border goes on as its last pixel."""
+    for axis in (x.ndim - 3, x.ndim - 2):
+        side = x.shape[axis]
+        x = jnp.pad(x, [(1, 1) if i == axis else (0, 0) for i in range(x.ndim)], "edge")
+        left, centre, right = (jax.lax.slice_in_dim(x, i, i + side, 2, axis) for i in range(3))
+        x = 0.25 * left + 0.5 * centre + 0.25 * right
+    return x
+
+
+def expand(x: Array, size: tuple[int, int]) -> Array:
+    """The way back to `size`, of pictures that `reduce` made of it: between two pixels stands their mean (1-2-1 again)."""
+    for axis, side in zip((x.ndim - 3, x.ndim - 2), size, strict=True):
+        last = jax.lax.slice_in_dim(x, x.shape[axis] - 1, None, axis=axis)
+        after = jnp.concatenate([jax.lax.slice_in_dim(x, 1, None, axis=axis), last], axis)
+        both = jnp.stack([x, 0.5 * x + 0.5 * after], axis + 1)
+        shape = (*x.shape[:axis], 2 * x.shape[axis], *x.shape[axis + 1 :])
+        x = jax.lax.slice_in_dim(both.reshape(shape), 0, side, axis=axis)
+    return x
 
 
 def grid(images: np.ndarray, columns: int = 0, pad: int = 1) -> np.ndarray:

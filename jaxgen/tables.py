@@ -32,6 +32,7 @@ TABLES: dict[str, dict[str, str]] = {
         "meanflow": "jaxgen.methods.meanflow:MeanFlow",
         "vae": "jaxgen.methods.vae:Vae",
         "gan": "jaxgen.methods.gan:Gan",
+        "lapgan": "jaxgen.methods.lapgan:Lapgan",
         "vqvae": "jaxgen.methods.vqvae:VqVae",
         "classifier": "jaxgen.methods.classifier:Classifier",
         "noisy_classifier": "jaxgen.methods.classifier:NoisyClassifier",
@@ -60,6 +61,8 @@ TABLES: dict[str, dict[str, str]] = {
         "resnet_generator": "jaxgen.nets.gan:ResnetGenerator",
         "resnet_discriminator": "jaxgen.nets.gan:ResnetDiscriminator",
         "patchgan": "jaxgen.nets.patchgan:PatchGan",
+        "level_generator": "jaxgen.nets.lapgan:LevelGenerator",
+        "level_discriminator": "jaxgen.nets.lapgan:LevelDiscriminator",
         "residual_classifier": "jaxgen.nets.classifier:ResidualClassifier",
         "timed_classifier": "jaxgen.nets.classifier:TimedClassifier",
     },
@@ -219,7 +222,7 @@ TABLES: dict[str, dict[str, str]] = {
 
 # config key -> table; a "net" is a module with its optimizer and average
 KEYS: dict[str, str] = {
-    "net": "net", "gen": "net", "disc": "net",
+    "net": "net", "gen": "net", "disc": "net", "base_gen": "net", "base_disc": "net",
     "encoder": "module", "decoder": "module", "quantizer": "module",
     "optimizer": "optimizer", "ema": "ema",
     "process": "process", "predict": "predict", "weight": "weight", "times": "times", "objective": "objective",

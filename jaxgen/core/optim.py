@@ -44,6 +44,18 @@ def at_run_step(rate: optax.Schedule) -> optax.GradientTransformationExtraArgs:
     return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
+def rising_trace(most: float, nesterov: bool, steps: int) -> optax.GradientTransformationExtraArgs:
+    """optax.trace, whose momentum comes up from 0 to `most` in so many steps of the run."""
+
+    def update(updates: PyTree, state: optax.TraceState, params: PyTree = None, *, step: Array, **_: Any):
+        momentum = most * jnp.minimum(step / steps, 1.0)
+        add = lambda g, t: g + momentum.astype(t.dtype) * t  # noqa: E731
+        trace = jax.tree.map(add, updates, state.trace)
+        return jax.tree.map(add, updates, trace) if nesterov else trace, optax.TraceState(trace)
+
+    return optax.GradientTransformationExtraArgs(optax.trace(most).init, update)
+
+
 def unit_magnitude(params: PyTree, pattern: str) -> PyTree:
     """The params [..., features] that match scaled to a root mean square of 1 per output feature; all else as it is."""
 
@@ -160,9 +172,12 @@ class Sgd(Optimizer):
     elementwise: ClassVar[bool] = True
     momentum: BelowOne = 0.0
     nesterov: bool = False
+    rise: Natural = 0  # steps in which momentum comes up from 0 (LAPGAN)
 
     def scale(self) -> optax.GradientTransformation:
         """Momentum trace."""
+        if self.momentum > 0 and self.rise:
+            return rising_trace(self.momentum, self.nesterov, self.rise)
         return optax.trace(self.momentum, self.nesterov) if self.momentum > 0 else optax.identity()
 
 

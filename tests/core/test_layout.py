@@ -26,6 +26,7 @@ OPTIMIZERS = {
     "masked": optim.Adam(weight_decay=0.1, decay=".*kernel", train="Dense_.*"),
     "unit": optim.RAdam(unit="Dense_0/kernel"),
     "sgd": optim.Sgd(momentum=0.9, nesterov=True),
+    "rising": optim.Sgd(momentum=0.9, rise=4),
     "rms": optim.RmsProp(),
 }
 
