@@ -2,8 +2,8 @@
 
     Mlp*     Goodfellow et al. 2014 (arXiv:1406.2661): ReLU generator, maxout discriminator with dropout
     Dcgan*   Radford et al. 2015 (arXiv:1511.06434): strided 4x4 convolutions, batch norm, N(0, 0.02) weights
-    Resnet*  Gulrajani et al. 2017 (arXiv:1704.00028), appendix C: the CIFAR-10 WGAN-GP
 
+Residual ones are in `gan_resnet`, those that judge patches in `patchgan`.
 They can be told labels, which have no null: every example needs one. Images of any size work: they are halved while both
 sides stay even and no side falls below `base`.
 """
@@ -22,7 +22,6 @@ from jaxgen.core.ranges import BelowOne, Count, Natural, Precision
 from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import image_shape, one_hot, value
-from jaxgen.nets.convolution import upsample2x
 from jaxgen.nets.layers import (
     BatchNorm,
     Conv,
@@ -31,11 +30,11 @@ from jaxgen.nets.layers import (
     Dropout,
     GroupNorm,
     Initializer,
-    UpConv,
     dcgan_init,
     ddpm_init,
     instance_norm,
 )
+from jaxgen.nets.spectral import normalised
 
 Array = jax.Array
 
@@ -89,22 +88,29 @@ class Player(nn.Module):
         maps = self.one_hot(cond, len(x))[:, None, None]
         return jnp.concatenate([x, jnp.broadcast_to(maps, (*x.shape[:3], maps.shape[-1])).astype(x.dtype)], -1)
 
-    def rows(self, cond: Cond | None, num: int, init: Initializer, width: int) -> list[Array]:
+    def rows(self, cond: Cond | None, num: int, init: Initializer, width: int, spectral: bool = False) -> list[Array]:
         """For each label its row [num, width] of a table that is called by its name; zeros for a number out of range."""
         told = sorted(self.conditions.of("label"))
         labels = {name: value(self.conditions, cond, name, num, has_null=False) for name in told}
-        tables = (self.param(name, init, (self.conditions[name].values, width)) for name in labels)
+        tables = [self.param(name, init, (self.conditions[name].values, width)) for name in labels]
+        if spectral:
+            tables = [normalised(self, table, name) for name, table in zip(labels, tables, strict=True)]
         return [t.at[label].get(mode="fill", fill_value=0) for t, label in zip(tables, labels.values(), strict=True)]
 
 
 class Norm(Player):
-    """The norm `kind`: batch, layer (over a whole example), instance or none; with `conditions`, scaled and shifted by label."""
+    """The norm `kind`: batch, layer (over a whole example), instance or none; with `conditions`, scaled and shifted by label.
+
+    Where it is given a vector, `style` [B, D], what scales and shifts is linear in that instead (Brock et al. 2018).
+    """
 
     kind: str = "batch"
     dtype: str = "float32"
+    spectral: bool = False
+    style_init: Initializer = dcgan_init
 
     @nn.compact
-    def __call__(self, x: Array, cond: Cond | None, train: bool) -> Array:
+    def __call__(self, x: Array, cond: Cond | None, train: bool, style: Array | None = None) -> Array:
         kinds = {
             "batch": lambda: BatchNorm(dtype=self.dtype, scale_init=dcgan_scale_init)(x, train),
             "layer": lambda: GroupNorm(groups=1, dtype=self.dtype)(x),
@@ -114,7 +120,13 @@ class Norm(Player):
         if self.kind not in kinds:
             raise UserError(f"norm={self.kind!r} is unknown; there are: {', '.join(kinds)}")
         x = kinds[self.kind]()
-        for row in self.rows(cond, len(x), nn.initializers.zeros, 2 * x.shape[-1]):
+        double = 2 * x.shape[-1]
+        if style is None:
+            rows = self.rows(cond, len(x), nn.initializers.zeros, double)
+        else:
+            options = dict(dtype=self.dtype, kernel_init=self.style_init, spectral=self.spectral)
+            rows = [Dense(double, use_bias=False, **options)(style)]
+        for row in rows:
             scale, shift = jnp.split(row[:, None, None].astype(x.dtype), 2, axis=-1)
             x = x * (1 + scale) + shift
         return x
@@ -146,16 +158,18 @@ class MlpDiscriminator(Player):
     depth: Natural = 2
     pieces: Count = 5
     dropout: BelowOne = 0.5
+    spectral: bool = False
     dtype: Precision = "float32"
 
     @nn.compact
     def __call__(self, x: Array, cond: Cond | None = None, train: bool = False) -> Array:
         x = jnp.concatenate([x.reshape(len(x), -1), self.one_hot(cond, len(x))], -1)
         for _ in range(self.depth):
-            x = Dense(self.width * self.pieces, dtype=self.dtype, kernel_init=glorot_uniform)(x)
+            options = dict(dtype=self.dtype, kernel_init=glorot_uniform, spectral=self.spectral)
+            x = Dense(self.width * self.pieces, **options)(x)
             x = reduce(jnp.maximum, jnp.split(x, self.pieces, axis=-1))  # max's gradient divides by a count of equals
             x = Dropout(self.dropout)(x, train)
-        return Dense(1, dtype=self.dtype)(x)[:, 0].astype(jnp.float32)
+        return Dense(1, dtype=self.dtype, spectral=self.spectral)(x)[:, 0].astype(jnp.float32)
 
 
 class DcganGenerator(Player):
@@ -194,79 +208,19 @@ class DcganDiscriminator(Player):
     width: Count = 64
     base: Count = 4
     norm: str = "batch"
+    spectral: bool = False
     dtype: Precision = "float32"
 
     @nn.compact
     def __call__(self, x: Array, cond: Cond | None = None, train: bool = False) -> Array:
         _, halvings = pyramid(image_shape(x.shape[1:], self), self.base)
+        options = dict(dtype=self.dtype, kernel_init=dcgan_init, spectral=self.spectral)
         x = self.with_maps(x, cond)
         for i in range(max(halvings, 1)):
             size, stride, padding = (4, 2, 1) if halvings else (3, 1, 1)
             bias = i == 0 or self.norm == "none"
-            x = Conv(self.width << i, size, stride, padding, bias, self.dtype, kernel_init=dcgan_init)(x)
+            x = Conv(self.width << i, size, stride, padding, bias, **options)(x)
             x = x if i == 0 else Norm(kind=self.norm, dtype=self.dtype)(x, cond, train)
             x = nn.leaky_relu(x, 0.2)
         x = x.reshape(x.shape[0], -1)
-        return Dense(1, dtype=self.dtype, kernel_init=dcgan_init)(x)[:, 0].astype(jnp.float32)
-
-
-class ResnetGenerator(Player):
-    """z [B, Z] -> [B, H, W, C]: up-sampling residual blocks of `width` channels; labels scale and shift the norms."""
-
-    shape: TargetShape = (32, 32, 3)
-    width: Count = 128
-    base: Count = 4
-    norm: str = "batch"
-    dtype: Precision = "float32"
-
-    @nn.compact
-    def __call__(self, z: Array, cond: Cond | None = None, train: bool = False) -> Array:
-        (height, width), doublings = pyramid(image_shape(self.shape, self), self.base)
-        x = Dense(height * width * self.width, dtype=self.dtype, kernel_init=glorot_uniform)(z)
-        x = x.reshape(-1, height, width, self.width)
-        for _ in range(doublings):
-            x = self._block(x, cond, train)
-        x = nn.relu(Norm(self.conditions, self.norm, self.dtype)(x, cond, train))
-        x = Conv(self.shape[-1], dtype=self.dtype, kernel_init=glorot_uniform)(x)
-        return jnp.tanh(x.astype(jnp.float32))
-
-    def _block(self, x: Array, cond: Cond | None, train: bool) -> Array:
-        h = nn.relu(Norm(self.conditions, self.norm, self.dtype)(x, cond, train))
-        h = UpConv(self.width, use_bias=self.norm == "none", dtype=self.dtype, kernel_init=he_uniform)(h)
-        h = nn.relu(Norm(self.conditions, self.norm, self.dtype)(h, cond, train))
-        h = Conv(self.width, dtype=self.dtype, kernel_init=he_uniform)(h)
-        # A 1x1 convolution and nearest-neighbour doubling commute: convolve where it is cheap.
-        return h + upsample2x(Conv(self.width, 1, dtype=self.dtype, kernel_init=glorot_uniform)(x))
-
-
-class ResnetDiscriminator(Player):
-    """[B, H, W, C] -> logits [B]: `downs` halving and `plain` more residual blocks, mean, linear.
-
-    Labels enter by projection, as an inner product with the features (Miyato & Koyama 2018).
-    """
-
-    width: Count = 128
-    downs: Count = 2
-    plain: Natural = 2
-    norm: str = "none"  # layer or none: the gradient penalty is per example
-    dtype: Precision = "float32"
-
-    @nn.compact
-    def __call__(self, x: Array, cond: Cond | None = None, train: bool = False) -> Array:
-        image_shape(x.shape[1:], self)
-        h = nn.relu(Conv(self.width, dtype=self.dtype, kernel_init=he_uniform)(x))
-        h = mean_pool2x(Conv(self.width, dtype=self.dtype, kernel_init=he_uniform)(h))
-        x = h + Conv(self.width, 1, dtype=self.dtype, kernel_init=glorot_uniform)(mean_pool2x(x))
-        for i in range(1, self.downs + self.plain):
-            h = nn.relu(Norm(kind=self.norm, dtype=self.dtype)(x, cond, train))
-            h = Conv(self.width, dtype=self.dtype, kernel_init=he_uniform)(h)
-            h = nn.relu(Norm(kind=self.norm, dtype=self.dtype)(h, cond, train))
-            h = Conv(self.width, dtype=self.dtype, kernel_init=he_uniform)(h)
-            if i < self.downs:
-                h, x = mean_pool2x(h), mean_pool2x(x)
-                x = Conv(self.width, 1, dtype=self.dtype, kernel_init=glorot_uniform)(x)
-            x = x + h
-        x = nn.relu(x).astype(jnp.float32).mean((1, 2))
-        logit = Dense(1)(x)[:, 0]
-        projections = self.rows(cond, len(x), glorot_uniform, self.width)
-        return sum(((row * x).sum(-1) for row in projections), logit)
+        return Dense(1, **options)(x)[:, 0].astype(jnp.float32)

@@ -73,6 +73,8 @@ def test_pix2pix(folder, recipe_weights):
     ):
         want = case["losses"][name]["real_true"] + case["losses"][name]["fake_false"]
         np.testing.assert_allclose(game.disc(y_real, y_fake).mean(), share * want, rtol=1e-4)
+        fooled = game.gen(y_fake, y_real).mean()
+        np.testing.assert_allclose(fooled, share * case["losses"][name]["fake_true"], rtol=1e-4)
 
     @jax.jit
     def d_grads(params):

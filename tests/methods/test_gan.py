@@ -23,10 +23,9 @@ from jaxgen.nets.gan import (
     Judged,
     MlpDiscriminator,
     MlpGenerator,
-    ResnetDiscriminator,
-    ResnetGenerator,
     pyramid,
 )
+from jaxgen.nets.gan_resnet import ResnetDiscriminator, ResnetGenerator
 
 KEY = jax.random.key(0)
 

@@ -9,7 +9,8 @@ from jaxgen.nets import dit, edm2_unet
 from jaxgen.nets.dit import DiT
 from jaxgen.nets.edm2_unet import Edm2UNet
 from jaxgen.nets.edm_unet import Adm, DdpmPP
-from jaxgen.nets.gan import DcganGenerator, ResnetDiscriminator
+from jaxgen.nets.gan import DcganGenerator
+from jaxgen.nets.gan_resnet import ResnetDiscriminator, ResnetGenerator
 from jaxgen.nets.inception import InceptionV3
 from jaxgen.nets.trunks import VGG16, AlexNet, SqueezeNet
 from jaxgen.nets.unet import UNet
@@ -65,7 +66,7 @@ def test_scanned_transformers_and_other_patches(name):
 
 
 def test_nets_of_gans():
-    """DCGAN's generator for 64x64 is 100-1024-512-256-128-3; WGAN-GP's CIFAR-10 nets have 128 channels."""
+    """DCGAN's generator for 64x64 is 100-1024-512-256-128-3; WGAN-GP's CIFAR-10 nets have 128 channels, SNGAN's generator 256."""
     kernels = 100 * 4 * 4 * 1024 + 16 * (1024 * 512 + 512 * 256 + 256 * 128 + 128 * 3)
     _, count = size(DcganGenerator(shape=(64, 64, 3), width=128), (1, 100))
     assert count == kernels + 2 * (1024 + 512 + 256 + 128) + 3
@@ -73,6 +74,9 @@ def test_nets_of_gans():
     first = (9 * 3 * 128 + 128) + (9 * 128 * 128 + 128) + (3 * 128 + 128)
     _, count = size(ResnetDiscriminator(width=128), (1, 32, 32, 3))
     assert count == first + 3 * block + (128 * 128 + 128) + 128 + 1
+    block = (9 * 256 * 256) + (9 * 256 * 256 + 256) + (256 * 256 + 256) + 4 * 256  # two norms have a shift and a scale
+    _, count = size(ResnetGenerator(width=256), (1, 128))
+    assert count == 129 * 16 * 256 + 3 * block + 2 * 256 + (9 * 256 * 3 + 3)
 
 
 def test_feature_nets():
