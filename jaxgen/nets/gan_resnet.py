@@ -110,7 +110,8 @@ class ResnetGenerator(Player):
             x = h + upsample2x(Conv(self.width, 1, kernel_init=outer, **options)(x))
             if x.shape[1] in self.attend:
                 x = Attention(kernel_init=outer, **options)(x)
-        norm = self._norm(Spec(), cond, train)  # no paper tells the last one a label
+        # The last norm is told no label, but where it is the only one.
+        norm = self._norm(*((Spec(), {}, train) if parts else (self.conditions, cond, train)))
         x = Conv(self.shape[-1], kernel_init=outer, **options)(nn.relu(norm(x)))
         return jnp.tanh(x.astype(jnp.float32))
 

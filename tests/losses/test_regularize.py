@@ -20,7 +20,8 @@ from jaxgen.losses.regularize import (
     lazily,
 )
 from jaxgen.nets.convolution import conv2d, dense
-from jaxgen.nets.gan import DcganDiscriminator, ResnetDiscriminator
+from jaxgen.nets.gan import DcganDiscriminator
+from jaxgen.nets.gan_resnet import ResnetDiscriminator
 
 KEY = jax.random.key(0)
 SHAPE = (4, 8, 8, 1)
