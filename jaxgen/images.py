@@ -91,9 +91,11 @@ def expand(x: Array, size: tuple[int, int]) -> Array:
 def grid(images: np.ndarray, columns: int = 0, pad: int = 1) -> np.ndarray:
     """[N, H, W, C] images (uint8 or floats in [-1, 1]) -> one uint8 picture [H', W', 3]; near square by default.
 
-    Clips [N, T, H, W, C] are rows of their frames.
+    Clips [N, T, H, W, C] are rows of their frames. Points of the plane [N, 1, 1, 2] are one picture: a dot each.
     """
     images = to_uint8(images)
+    if images.shape[1:] == (1, 1, 2):
+        return scatter(images.reshape(-1, 2))
     if images.ndim == 5:
         columns, images = images.shape[1], images.reshape(-1, *images.shape[2:])
     num, height, width, channels = images.shape
@@ -104,6 +106,13 @@ def grid(images: np.ndarray, columns: int = 0, pad: int = 1) -> np.ndarray:
     for i, image in enumerate(images):
         y, x = (i // columns) * (height + pad), (i % columns) * (width + pad)
         canvas[y : y + height, x : x + width] = image
+    return canvas
+
+
+def scatter(points: np.ndarray) -> np.ndarray:
+    """uint8 points [N, 2] of the plane [-1, 1]^2, x and y -> black dots on white, uint8 [256, 256, 3]; y points upwards."""
+    canvas = np.full((256, 256, 3), 255, np.uint8)
+    canvas[255 - points[:, 1].astype(int), points[:, 0]] = 0
     return canvas
 
 

@@ -10,6 +10,8 @@ TABLES: dict[str, dict[str, str]] = {
         "digits": "jaxgen.data.sources.digits:Digits",
         "shapes": "jaxgen.data.sources.shapes:Shapes",
         "arrays": "jaxgen.data.sources.arrays:Arrays",
+        "ring": "jaxgen.data.sources.points:Ring",
+        "grid": "jaxgen.data.sources.points:Lattice",
     },
     "transform": {
         "flip": "jaxgen.data.transforms:Flip",
@@ -212,6 +214,7 @@ TABLES: dict[str, dict[str, str]] = {
         "reconstruct": "jaxgen.evaluation.per_image:Reconstruction",
         "likelihood": "jaxgen.evaluation.per_image:Likelihood",
         "codes": "jaxgen.evaluation.per_image:Codes",
+        "modes": "jaxgen.evaluation.modes:Modes",
         "quality": "jaxgen.evaluation.image_sets:SampleQuality",
         "neighbours": "jaxgen.evaluation.image_sets:Neighbours",
         "diversity": "jaxgen.evaluation.image_sets:Diversity",

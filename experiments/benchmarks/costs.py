@@ -23,6 +23,7 @@ from jaxgen.config import files as configs  # noqa: E402
 from jaxgen.core import parallel  # noqa: E402
 from jaxgen.core.spec import pictures  # noqa: E402
 from jaxgen.data.sources import Digits  # noqa: E402
+from jaxgen.data.sources.points import POINT  # noqa: E402
 from jaxgen.runs.experiment import Experiment  # noqa: E402
 
 SPECS = {
@@ -55,7 +56,8 @@ def duration(seconds: float) -> str:
 def row(name: str, folder: Path) -> dict[str, str]:
     """A line of the table."""
     config = configs.override(configs.load(name), {"mesh": {"data": 1}})
-    spec = {"digits": Digits().open("train").spec, "folder": pictures((32, 32, 3))}.get(config.data.name)
+    own = {"digits": Digits().open("train").spec, "folder": pictures((32, 32, 3)), "ring": POINT, "grid": POINT}
+    spec = own.get(config.data.name)
     spec = spec or SPECS[config.data.dataset]
     exp = Experiment(lend(config, spec, folder, weights=False), spec, parallel.make_mesh({"data": 1}))
     batch = exp.read_spec.abstract(exp.batch)

@@ -59,12 +59,14 @@ class RunOptions:
 def tiny(c: ConfigDict, **overrides: Any) -> ConfigDict:
     """The form of a config that runs on a CPU in seconds: few steps, small built-in data, then `overrides` by path.
 
-    Grey sets become 8x8 digits, colour sets 16x16 shapes; everything else stays the recipe's.
+    Grey sets become 8x8 digits, colour sets 16x16 shapes, points of the plane fewer; everything else stays the recipe's.
     """
     batch = min(8, c.data.get("batch", 8))
     keep = {k: v for k, v in c.data.items() if k in ("labels", "augment", "transforms")}
     grey = c.data.name == "digits" or "mnist" in c.data.get("dataset", "")
-    source = {"name": "digits"} if grey else {"name": "shapes", "size": 16, "num": 256, "eval_num": 32}
+    few = {"num": 256, "eval_num": 32}
+    source = {"name": "digits"} if grey else {"name": "shapes", "size": 16, **few}
+    source = {"name": c.data.name, **few} if c.data.name in ("ring", "grid") else source
     c.data = ConfigDict({**source, **keep, "batch": batch})
     c.update(steps=4, log_every=2, save_every=2, steps_per_call=1, snapshot_every=2 if c.get("snapshot_every") else 0)
     for name in c.get("eval", {}):

@@ -1,7 +1,7 @@
 """Data: sources (where examples come from), transforms (host augmentations), pipeline (batches by step number)."""
 
 from jaxgen.data.pipeline import Stream, eval_batches, index_stream, load_all, share, train_stream
-from jaxgen.data.sources import Arrays, Digits, Folder, NothingHeldOut, Shapes, Source, Tfds
+from jaxgen.data.sources import Arrays, Digits, Folder, Lattice, NothingHeldOut, Ring, Shapes, Source, Tfds
 from jaxgen.data.transforms import Crop, Flip
 
 __all__ = [
@@ -10,7 +10,9 @@ __all__ = [
     "Digits",
     "Flip",
     "Folder",
+    "Lattice",
     "NothingHeldOut",
+    "Ring",
     "Shapes",
     "Source",
     "Stream",

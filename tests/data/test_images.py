@@ -45,6 +45,14 @@ def test_a_clip_is_a_row_of_its_frames(columns):
     np.testing.assert_array_equal(both[3], 255 - clips[1])
 
 
+def test_points_of_the_plane_are_one_picture():
+    """Dots where they belong, y upwards."""
+    points = np.array([[0, 0], [255, 0], [10, 200]], np.uint8).reshape(3, 1, 1, 2)
+    picture = grid(points)
+    assert picture.shape == (256, 256, 3)
+    assert sorted(zip(*np.nonzero((picture == 0).all(-1)), strict=True)) == [(55, 10), (255, 0), (255, 255)]
+
+
 def test_files_hold_the_picture_enlarged_by_a_whole_factor(tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (8, 6, 3), np.uint8)
     save_png(tmp_path / "new" / "a.png", image, min_side=20)

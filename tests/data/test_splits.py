@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sets import noise, write_arrays, write_folder, write_tfds
 
-from jaxgen.data import Arrays, Digits, Folder, Shapes, Tfds
+from jaxgen.data import Arrays, Digits, Folder, Ring, Shapes, Tfds
 from jaxgen.data.sources.source import NothingHeldOut, hold_out
 
 NAMES = [f"{i}.png" for i in range(4000)]
@@ -52,7 +52,7 @@ def _specs(tmp: Path) -> dict:
     write_arrays(tmp / "c.npz", IMAGES, LABELS)
     write_tfds(tmp / "t", IMAGES, LABELS, ("ant", "bee"))
     return {
-        "digits": Digits(), "shapes": Shapes(num=20, eval_num=7), "folder": Folder(f"{tmp}/a"),
+        "digits": Digits(), "shapes": Shapes(num=20, eval_num=7), "ring": Ring(num=20, eval_num=7), "folder": Folder(f"{tmp}/a"),
         "two folders": Folder(f"{tmp}/a", f"{tmp}/b"), "arrays": Arrays(f"{tmp}/c.npz"),
         "two files": Arrays(f"{tmp}/c.npz", f"{tmp}/c.npz"),
         "tfds": Tfds("pictures", f"{tmp}/t", "train[:30]", "train[30:]"),

@@ -199,6 +199,7 @@ CASES = {
     "a label to avoid where none is told": Case("inpaint_digits", {"method.guide": "negative", "method.guide.avoid": 1,
                                                                    "method.condition_dropout": 0.1}),
     "pictures of many sizes": Case("vae_digits", {"data": "folder", "data.path": MIXED, "data.size": 0}),
+    "modes of pictures": Case("gan_digits", {"eval.modes.num": 8}),
     "no pictures told": Case("ddpm_digits", {"eval.from_conditions.num": 8}),
 }  # fmt: skip
 
