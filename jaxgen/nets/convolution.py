@@ -124,22 +124,32 @@ def _kernel_shape(x, y, *, window, **_):
     return (*window, x.shape[3], y.shape[3])
 
 
-def _bilinear(name, shape, default, cpu, foldable):
-    """A primitive bilinear in two operands. `foldable`: a vmapped first operand can be folded into the batch."""
+def _primitive(name, shape, default, cpu):
+    """A primitive of one result, of the first operand's dtype; `shape`, `default` and `cpu` take operands and parameters."""
     p = Primitive(name)
-    eager = jax.jit(lambda a, b, params: p.bind(a, b, **dict(params)), static_argnums=2)
-    p.def_impl(lambda a, b, **params: eager(a, b, tuple(params.items())))
-    p.def_abstract_eval(lambda a, b, **params: a.update(shape=shape(a, b, **params), weak_type=False))
+    eager = jax.jit(lambda *operands, params: p.bind(*operands, **dict(params)), static_argnames="params")
+    p.def_impl(lambda *operands, **params: eager(*operands, params=tuple(params.items())))
+    p.def_abstract_eval(lambda a, *b, **params: a.update(shape=shape(a, *b, **params), weak_type=False))
     mlir.register_lowering(p, mlir.lower_fun(default, multiple_results=False))
     mlir.register_lowering(p, mlir.lower_fun(cpu, multiple_results=False), platform="cpu")
+    return p
+
+
+def _folded(p, dim, a, *rest, **params):
+    """A vmapped first operand, folded into the batch."""
+    a = jnp.moveaxis(a, dim, 0)
+    out = p.bind(a.reshape(-1, *a.shape[2:]), *rest, **params)
+    return out.reshape(*a.shape[:2], *out.shape[1:]), 0
+
+
+def _bilinear(name, shape, default, cpu, foldable):
+    """A primitive bilinear in two operands. `foldable`: a vmapped first operand can be folded into the batch."""
+    p = _primitive(name, shape, default, cpu)
 
     def batch(operands, dims, **params):
-        a, b = operands
         if foldable and not isinstance(dims[1], int):
-            a = jnp.moveaxis(a, dims[0], 0)
-            out = p.bind(a.reshape(-1, *a.shape[2:]), b, **params)
-            return out.reshape(*a.shape[:2], *out.shape[1:]), 0
-        return jax.vmap(partial(default, **params), dims)(a, b), 0
+            return _folded(p, dims[0], *operands, **params)
+        return jax.vmap(partial(default, **params), dims)(*operands), 0
 
     batching.primitive_batchers[p] = batch
     return p
@@ -225,10 +235,42 @@ def conv_transpose2d(x: Array, kernel: Array, stride: Pair = 2, padding: Pair = 
     return _input_grad_p.bind(*_same_axes(x, kernel.swapaxes(2, 3)), **params)
 
 
-def upsample2x(x: Array) -> Array:
-    """Nearest-neighbour doubling: [B, H, W, C] -> [B, 2H, 2W, C]."""
+def _doubled(x):
     b, h, w, c = x.shape
     return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
+
+
+def _windows(x):
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c)
+
+
+def _cpu_sums(x):
+    """By slices: a reduction of two axes, of two numbers each, is a loop that XLA's CPU backend does not vectorise."""
+    x = _windows(x)
+    return x[:, :, 0, :, 0] + x[:, :, 0, :, 1] + x[:, :, 1, :, 0] + x[:, :, 1, :, 1]
+
+
+def _scaled(scale):
+    return lambda x: (x.shape[0], int(x.shape[1] * scale), int(x.shape[2] * scale), x.shape[3])
+
+
+# Each is the other's transpose, so that gradients of any order are one of the two.
+_double_p = _primitive("upsample2x", _scaled(2), _doubled, _doubled)
+_sum_p = _primitive("sum2x2", _scaled(0.5), lambda x: _windows(x).sum((2, 4)), _cpu_sums)
+for _p, _transpose_p in ((_double_p, _sum_p), (_sum_p, _double_p)):
+    ad.deflinear2(_p, lambda y, _, p=_transpose_p: [p.bind(y)])
+    batching.primitive_batchers[_p] = lambda operands, dims, p=_p: _folded(p, dims[0], *operands)
+
+
+def upsample2x(x: Array) -> Array:
+    """Nearest-neighbour doubling: [B, H, W, C] -> [B, 2H, 2W, C]."""
+    return _double_p.bind(x)
+
+
+def sum2x2(x: Array) -> Array:
+    """Sums of windows: [B, H, W, C] -> [B, H/2, W/2, C], H and W even."""
+    return _sum_p.bind(x)
 
 
 def upsample2x_conv(x: Array, kernel: Array) -> Array:

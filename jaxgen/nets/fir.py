@@ -13,6 +13,7 @@ from flax import linen as nn
 from jax import Array
 
 from jaxgen.errors import UserError
+from jaxgen.nets.convolution import sum2x2, upsample2x
 
 
 def outer_filter(taps: tuple[float, ...]) -> Array:
@@ -34,12 +35,15 @@ def fir(x: Array, f: Array, stride: int = 1, padding: int = 0) -> Array:
     return sum(shifted)
 
 
+def _tiled(f: Array, x: Array) -> Array:
+    """f [2, 2] over the whole of x: [H, W, 1]."""
+    return jnp.tile(f.astype(x.dtype), (x.shape[1] // 2, x.shape[2] // 2))[..., None]
+
+
 def fir_down(x: Array, f: Array) -> Array:
     """[B, H, W, C] -> [B, H/2, W/2, C], H and W even."""
-    b, h, w, c = x.shape
     if len(f) == 2:  # windows do not overlap: half the time, with the gradient, of four strided slices
-        windows = x.reshape(b, h // 2, 2, w // 2, 2, c)
-        return (windows * f.astype(x.dtype)[:, None, :, None]).sum((2, 4))
+        return sum2x2(_tiled(f, x) * x)
     return fir(x, f, 2, f.shape[0] // 2 - 1)
 
 
@@ -48,7 +52,8 @@ def fir_up(x: Array, f: Array) -> Array:
     n, f = f.shape[0], 4 * f.astype(x.dtype)
     b, h, w, c = x.shape
     if n == 2:  # each pixel becomes its own 2 x 2: a quarter of the time of four phases
-        return (x[:, :, None, :, None] * f[:, None, :, None]).reshape(b, 2 * h, 2 * w, c)
+        x = upsample2x(x)
+        return _tiled(f, x) * x
     p = n // 2 - 1
     edge = -(-p // 2)  # as far as an output pixel looks beyond the image
     wide = jnp.pad(x, ((0, 0), (edge, edge), (edge, edge), (0, 0)))

@@ -16,7 +16,7 @@ from jaxgen.core.ranges import BelowOne, Count, Natural, NonNegative, Number, Po
 from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import TAKES, add_vectors, join_pictures
-from jaxgen.nets.convolution import upsample2x
+from jaxgen.nets.convolution import sum2x2, upsample2x
 from jaxgen.nets.layers import (
     Conv,
     Dense,
@@ -42,7 +42,9 @@ ACTIVATIONS = {
 
 def average2x2(x: Array) -> Array:
     """Means of 2x2 windows, [B, H, W, C] -> [B, ceil(H/2), ceil(W/2), C]; windows at an odd edge are smaller."""
-    return nn.avg_pool(x, (2, 2), (2, 2), "SAME", count_include_pad=False)
+    h, w = x.shape[1:3]
+    edges = ((0, 0), (0, h % 2), (0, w % 2), (0, 0))
+    return sum2x2(jnp.pad(x, edges)) / sum2x2(jnp.pad(jnp.ones((1, h, w, 1), x.dtype), edges))
 
 
 class ResBlock(nn.Module):

@@ -8,7 +8,7 @@ from jax import lax
 from jax.test_util import check_grads
 
 from jaxgen.errors import UserError
-from jaxgen.nets.convolution import conv2d, conv_transpose2d, upsample2x, upsample2x_conv
+from jaxgen.nets.convolution import conv2d, conv_transpose2d, sum2x2, upsample2x, upsample2x_conv
 
 pytestmark = pytest.mark.usefixtures("highest_precision")
 LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -116,6 +116,21 @@ ROUND_TRIPS = {
     "upsampled": (
         lambda x, k: upsample2x_conv(x, k)[:, 1::2, 1::2],
         lambda x, k: lax_conv(jnp.repeat(jnp.repeat(x, 2, 1), 2, 2), k, 1, 1)[:, 1::2, 1::2],
+    ),
+    "resampled": (
+        lambda x, k: conv2d(jnp.sin(upsample2x(jnp.sin(sum2x2(x)))), k, 1, 1),
+        lambda x, k: lax_conv(
+            jnp.sin(
+                jnp.repeat(
+                    jnp.repeat(jnp.sin(lax.reduce_window(x, 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")), 2, 1),
+                    2,
+                    2,
+                )
+            ),
+            k,
+            1,
+            1,
+        ),
     ),
 }
 
