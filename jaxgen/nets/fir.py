@@ -4,8 +4,12 @@ A filter f [n, n], n even, is applied to every channel alike:
 
     down:  y[i] = sum_a f[a] x[2 i + a - p]          up: the transpose of `down`, times 4          p = n/2 - 1
 
-Sums of shifted images, not convolutions: a depthwise convolution is up to 40 times slower on a CPU.
+Sums of shifted images, not convolutions: a depthwise convolution is up to 40 times slower on a CPU. `upfirdn` is the general
+form: any filter, factors and edges; a filter of one line is taken along one axis, then along the other.
 """
+
+import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -66,6 +70,67 @@ def fir_up(x: Array, f: Array) -> Array:
 
     grid = jnp.stack([jnp.stack([phase(r, s) for s in (0, 1)], 3) for r in (0, 1)], 2)  # [B, H, 2, W, 2, C]
     return grid.reshape(b, 2 * h, 2 * w, c)
+
+
+def upfirdn(
+    x: Array,
+    f: Sequence[float] | np.ndarray,
+    up: tuple[int, int] = (1, 1),
+    down: tuple[int, int] = (1, 1),
+    padding: tuple[tuple[int, int], tuple[int, int]] = ((0, 0), (0, 0)),
+    gain: float = 1.0,
+) -> Array:
+    """Zeros between the pixels, zeros around them, convolution of every channel with f, every `down`-th pixel, times gain.
+
+    x [B, H, W, C]; f: the line of a separable filter [n], or a whole one [n, m], numbers that are known when a program is
+    made; up, down: of rows, of columns; padding ((top, bottom), (left, right)) in pixels after `up`, negative ones crop.
+    """
+    f = np.asarray(f, np.float64)
+    if f.ndim == 1:
+        x = _along(x, f, 1, up[0], down[0], padding[0])
+        return _along(x, gain * f, 2, up[1], down[1], padding[1])
+    rows = (_along(x, gain * row, 2, up[1], down[1], padding[1]) for row in f)
+    return sum(_along(row, line, 1, up[0], down[0], padding[0]) for row, line in zip(rows, np.eye(len(f)), strict=True))
+
+
+def _along(x: Array, taps: np.ndarray, axis: int, up: int, down: int, padding: tuple[int, int]) -> Array:
+    """`upfirdn` along one axis. Output i = period m + r sums taps[n-1-a] x[(i down + a - before) / up] where that is whole."""
+    n, size, (before, after) = len(taps), x.shape[axis], padding
+    out = (size * up + before + after - n) // down + 1
+    if out < 1:
+        raise UserError(
+            f"a filter of {n} taps finds no place in {size * up + before + after} pixels; give larger images"
+        )
+    period, stride = up // math.gcd(up, down), down // math.gcd(up, down)
+    steps = -(-out // period)
+    reach = {  # output's phase -> (tap, where it begins in x): the zeros between pixels are never looked at
+        r: [(float(t), (r * down + a - before) // up) for a, t in enumerate(taps[::-1]) if t and not (r * down + a - before) % up]
+        for r in range(period)
+    }  # fmt: skip
+    starts = [start for found in reach.values() for _, start in found] or [0]
+    low, high = min(0, *starts), max(starts) + steps * stride
+    edges = [(0, 0)] * x.ndim
+    edges[axis] = (-low, max(0, high - size))
+    x = jnp.pad(x, edges)
+
+    def every(start: int) -> Array:
+        """The `steps` pixels start, start + stride, ...: without a strided slice, whose gradient is slow."""
+        begin = [slice(None)] * axis + [slice(start - low, start - low + steps * stride)]
+        found = x[tuple(begin)]
+        return (
+            found.reshape(*x.shape[:axis], steps, stride, *x.shape[axis + 1 :]).take(0, axis + 1)
+            if stride > 1
+            else found
+        )
+
+    shape = (*x.shape[:axis], steps, *x.shape[axis + 1 :])
+    phases = [sum((t * every(start) for t, start in found), jnp.zeros(shape, x.dtype)) for found in reach.values()]
+    y = (
+        jnp.stack(phases, axis + 1).reshape(*x.shape[:axis], steps * period, *x.shape[axis + 1 :])
+        if period > 1
+        else phases[0]
+    )
+    return y[(slice(None),) * axis + (slice(out),)]
 
 
 class Fir(nn.Module):

@@ -21,15 +21,15 @@ def ours(leaf: str, tensors: Sequence[np.ndarray]) -> np.ndarray:
     """Tensors in torch's layout -> our parameter."""
     if leaf == "kernel":
         tensors = [a.transpose(2, 3, 1, 0) if a.ndim == 4 else a.T for a in tensors]
-    return np.ascontiguousarray(np.concatenate(tensors, -1) if len(tensors) > 1 else tensors[0])
+    return np.asarray(np.concatenate(tensors, -1) if len(tensors) > 1 else tensors[0], order="C")
 
 
 def theirs(leaf: str, value: np.ndarray, parts: int = 1) -> list[np.ndarray]:
     """Our parameter -> tensors in torch's layout."""
-    tensors = np.split(value, parts, -1)
+    tensors = np.split(value, parts, -1) if parts > 1 else [value]
     if leaf == "kernel":
         tensors = [a.transpose(3, 2, 0, 1) if a.ndim == 4 else a.T for a in tensors]
-    return [np.ascontiguousarray(a) for a in tensors]
+    return [np.asarray(a, order="C") for a in tensors]
 
 
 def suffix(leaf: str) -> str:

@@ -1,0 +1,146 @@
+"""StyleGAN2's published nets (Karras et al. 2019, 2020: StyleGAN2-ADA) <-> ours, exact both ways.
+
+Files are pickles that carry their programs. Here a pickle is only read: every name in it becomes an inert record, nothing is
+called, imported or compiled, and tensors are taken from the records of modules.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict
+
+from jaxgen.core.spec import labels
+from jaxgen.errors import UserError
+from jaxgen.nets.stylegan2 import StyleGan2Discriminator, StyleGan2Generator
+from jaxgen.pretrained.layout import Path, Tensors, fill, ours, suffix, theirs
+
+Player = StyleGan2Generator | StyleGan2Discriminator
+
+# option of theirs -> field of ours
+_BOTH = {
+    "channel_base": "channel_base", "channel_max": "channel_max", "architecture": "architecture", "conv_clamp": "clamp",
+    "num_fp16_res": "half", "resample_filter": "filter", "activation": "activation",
+}  # fmt: skip
+_GEN = _BOTH | {"w_dim": "w_dim", "mapping_layers": "layers", "lr_multiplier": "lr_mul", "w_avg_beta": "beta"}
+_DISC = _BOTH | {
+    "mapping_layers": "layers", "lr_multiplier": "lr_mul", "mbstd_group_size": "group", "mbstd_num_channels": "group_channels",
+}  # fmt: skip
+_DEFAULTS = {  # of their classes
+    "channel_base": 32768, "channel_max": 512, "conv_clamp": None, "num_fp16_res": 0, "resample_filter": (1, 3, 3, 1),
+    "lr_multiplier": 0.01,
+}  # fmt: skip
+_ELSEWHERE = {"z_dim", "c_dim", "img_resolution", "img_channels", "truncation", "cmap_dim", "fused_modconv"}
+
+
+def generator(config: Mapping[str, Any]) -> StyleGan2Generator:
+    """Options of the published generator -> our net. Raises UserError naming an option that we do not have."""
+    side, channels = config["img_resolution"], config.get("img_channels", 3)
+    return StyleGan2Generator(shape=(side, side, channels), **_fields(config, _GEN))
+
+
+def discriminator(config: Mapping[str, Any]) -> StyleGan2Discriminator:
+    """Options of the published discriminator -> our net. Raises UserError naming an option that we do not have."""
+    return StyleGan2Discriminator(**_fields(config, _DISC))
+
+
+def _fields(config: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
+    for name, value in config.items():
+        if name not in (*known, *_ELSEWHERE):
+            raise UserError(f"StyleGAN2: unknown option {name}={value!r}")
+    options = {**_DEFAULTS, **config}
+    fields = {ours: options[name] for name, ours in known.items() if name in options}
+    fields["clamp"] = float(fields["clamp"] or 0)
+    fields["filter"] = tuple(map(float, fields["filter"]))
+    fields["conditions"] = labels(config.get("c_dim", 0))
+    return fields
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Tensors
+
+
+def _name(path: Path) -> str:
+    """Our path, ("params", "synthesis", "b4", "conv1", "affine", "kernel") -> the name of their tensor."""
+    if path[-1] == "mean_w":
+        return "mapping.w_avg"
+    leaf = path[-1] if path[-1] in ("const", "noise_const", "noise_strength") else suffix(path[-1])
+    return ".".join([*path[1:-1], leaf])
+
+
+def _filters(module: Player, shapes: Mapping[Path, Any]) -> Tensors:
+    """The FIR filter, by the names of those that carry it: layers that convolve, but torgb, and blocks that resample."""
+    line = np.asarray(module.filter, np.float32)
+    whole = np.outer(line, line)
+    layers = {p[1:-1] for p, a in shapes.items() if p[-1] == "kernel" and a.ndim == 4 and p[-2] != "torgb"}
+    blocks = {layer[:-1] for layer in layers if layer[0] == "synthesis" or layer[-1] == "conv0"}
+    return {".".join([*holder, "resample_filter"]): whole / whole.sum() for holder in layers | blocks}
+
+
+def _grid(path: Path) -> tuple[int, int]:
+    """("params", "b4", ...) -> (4, 4)."""
+    h, _, w = path[1].removeprefix("b").partition("x")
+    return int(h), int(w or h)
+
+
+def _abstract(module: Player, weights: Tensors) -> dict[str, Any]:
+    """Shapes of all variables; what the module does not say (latents, images) is read from the weights."""
+    generates = isinstance(module, StyleGan2Generator)
+    blocks = [name.split(".")[generates] for name in weights if name.startswith("synthesis.b" if generates else "b")]
+    stem = "mapping.fc0.weight" if generates else f"{max(blocks, key=_side, default='b')}.fromrgb.weight"
+    if stem not in weights:
+        raise UserError(f"StyleGAN2: the weights lack tensor {stem}; are they those of another model?")
+    width, cond = weights[stem].shape[1], module.conditions.abstract(1)
+    if generates:
+        x = (1, width - (module.w_dim if module.conditions else 0))
+    else:
+        x = (1, *_grid(("params", max(blocks, key=_side))), width)
+    return jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct(x, jnp.float32), cond)
+
+
+def _side(block: str) -> int:
+    return _grid(("params", block))[0]
+
+
+def from_author(module: Player, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Tensors of a published generator or discriminator -> variables of `module`.
+
+    Raises UserError for a missing, extra or misshapen tensor, and for another filter than the module's.
+    """
+    shapes, rest = _abstract(module, weights), dict(weights)
+    for name, f in _filters(module, flatten_dict(shapes)).items():
+        if not np.array_equal(rest.pop(name, f), f):
+            raise UserError(f"StyleGAN2: {name} is another filter than filter={module.filter}; set the net's filter")
+
+    def convert(path: Path, tensors: list[np.ndarray]) -> np.ndarray:
+        (a,) = tensors
+        if path[-1] == "mean_w":
+            return np.tile(a, (max(1, module.conditions.classes), 1))
+        if path[-1] == "const":
+            return a.transpose(1, 2, 0)
+        if path[-2:] == ("fc", "kernel"):  # of pixels, which are [C, H, W] there
+            h, w = _grid(path)
+            return a.reshape(len(a), -1, h, w).transpose(2, 3, 1, 0).reshape(-1, len(a))
+        return ours(path[-1], [a])
+
+    return fill("StyleGAN2", shapes, rest, lambda path: [_name(path)], convert)
+
+
+def to_author(module: Player, variables: Any) -> Tensors:
+    """Variables of `module` (or gradients of some) -> their tensors by name; of the labels' means of w, their mean."""
+    flat = {path: np.asarray(a) for path, a in flatten_dict(variables).items()}
+    weights = _filters(module, flat)
+    for path, a in flat.items():
+        if path[-1] == "mean_w":
+            a = a.mean(0, dtype=np.float64).astype(a.dtype)
+        elif path[-1] == "const":
+            a = np.ascontiguousarray(a.transpose(2, 0, 1))
+        elif path[-2:] == ("fc", "kernel"):
+            h, w = _grid(path)
+            a = np.ascontiguousarray(a.reshape(h, w, -1, a.shape[-1]).transpose(3, 2, 0, 1).reshape(a.shape[-1], -1))
+        else:
+            (a,) = theirs(path[-1], a)
+        weights[_name(path)] = a
+    return weights
