@@ -62,6 +62,8 @@ TABLES: dict[str, dict[str, str]] = {
         "dcgan_discriminator": "jaxgen.nets.gan:DcganDiscriminator",
         "resnet_generator": "jaxgen.nets.gan_resnet:ResnetGenerator",
         "resnet_discriminator": "jaxgen.nets.gan_resnet:ResnetDiscriminator",
+        "stylegan2_generator": "jaxgen.nets.stylegan2:StyleGan2Generator",
+        "stylegan2_discriminator": "jaxgen.nets.stylegan2:StyleGan2Discriminator",
         "patchgan": "jaxgen.nets.patchgan:PatchGan",
         "level_generator": "jaxgen.nets.lapgan:LevelGenerator",
         "level_discriminator": "jaxgen.nets.lapgan:LevelDiscriminator",
@@ -201,6 +203,7 @@ TABLES: dict[str, dict[str, str]] = {
     "gen_penalty": {
         "none": "jaxgen.losses.regularize:NoGenPenalty",
         "orthogonal": "jaxgen.losses.regularize:OrthogonalGen",
+        "path_length": "jaxgen.losses.regularize:PathLength",
     },
     "gan_augment": {"none": "jaxgen.methods.gan:NoAugment"},
     "truncate": {

@@ -7,11 +7,16 @@ Of D, mostly on its gradient with respect to its input, which is that of one exa
     R2          the same on generated images                                                (eq. 10)
     drift       strength * D(x)^2                                                           (Karras et al. 2017, app. A.1)
 
+Of G, on how far a step in w moves the image, where it has a latent w:
+
+    path length strength * (|J^T y| - a)^2, y ~ N(0, I) / sqrt(pixels), a the lengths' mean  (Karras et al. 2019, eq. 4)
+
 Of either, on its weights:
 
     orthogonal  strength * |W^T W o (1 - I)|^2 of every kernel                              (Brock et al. 2018, eq. 3)
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -19,7 +24,8 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core.ranges import Count, NonNegative, Positive
+from jaxgen.core.ranges import Count, NonNegative, Positive, Share
+from jaxgen.errors import UserError
 
 Array = jax.Array
 T = TypeVar("T")
@@ -207,3 +213,36 @@ class OrthogonalGen(GenPenalty):
     ) -> tuple[Array, Memory]:
         """strength * |W^T W o (1 - I)|^2 []."""
         return self.strength * off_orthogonal(params), memory
+
+
+@dataclass(frozen=True)
+class PathLength(GenPenalty):
+    """A step in w of one length moves the image by one length, wherever and whichever way: G can be inverted more easily."""
+
+    strength: NonNegative = 2.0
+    decay: Share = 0.01  # share of the new lengths in their running mean
+    shrink: Count = 2  # of the batch's images one in so many is looked at
+
+    every: Count = 4
+    label: ClassVar[str] = "path_length"
+
+    def start(self) -> Memory:
+        """The mean of lengths."""
+        return {"mean": jnp.zeros(())}
+
+    def __call__(
+        self, generate: Generate, inputs: tuple, params: PyTree, memory: Memory, rng: Array
+    ) -> tuple[Array, Memory]:
+        """strength * mean (|J^T y| - a)^2 []; |J^T y| is the root mean square over the places of w of [B, L, D]."""
+        few = len(inputs[0]) // self.shrink
+        if not few:
+            raise UserError(
+                f"path_length looks at 1 in {self.shrink} images of a batch of {len(inputs[0])}, which is none; set "
+                f"data.batch={self.shrink} or more, or method.gen_penalties=none"
+            )
+        ws = generate(*jax.tree.map(lambda v: v[:few], inputs), method="map")
+        images, back = jax.vjp(lambda ws: generate(ws, method="synthesize"), ws)
+        y = jax.random.normal(rng, images.shape, images.dtype) / math.sqrt(images.shape[1] * images.shape[2])
+        lengths = jnp.sqrt((back(y)[0] ** 2).sum(-1).mean(-1))  # [few]
+        mean = memory["mean"] + self.decay * (lengths.mean() - memory["mean"])
+        return self.strength * jnp.square(lengths - mean).mean(), {"mean": jax.lax.stop_gradient(mean)}

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.errors import UserError
 from jaxgen.losses.regularize import (
     R1,
     R2,
@@ -16,12 +17,14 @@ from jaxgen.losses.regularize import (
     NoPenalty,
     Orthogonal,
     OrthogonalGen,
+    PathLength,
     Seen,
     lazily,
 )
 from jaxgen.nets.convolution import conv2d, dense
 from jaxgen.nets.gan import DcganDiscriminator
 from jaxgen.nets.gan_resnet import ResnetDiscriminator
+from jaxgen.nets.stylegan2 import modulated_conv
 
 KEY = jax.random.key(0)
 SHAPE = (4, 8, 8, 1)
@@ -141,3 +144,47 @@ def test_orthogonal_kernels_cost_nothing_whatever_their_lengths():
     ):
         assert float(penalty(params)) < 1e-6
         np.testing.assert_allclose(penalty(skewed), 3 * 2 * 0.5**2)  # <(1, 0), (0.5, 2)> = 0.5, twice
+
+
+def test_path_length_of_a_linear_generator():
+    """J is the same everywhere: lengths are |A^T y|, y of the penalty's own key."""
+    a = jax.random.normal(KEY, (6, 4 * 5 * 3))
+
+    def generate(x, cond=None, method=None):
+        return x[:, None].repeat(2, 1) if method == "map" else (x.mean(1) @ a).reshape(-1, 4, 5, 3)
+
+    z = jax.random.normal(KEY, (8, 6))
+    value, memory = PathLength(strength=3.0, decay=0.25)(generate, (z, {}), {}, {"mean": jnp.float32(1.0)}, KEY)
+    y = jax.random.normal(KEY, (4, 4, 5, 3)).reshape(4, -1) / np.sqrt(20)
+    lengths = jnp.linalg.norm(y @ a.T, axis=1) / 2  # each of two places moves half as far
+    mean = 0.75 + 0.25 * lengths.mean()
+    np.testing.assert_allclose(memory["mean"], mean, rtol=1e-5)
+    np.testing.assert_allclose(value, 3 * ((lengths - mean) ** 2).mean(), rtol=1e-5)
+    with pytest.raises(UserError, match=r"1 in 2 images of a batch of 1.*data\.batch=2"):
+        PathLength()(generate, (z[:1], {}), {}, PathLength().start(), KEY)
+
+
+def test_gradient_of_path_length_against_finite_differences():
+    """Through modulated convolutions, in a generator without kinks."""
+    with jax.enable_x64(True):
+        keys = jax.random.split(KEY, 10)
+        shapes = [(3, 5), (5, 4), (5, 4), (3, 3, 4, 4), (1, 1, 4, 2)]
+        params = [jax.random.normal(k, s, jnp.float64) for k, s in zip(keys, shapes, strict=False)]
+        step = [jax.random.normal(k, s, jnp.float64) for k, s in zip(keys[5:], shapes, strict=True)]
+        z, const = (jax.random.normal(k, s, jnp.float64) for k, s in zip(keys, ((4, 3), (4, 4, 4)), strict=False))
+
+        def generate(params, x, cond=None, method=None):
+            if method == "map":
+                return jnp.tanh(x @ params[0])[:, None].repeat(2, 1)
+            y = jnp.broadcast_to(const, (len(x), *const.shape))
+            y = jnp.tanh(modulated_conv(y, params[3], x[:, 0] @ params[1], way="up"))
+            return modulated_conv(y, params[4], x[:, 1] @ params[2], demodulate=False)
+
+        @jax.jit
+        def along(h):
+            moved = [p + h * s for p, s in zip(params, step, strict=True)]
+            return PathLength()(partial(generate, moved), (z, {}), moved, {"mean": jnp.float64(0.5)}, KEY)[0]
+
+        slope = jax.grad(along)(0.0)
+        np.testing.assert_allclose(slope, (along(1e-5) - along(-1e-5)) / 2e-5, rtol=1e-6)
+        assert abs(slope) > 1e-3

@@ -9,7 +9,6 @@ from jaxgen.core.spec import labels
 from jaxgen.errors import UserError
 from jaxgen.nets.convolution import conv2d
 from jaxgen.nets.fir import upfirdn
-from jaxgen.nets.layers import minibatch_std
 from jaxgen.nets.stylegan2 import (
     StyleGan2Discriminator,
     StyleGan2Generator,
@@ -161,16 +160,10 @@ def test_noise_is_random_constant_or_none():
     np.testing.assert_array_equal(const, draw("const", jax.random.key(1)))
 
 
-def test_groups_of_the_standard_deviation_are_strided():
-    x = random((6, 2, 3, 4))
-    y = minibatch_std(x, 4)  # groups of 3: (0, 2, 4) and (1, 3, 5)
-    np.testing.assert_array_equal(y[..., :4], x)
-    for i in range(6):
-        want = np.sqrt(np.var(np.asarray(x[i % 2 :: 2]), 0) + 1e-8).mean()
-        np.testing.assert_allclose(y[i, ..., 4], want, rtol=1e-5)
-    parts = minibatch_std(x, 6, features=2)[0, 0, 0, 4:]
-    want = np.sqrt(np.var(np.asarray(x), 0) + 1e-8).reshape(2, 3, 2, 2).mean((0, 1, 3))
-    np.testing.assert_allclose(parts, want, rtol=1e-5)
-    assert minibatch_std(x[:5], 4).shape == (5, 2, 3, 5)  # a last batch of a prime number is judged all the same
+def test_a_batch_without_groups_is_refused_in_training_alone():
+    disc, x = StyleGan2Discriminator(**SMALL), random((5, 8, 8, 1))
+    variables = disc.init(KEY, x)
+    assert disc.apply(variables, x).shape == (5,)  # a last batch of held-out images
+    assert disc.apply(variables, x[:1], train=True).shape == (1,)
     with pytest.raises(UserError, match=r"no group of 2 to 4 examples divides a batch of 5; set data\.batch=6"):
-        minibatch_std(x[:5], 4, train=True)
+        disc.apply(variables, x, train=True)
