@@ -19,8 +19,9 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from turns import installed
 
 HERE = Path(__file__).parent
 PACKAGES = ("jax", "jaxlib", "jax-cuda13-plugin", "jax-cuda12-plugin", "flax", "optax", "torch", "triton", "numpy")
@@ -69,17 +70,6 @@ ROWS = {
     "ddpm_triton_gemm": alone(60, "full_bf16", dict(XLA_FLAGS="--xla_gpu_triton_gemm_any=true")),
     "ddim_1": Row("ddim", 60, dict(case="full_bf16", batch=1)),
 }
-
-
-def installed() -> dict[str, str]:
-    """Package -> version, of those that are there."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def missing() -> list[str]:
@@ -233,7 +223,7 @@ def main() -> None:
         card=found,
         tiny=args.tiny,
         python=platform.python_version(),
-        versions=installed(),
+        versions={p: release for p in PACKAGES if (release := installed(p)) != "none"},
         xla_flags=os.environ.get("XLA_FLAGS", ""),
         data=args.data and Path(args.data).name,
         unit="ms per training step, per 50 sampling steps, per batch of features",

@@ -5,6 +5,7 @@ same random draws; then losses, gradients and what the nets keep besides (batch 
 """
 
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,10 @@ def twin_arguments(exp: Any) -> dict[str, Any]:
     adam = {name: {k: spec["optimizer"][k] for k in ("lr", "b1", "b2", "eps")} for name, spec in nets.items()}
     if m["name"] == "gan":
         method = exp.method
-        players = {k: (type(getattr(method, k).module).__name__, sizes(m[k])) for k in ("gen", "disc")}
+        names = {k: type(getattr(method, k).module).__name__ for k in ("gen", "disc")}
+        known = {k: signature(find(f"torch_methods:{name}")).parameters for k, name in names.items()}
+        # what else our nets may be told is off: else they would not agree
+        players = {k: (name, {x: v for x, v in sizes(m[k]).items() if x in known[k]}) for k, name in names.items()}
         game, strength = type(method.loss).__name__, getattr(method.disc_penalties, "strength", 0.0)
         more = dict(game=game, strength=strength, n_critic=m["n_critic"], z_dim=m["z_dim"], prior=m["prior"])
         return dict(shape=shape, optimizers=adam, **players, **more)

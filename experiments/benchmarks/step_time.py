@@ -7,19 +7,17 @@
 
 A training step is the program that `jaxgen.main` runs (config.steps_per_call steps per dispatch, divided by their number), over and
 over on the set's first examples, which are kept on the device. Sampling makes config.data.batch images with a solver of 50 steps,
-guidance included; methods without a solver take their own number. The configs take turns, `--repeats` times, after two calls that
-are not counted; a turn lasts at least a third of a second.
+guidance included; methods without a solver take their own number. The configs take turns, `--repeats` times (see `turns.py`).
 """
 
 import argparse
 import json
+import math
 import os
 import platform
-import statistics
-import time
-from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
+
+from turns import Contender, installed, measure, spread
 
 from jaxgen.runs import setup
 
@@ -33,8 +31,6 @@ from jaxgen.core import parallel  # noqa: E402
 from jaxgen.core.method import Samples  # noqa: E402
 from jaxgen.runs.experiment import Experiment, open_source  # noqa: E402
 
-TURN = 0.33  # seconds, at least
-
 
 def opened(text: str) -> Experiment:
     """`FILE,KEY=VALUE,...` -> the experiment, with a solver of 50 steps where it has one."""
@@ -45,8 +41,8 @@ def opened(text: str) -> Experiment:
     return Experiment.open(config, open_source(config, "train").spec)
 
 
-def contenders(exp: Experiment) -> dict[str, tuple[Callable[[], None], int]]:
-    """What is timed -> (a call that waits for its result, how many steps it takes)."""
+def contenders(exp: Experiment) -> dict[str, Contender]:
+    """What is timed: training steps, and sampling where the method samples."""
     num, source = exp.config.steps_per_call, open_source(exp.config, "train")
     rows = [source[i % len(source)] for i in range(exp.batch)]
     data = parallel.put_replicated(exp.mesh, {k: np.stack([row[k] for row in rows]) for k in exp.read_spec})
@@ -60,19 +56,10 @@ def contenders(exp: Experiment) -> dict[str, tuple[Callable[[], None], int]]:
         state, metrics = program(state, batches, data, exp.root)
         jax.block_until_ready(metrics)
 
-    found = {"train": (train, num)}
+    found = {"train": Contender(train, num)}
     if isinstance(exp.method, Samples):
-        found["sample"] = (lambda: exp.sample(w, exp.feed.batch), 1)
+        found["sample"] = Contender(lambda: exp.sample(w, exp.feed.batch))
     return found
-
-
-def turn(call: Callable[[], None], steps: int) -> float:
-    """Milliseconds per step of calls that fill a turn."""
-    start, calls = time.monotonic(), 0
-    while calls == 0 or time.monotonic() - start < TURN:
-        call()
-        calls += 1
-    return 1e3 * (time.monotonic() - start) / calls / steps
 
 
 def main() -> None:
@@ -82,24 +69,19 @@ def main() -> None:
     parser.add_argument("--out", default="", metavar="FILE", help="write JSON here")
     args = parser.parse_args()
     cases = {(text, what): case for text in args.configs for what, case in contenders(opened(text)).items()}
-    for call, _ in 2 * list(cases.values()):
-        call()  # compiles and warms up
-    times = {case: [] for case in cases}
-    for _ in range(args.repeats):
-        for case, (call, steps) in cases.items():
-            times[case].append(turn(call, steps))
+    found = measure(cases, [os.getpid()], args.repeats, math.inf, quiet=1.0)
     report = dict(
         device=str(jax.devices()[0].device_kind),
         cpus=os.cpu_count(),
         python=platform.python_version(),
-        jax=version("jax"),
-        unit="ms per training step, ms per batch of samples",
+        jax=installed("jax"),
+        unit="ms per training step, ms per batch of samples: median and quartiles",
+        others=max(found["others"]),  # share of the machine that other processes used
         cases={},
     )
-    for (text, what), values in times.items():
-        row = dict(median=statistics.median(values), min=min(values), max=max(values), n=len(values))
-        report["cases"].setdefault(text, {})[what] = row
-        print(f"{text:<40} {what:<7} {row['median']:9.2f} ms [{row['min']:.2f}, {row['max']:.2f}] n={row['n']}")
+    for (text, what), values in found["ms"].items():
+        row = report["cases"].setdefault(text, {})[what] = dict(**spread(values), n=len(values))
+        print(f"{text:<40} {what:<7} {row['median']:9.2f} ms [{row['low']:.2f}, {row['high']:.2f}] n={row['n']}")
     if args.out:
         Path(args.out).write_text(json.dumps(report, indent=2) + "\n")
 
