@@ -133,6 +133,16 @@ def save_grid(path: str | os.PathLike, images: np.ndarray, columns: int = 0, cap
     save_png(path, np.concatenate([_strip(captions, canvas.shape[1]), canvas]) if captions else canvas)
 
 
+def save_gif(path: str | os.PathLike, frames: np.ndarray, seconds: float = 0.08, min_side: int = 160) -> None:
+    """Write uint8 frames [T, H, W, 3] as a film that repeats, each so many seconds; small ones grow by whole factors."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    first, *rest = [Image.fromarray(_grown(frame, min_side)) for frame in frames]
+    part = path.with_name(path.name + ".part")
+    first.save(part, format="GIF", save_all=True, append_images=rest, duration=round(1000 * seconds), loop=0)
+    part.replace(path)
+
+
 def _grown(image: np.ndarray, side: int) -> np.ndarray:
     """A picture whose shorter side is at least so long, by a whole factor."""
     factor = max(1, -(-side // max(1, min(image.shape[:2]))))

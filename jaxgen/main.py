@@ -8,6 +8,7 @@ python -m jaxgen.main --workdir=runs/digits --mode=sample --config.method.solver
 python -m jaxgen.main --workdir=runs/digits --mode=eval                              figures of a run
 python -m jaxgen.main --workdir=D --mode=eval --config.eval.quality.num=10000        FID of a run (and many more)
 python -m jaxgen.main --workdir=D --mode=sweep --stds=0.02,0.05,0.1,0.2              figures by the length of the average
+python -m jaxgen.main --workdir=D --mode=latents --tool=interpolate --tool.pictures=0,3  between samples (also mix, project, ...)
 python -m jaxgen.main --config=ddpm_digits --mode=show                               every key, its value, what it means
 python -m jaxgen.compare made/ real/                                                 figures of two sets of images
 """
@@ -22,11 +23,11 @@ from typing import Any, NoReturn
 from jaxgen.core.given import expand
 from jaxgen.errors import UserError, told, warn_in_a_line
 
-MODES = ("train", "eval", "sample", "sweep", "show")
+MODES = ("train", "eval", "sample", "sweep", "latents", "show")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; `--config.KEY=VALUE` is taken apart by `split`."""
+    """The command line; `--config.KEY=VALUE` and `--tool.KEY=VALUE` are taken apart by `split`."""
     from jaxgen.config.files import available
 
     configs = "\n".join(f"  {name:<32} {line}" for name, line in available().items())
@@ -51,14 +52,16 @@ def parser() -> argparse.ArgumentParser:
         default="train",
         choices=MODES,
         help="train (default); sample: make images; eval: run the evaluators of the config; sweep: the same for several "
-        "averages of the weights; show: explain every key",
+        "averages of the weights; latents: use a tool on what samples are made of; show: explain every key",
     )
-    p.add_argument("--step", type=int, default=-1, help="eval, sample, sweep: the checkpoint (default: the newest)")
+    p.add_argument(
+        "--step", type=int, default=-1, help="eval, sample, sweep, latents: the checkpoint (default: the newest)"
+    )
     p.add_argument(
         "--weights",
         default="ema",
         metavar="NAME",
-        help="eval, sample: ema, the running average of the weights (default); raw, the weights as training left them; "
+        help="eval, sample, latents: ema, the running average of the weights (default); raw, the weights as training left them; "
         "the label of one of several averages; stdX, an average of that width, reconstructed from snapshots",
     )
     p.add_argument("--stds", default="", metavar="A,B,...", help="sweep: widths of averages (default: all kept)")
@@ -85,6 +88,15 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=expand, default="", metavar="PATH", help="PATH.png and PATH.npz (default: in DIR/samples)"
     )
     s.add_argument("--files", action="store_true", help="write every image as a file of its own too")
+    t = p.add_argument_group(
+        "latents", "takes --labels, --seed and --out too; without --tool it lists all tools and their keys"
+    )
+    t.add_argument(
+        "--tool",
+        default="",
+        metavar="NAME",
+        help="interpolate, mix, arithmetic, directions, truncate, project; its keys are --tool.KEY=VALUE",
+    )
     d = p.add_argument_group("machine")
     d.add_argument("--distributed", action="store_true", help="join the other hosts (SLURM, Open MPI, TPU, GKE)")
     d.add_argument(
@@ -99,27 +111,30 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def split(argv: list[str]) -> tuple[list[str], dict[str, str]]:
+def split(argv: list[str], prefix: str = "--config.") -> tuple[list[str], dict[str, str]]:
     """Take `--config.KEY=VALUE` (or `--config.KEY VALUE`) out of argv -> (the rest, {KEY: VALUE})."""
     rest, changes, pending = [], {}, ""
     for word in argv:
         if pending:
             changes[pending], pending = word, ""
-        elif word.startswith("--config."):
-            key, equals, value = word.removeprefix("--config.").partition("=")
+        elif word.startswith(prefix):
+            key, equals, value = word.removeprefix(prefix).partition("=")
             changes[key], pending = value, "" if equals else key
         else:
             rest.append(word)
     if pending:
-        raise UserError(f"--config.{pending} needs a value: --config.{pending}=VALUE")
+        raise UserError(f"{prefix}{pending} needs a value: {prefix}{pending}=VALUE")
     return rest, changes
 
 
 def run(argv: list[str]) -> None:
     """Parse and act."""
     rest, changes = split(argv)
+    rest, tool = split(rest, "--tool.")
     args = parser().parse_args(rest)
     _refuse_idle(args)
+    if tool and args.mode != "latents":
+        raise UserError(f"--tool.{next(iter(tool))} is for --mode=latents, not for --mode={args.mode}")
     from jaxgen.runs import setup as backend
 
     backend.configure(args.cache)  # before JAX starts
@@ -128,6 +143,11 @@ def run(argv: list[str]) -> None:
 
     if args.distributed:
         parallel.initialize()
+    if args.mode == "latents" and not args.tool:
+        from jaxgen.latents.verb import explained
+
+        print(explained())
+        return
     if args.mode in ("train", "show"):
         base = configs.load(args.config) if args.config else _remembered(args.workdir)
         config = configs.override(base, changes)
@@ -153,6 +173,11 @@ def run(argv: list[str]) -> None:
         from jaxgen.evaluate import sweep
 
         sweep(args.workdir, _numbers(float, "--stds", args.stds, "0.05,0.1"), args.step, changes)
+    elif args.mode == "latents":
+        from jaxgen.latents.verb import latents
+
+        what = {k: getattr(args, k) for k in ("tool", "out", "seed", "labels", "weights", "step")}
+        latents(args.workdir, given=tool, **what, changes=changes)
     else:
         from jaxgen.sample import sample
 
@@ -163,11 +188,13 @@ def run(argv: list[str]) -> None:
 
 # flag -> the modes that it says something to
 USERS = {
-    **dict.fromkeys(("num", "labels", "ask", "seed", "out", "files"), ("sample",)),
+    **dict.fromkeys(("num", "ask", "files"), ("sample",)),
+    **dict.fromkeys(("labels", "seed", "out"), ("sample", "latents")),
+    "tool": ("latents",),
     "stds": ("sweep",),
     "json": ("show",),
-    "weights": ("eval", "sample"),
-    "step": ("eval", "sample", "sweep"),
+    "weights": ("eval", "sample", "latents"),
+    "step": ("eval", "sample", "sweep", "latents"),
 }
 
 

@@ -211,6 +211,14 @@ TABLES: dict[str, dict[str, str]] = {
         "latent": "jaxgen.methods.gan:TruncatedLatent",
         "style": "jaxgen.methods.gan:TruncatedStyle",
     },
+    "latents": {
+        "interpolate": "jaxgen.latents.tools:Interpolate",
+        "mix": "jaxgen.latents.tools:Mix",
+        "arithmetic": "jaxgen.latents.tools:Arithmetic",
+        "directions": "jaxgen.latents.tools:Directions",
+        "truncate": "jaxgen.latents.tools:Truncate",
+        "project": "jaxgen.latents.project:Project",
+    },
     "evaluator": {
         "loss": "jaxgen.evaluation.per_image:Loss",
         "grid": "jaxgen.evaluation.per_image:Grid",

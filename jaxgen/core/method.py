@@ -95,6 +95,32 @@ class Samples(Protocol):
 
 
 @runtime_checkable
+class HasLatent(Samples, Protocol):
+    """Its samples are pictures of latents z, which it can also be given."""
+
+    def draw_latents(self, rng: Array, num: int) -> Array:
+        """The latents [num, ...] of `sample` with that key; fewer of them are the first of these."""
+
+    def from_latents(self, w: Weights, z: Array, cond: Cond, rng: Array | None = None) -> Array:
+        """What `sample` makes of latents [num, ...]. Without rng nothing else is drawn: noise stays as it is, pixels are means."""
+
+
+@runtime_checkable
+class HasStyles(HasLatent, Protocol):
+    """Perhaps it has a second latent: w, of which every layer of its net has one (Karras et al. 2018, StyleGAN)."""
+
+    @property
+    def styled(self) -> bool:
+        """Whether it has."""
+
+    def to_styles(self, w: Weights, z: Array, cond: Cond) -> Array:
+        """Latents z [num, ...] -> w [num, layers, D], truncated as its samples are."""
+
+    def from_styles(self, w: Weights, styles: Array, rng: Array | None = None) -> Array:
+        """Pictures of w [num, layers, D]; those of `to_styles` are those of `from_latents`."""
+
+
+@runtime_checkable
 class Tunes(Protocol):
     """Has parts that only its samples depend on: their numbers are inputs of the program that samples."""
 

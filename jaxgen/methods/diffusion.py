@@ -185,9 +185,17 @@ class Diffusion(LossMethod):
 
     def sample(self, w: Weights, rng: Array, num: int, cond: Cond) -> Array:
         """float32 [num, *spec.shape]; pictures in [-1, 1]."""
-        start, noise = jax.random.split(rng)
-        x = jax.random.normal(start, (num, *self.spec.shape)) * self.process.sigma(jnp.ones(()))
-        return bounded(self.spec, self.solver(self.denoiser(w, cond), self.process, x, noise))
+        return self.from_latents(w, self.draw_latents(rng, num), cond, jax.random.split(rng)[1])
+
+    def draw_latents(self, rng: Array, num: int) -> Array:
+        """The noise that the solver begins with."""
+        start, _ = jax.random.split(rng)
+        return jax.random.normal(start, (num, *self.spec.shape)) * self.process.sigma(jnp.ones(()))
+
+    def from_latents(self, w: Weights, z: Array, cond: Cond, rng: Array | None = None) -> Array:
+        """Pictures of that noise; a solver that draws more on its way draws the same each time without rng."""
+        rng = jax.random.key(0) if rng is None else rng
+        return bounded(self.spec, self.solver(self.denoiser(w, cond), self.process, z, rng))
 
     def log_prob(self, w: Weights, batch: Batch, rng: Array) -> Array:
         """[B] log-likelihood (or its bound, see `nll`) in nats of 8-bit images, without guidance."""

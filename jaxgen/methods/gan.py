@@ -165,6 +165,11 @@ class Gan:
                 raise UserError(
                     f"method.{key}={value!r} draws labels of its own, and {odd[0]}; set method.{key} to another"
                 )
+        if self.truncate.options() and not self.styled:
+            raise UserError(
+                "method.truncate='style' draws the latent w of StyleGAN2 to its mean, and method.gen has none; set "
+                "method.truncate=latent"
+            )
         for key in ("gen", "disc"):
             self.player(key)
 
@@ -440,10 +445,37 @@ class Gan:
 
     def sample(self, w: Weights, rng: Array, num: int, cond: Cond) -> Array:
         """G(z) for fresh latents, [num, H, W, C]."""
-        z, gen_rng = self.truncate.latents(rng, (num, self.z_dim), self.prior), jax.random.fold_in(rng, 1)
+        return self.from_latents(w, self.draw_latents(rng, num), cond, jax.random.fold_in(rng, 1))
+
+    def draw_latents(self, rng: Array, num: int) -> Array:
+        """z [num, z_dim], truncated where samples are."""
+        return self.truncate.latents(rng, (num, self.z_dim), self.prior)
+
+    def from_latents(self, w: Weights, z: Array, cond: Cond, rng: Array | None = None) -> Array:
+        """G(z); without rng layers that add noise add what they keep of it."""
+        return self._made(w, rng, z, cond, **self.truncate.options())
+
+    @property
+    def styled(self) -> bool:
+        """Whether G has a latent w."""
+        return hasattr(self.gen.module, "synthesize")
+
+    def to_styles(self, w: Weights, z: Array, cond: Cond) -> Array:
+        """w of z for every layer of G, [num, layers, D]."""
+        gen, options = w.nets["gen"], self.truncate.options()
+        styles, _ = self.gen.apply(gen, z, cond, method="map")
+        return self.gen.module.apply(gen, styles, cond, **options, method="truncate") if options else styles
+
+    def from_styles(self, w: Weights, styles: Array, rng: Array | None = None) -> Array:
+        """Images of w [num, layers, D]."""
+        return self._made(w, rng, styles, method="synthesize")
+
+    def _made(self, w: Weights, rng: Array | None, *args: Any, **options: Any) -> Array:
+        """What G makes of latents, by the statistics of samples."""
         gen = self._settled(w.nets["gen"]) if self.stats == "standing" else w.nets["gen"]
-        options = {"train": self.stats == "batch", "rngs": streams(gen_rng), "hold": HELD, **self.truncate.options()}
-        return self.gen.apply(gen, z, cond, **options)[0]
+        still = {"noise": "const"} if rng is None and getattr(self.gen.module, "noise", "none") == "random" else {}
+        rngs = streams(jax.random.key(0) if rng is None else rng)
+        return self.gen.apply(gen, *args, train=self.stats == "batch", rngs=rngs, hold=HELD, **still, **options)[0]
 
     def _settled(self, gen: Variables) -> Variables:
         """G with running statistics of `standing` batches of these very weights (Brock et al. 2018, appendix C.1).

@@ -91,9 +91,17 @@ class Vae(LossMethod):
 
     def sample(self, w: Weights, rng: Array, num: int, cond: Cond) -> Array:
         """Decoded draws from the prior, [num, H, W, C]."""
-        z_rng, x_rng = jax.random.split(rng)
-        out = self._decoded(w, jax.random.normal(z_rng, (num, self.net.module.latent)))
-        return self.likelihood.mean(out) if self.pixels == "mean" else self.likelihood.sample(out, x_rng)
+        return self.from_latents(w, self.draw_latents(rng, num), cond, jax.random.split(rng)[1])
+
+    def draw_latents(self, rng: Array, num: int) -> Array:
+        """z of the prior, [num, latent]."""
+        return jax.random.normal(jax.random.split(rng)[0], (num, self.net.module.latent))
+
+    def from_latents(self, w: Weights, z: Array, cond: Cond, rng: Array | None = None) -> Array:
+        """Decoded latents, [num, H, W, C]."""
+        out = self._decoded(w, z)
+        still = self.pixels == "mean" or rng is None
+        return self.likelihood.mean(out) if still else self.likelihood.sample(out, rng)
 
     def encode(self, w: Weights, x: Array, rng: Array) -> Array:
         """z ~ q(z|x), [B, latent]."""

@@ -56,6 +56,14 @@ def lpips(taps_a: Sequence[Array], taps_b: Sequence[Array], heads: Sequence[Arra
     return sum(layer.mean((1, 2)) for layer in layer_maps(taps_a, taps_b, heads))
 
 
+def embedding(taps: Sequence[Array], heads: Sequence[Array]) -> Array:
+    """Vectors [B, F] whose squared Euclidean distances are LPIPS: one image's part of it is computed once."""
+    scaled = [
+        _unit(tap) * np.sqrt(1.0 / np.prod(tap.shape[1:3])) * jnp.sqrt(w) for tap, w in zip(taps, heads, strict=True)
+    ]
+    return jnp.concatenate([x.reshape(len(x), -1) for x in scaled], -1)
+
+
 def lpips_map(taps_a: Sequence[Array], taps_b: Sequence[Array], heads: Sequence[Array], size: tuple[int, int]) -> Array:
     """Where the images differ, [B, *size]: `layer_maps` enlarged bilinearly to `size` and summed."""
     maps = layer_maps(taps_a, taps_b, heads)

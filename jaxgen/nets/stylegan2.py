@@ -171,7 +171,7 @@ class StyledConv(nn.Module):
         if noise == "random" and not self.is_initializing():
             x += (strength * jax.random.normal(self.make_rng("noise"), (*x.shape[:3], 1))).astype(x.dtype)
         elif noise != "none":
-            x += (strength * const.value[:, :, None]).astype(x.dtype)
+            x += (strength * const.value[..., None]).astype(x.dtype)  # [h, w], or one for each example
         x += self.param("bias", nn.initializers.zeros, (self.features,)).astype(x.dtype)
         return activate(x, self.activation, gain, self.clamp * gain)
 

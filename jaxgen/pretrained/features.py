@@ -22,7 +22,7 @@ from jax import Array
 from jaxgen.core.lender import Frozen, Role
 from jaxgen.core.spec import Spec
 from jaxgen.errors import UserError
-from jaxgen.metrics.lpips import lpips, scale_images
+from jaxgen.metrics.lpips import embedding, lpips, scale_images
 from jaxgen.nets.inception import SIZE, InceptionV3, Taps
 from jaxgen.nets.trunks import VGG16, AlexNet, SqueezeNet
 from jaxgen.pretrained.downloads import fetch
@@ -202,9 +202,15 @@ class Distance:
         """Raises UserError for different shapes, for integers."""
         if images_a.shape != images_b.shape:
             raise UserError(f"LPIPS compares images of one size, not {images_a.shape} with {images_b.shape}")
-        module = _trunk(self.net).module()
-        taps = [module.apply(weights["trunk"], scale_images(images)) for images in (images_a, images_b)]
+        taps = [self._seen(weights, images) for images in (images_a, images_b)]
         return lpips(*taps, weights["heads"])
+
+    def features(self, weights: dict[str, Any], images: Array) -> Array:
+        """Vectors [B, F] whose squared Euclidean distances are LPIPS."""
+        return embedding(self._seen(weights, images), weights["heads"])
+
+    def _seen(self, weights: dict[str, Any], images: Array) -> Any:
+        return _trunk(self.net).module().apply(weights["trunk"], scale_images(images))
 
 
 class Published:

@@ -19,6 +19,7 @@ from jaxgen.core.net import Decay, Net
 from jaxgen.core.spec import pictures
 from jaxgen.data.sources import Digits
 from jaxgen.errors import UserError
+from jaxgen.latents.verb import build
 from jaxgen.nets.unet import UNet
 from jaxgen.train import train
 
@@ -88,8 +89,11 @@ def test_every_command_in_a_document_can_be_parsed_and_its_keys_are_there(line, 
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(ROOT)  # of the clone, where configs/ is
     rest, changes = main.split(shlex.split(line.split(" > ")[0], comments=True)[3:])
+    rest, tool = main.split(rest, "--tool.")
     args = main.parser().parse_args(rest)
     main._refuse_idle(args)
+    if args.tool:
+        build(args.tool, tool)
     config = configs.load(args.config if args.config and not args.config.startswith("my_") else "ddpm_digits")
     configs.override(config, changes)
 
