@@ -199,7 +199,7 @@ USERS = {
 
 
 # keys that say how a training goes on, not what is made of it
-PACE = re.compile(r"(steps|log_every|save_every|keep|snapshot_every|steps_per_call|mesh|sharding|init)\b")
+PACE = re.compile(r"(steps|log_every|save_every|keep|snapshot_every|steps_per_call|mesh|sharding|watch|init)\b")
 
 
 def _refuse_idle(args: argparse.Namespace) -> None:

@@ -205,7 +205,12 @@ TABLES: dict[str, dict[str, str]] = {
         "orthogonal": "jaxgen.losses.regularize:OrthogonalGen",
         "path_length": "jaxgen.losses.regularize:PathLength",
     },
-    "gan_augment": {"none": "jaxgen.methods.gan:NoAugment"},
+    "gan_augment": {
+        "none": "jaxgen.methods.gan_augment:NoAugment",
+        "ada": "jaxgen.methods.gan_augment:Ada",
+        "fixed": "jaxgen.methods.gan_augment:Fixed",
+        "diffaugment": "jaxgen.methods.gan_augment:DiffAugment",
+    },
     "truncate": {
         "none": "jaxgen.methods.gan:NoTruncation",
         "latent": "jaxgen.methods.gan:TruncatedLatent",
@@ -218,6 +223,14 @@ TABLES: dict[str, dict[str, str]] = {
         "directions": "jaxgen.latents.tools:Directions",
         "truncate": "jaxgen.latents.tools:Truncate",
         "project": "jaxgen.latents.project:Project",
+    },
+    "watch": {
+        "disc_wins": "jaxgen.runs.watch:DiscWins",
+        "by_heart": "jaxgen.runs.watch:ByHeart",
+        "augment_full": "jaxgen.runs.watch:AugmentFull",
+        "collapse": "jaxgen.runs.watch:Collapse",
+        "swing": "jaxgen.runs.watch:Swing",
+        "past_best": "jaxgen.runs.watch:PastBest",
     },
     "evaluator": {
         "loss": "jaxgen.evaluation.per_image:Loss",

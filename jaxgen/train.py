@@ -5,7 +5,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -38,7 +38,8 @@ from jaxgen.runs.frozen import take
 from jaxgen.runs.interrupt import Interrupt
 from jaxgen.runs.memory import free_memory
 from jaxgen.runs.posthoc import powers
-from jaxgen.runs.writers import Writers, duration, readable, say
+from jaxgen.runs.watch import Watch
+from jaxgen.runs.writers import Writers, duration, read_metrics, readable, say
 
 TIGHT = 0.25  # share of the free memory from which on the plan says what most of it is for
 FULL = 0.85  # share of the free memory from which on a step may not end well
@@ -230,6 +231,7 @@ class Loop:
         self.tests, self.held_out = evaluate.with_data(exp, evaluate.evaluators(exp))
         self.owners: dict[str, str] = {}  # figure -> the evaluator that has its plain name
         self.faults: dict[str, str] = {}  # evaluator -> what went wrong last
+        self.watch = Watch(exp.config)
         exp.refuse_batch()
         if self.held_out:
             self.held_out[0]  # what cannot be read is told before the first step
@@ -255,6 +257,7 @@ class Loop:
         self.writers = Writers(self.run.path, at, self.total, parallel.is_lead())
         if parallel.is_lead():
             self.run.record(self.facts, environment())
+            self.watch.recall(read_metrics(self.run.path))
         try:
             first = self.size(at)
             if (program := self.program(first)) is None:
@@ -481,9 +484,15 @@ class Loop:
         broken = [k for k, v in means.items() if not np.isfinite(v)]
         if broken:
             raise self.diverged(f"{', '.join(broken)} became NaN or infinite between steps {start + 1} and {stop}")
-        self.writers.scalars(stop, {**means, **speed})
+        self.record(stop, {**means, **speed}, "train")
         left = (self.total - stop) * self.exp.batch / rate if rate else None
         self.writers.console(stop, {**self.shown(means), **({"images/s": rate} if rate else {})}, left)
+
+    def record(self, at: int, figures: Mapping[str, float], prefix: str) -> None:
+        """Write figures, and say what is wrong with them."""
+        self.writers.scalars(at, figures, prefix)
+        for told in self.watch(at, {f"{prefix}/{k}": v for k, v in figures.items()}):
+            self.writers.say(f"watch    step {at}: {told}")
 
     @staticmethod
     def shown(means: dict[str, Any]) -> dict[str, Any]:
@@ -538,7 +547,7 @@ class Loop:
         w = state.view(), state.view(ema=True)
         for _, report in evaluate.reports(self.exp, {name: test}, *w, self.held_out, owners=self.owners):
             if report.scalars:
-                self.writers.scalars(at, report.scalars, prefix="eval")
+                self.record(at, report.scalars, "eval")
                 of = "on held-out data" if test.reads else name
                 self.writers.say(f"step {at}  {of}  " + "  ".join(f"{k} {v:.5g}" for k, v in report.scalars.items()))
             for label, images in report.images.items():

@@ -41,3 +41,34 @@ def gentler(config: ConfigDict) -> str:
 def first_net(config: ConfigDict) -> str:
     """The path of the first net that is trained: `config.method.net`."""
     return next(f"config.method.{k}" for k, v in config.method.items() if hasattr(v, "optimizer"))
+
+
+def slower_disc(config: ConfigDict) -> str:
+    """What to change where a discriminator wins."""
+    disc, penalty = config.method.disc, config.method.disc_penalties
+    more = [f"--config.method.disc_penalties.strength={4 * penalty.strength:g}"] if named(penalty, "r1") else []
+    if named(penalty, "none") and disc.get("norm") != "batch":
+        more = ["--config.method.disc_penalties=r1"]
+    more += ["--config.method.disc.spectral=True"] if disc.get("spectral") is False else []
+    anew = f", or anew in another --workdir with {' or '.join(more)}" if more else ""
+    return f"add --config.method.disc.optimizer.lr={disc.optimizer.lr / 2:.2g}{anew}"
+
+
+def louder(config: ConfigDict) -> str:
+    """What to change where generated images are all alike."""
+    ways = [f"--config.data.batch={2 * config.data.batch}"]
+    if named(config.method.disc_penalties, "none") and config.method.disc.get("norm") != "batch":
+        ways += ["--config.method.disc_penalties=r1"]
+    return f"anew in another --workdir with {' or '.join(ways)}"
+
+
+def gentler_game(config: ConfigDict) -> str:
+    """What to change where two players swing: a slower generator, and averages to sample from."""
+    gen = config.method.gen
+    average = ", or anew in another --workdir with --config.method.gen.ema=0.999" if named(gen.ema, "none") else ""
+    return f"add --config.method.gen.optimizer.lr={gen.optimizer.lr / 2:.2g}{average}"
+
+
+def named(part: ConfigDict | tuple, name: str) -> bool:
+    """Whether a key of a config holds that member, alone."""
+    return not isinstance(part, tuple) and part.name == name

@@ -35,6 +35,9 @@ FEED = tuple(f.name for f in dataclass_fields(Feed))
 SECTIONS = {"tasks": "task", "eval": "evaluator"}  # sections of members by name -> their table
 
 
+WATCH = ("disc_wins", "by_heart", "augment_full", "collapse", "swing", "past_best")
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """Options of a run: the top level of every config."""
@@ -53,6 +56,7 @@ class RunOptions:
     snapshot_every: Natural = 0  # keep the power averages of these steps for good, to reconstruct others from; 0: none
     mesh: dict = field(default_factory=lambda: {"data": -1})  # how devices are arranged: axis -> number, -1: the rest
     sharding: tuple = ((".*", "replicate"),)  # regex on names of arrays -> replicate | fsdp | axis names
+    watch: tuple = WATCH  # rules that look at the logged figures of a GAN and say what is wrong; (): none
     phases: tuple = ()  # ({"until": step, "data.batch": ..., ...}, ...): changes that hold up to a step
 
 

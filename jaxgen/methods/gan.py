@@ -16,7 +16,7 @@ game and penalties of its own; D sees real and generated images through `augment
 """
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,7 @@ from jaxgen.losses.regularize import (
     Seen,
     lazily,
 )
+from jaxgen.methods.gan_augment import GanAugment, NoAugment
 from jaxgen.nets.gan import Judged
 
 PRIORS = {
@@ -50,43 +51,6 @@ PRIORS = {
     "uniform": lambda rng, shape: jax.random.uniform(rng, shape, minval=-1.0, maxval=1.0),
 }
 HELD = ("spectral",)  # collections that move in the first pass of an update of their own net, and nowhere else
-
-
-class GanAugment(Protocol):
-    """What D sees of real and generated images alike."""
-
-    def start(self) -> Memory:
-        """What it remembers, before the first step; nothing where it never adapts."""
-
-    def __call__(self, x: Array, rng: Array, memory: Memory) -> Array:
-        """Images [B, H, W, C] in [-1, 1] -> the same, changed; differentiable."""
-
-    def adapt(self, memory: Memory, real_logits: Array, step: Array) -> Memory:
-        """What it remembers after an update of D at `step`, which said this of real images."""
-
-    def probability(self, memory: Memory) -> Array | float:
-        """Of each of its changes, for the log."""
-
-
-@dataclass(frozen=True)
-class NoAugment:
-    """D sees the images themselves."""
-
-    def start(self) -> Memory:
-        """Nothing."""
-        return {}
-
-    def __call__(self, x: Array, rng: Array, memory: Memory) -> Array:
-        """x."""
-        return x
-
-    def adapt(self, memory: Memory, real_logits: Array, step: Array) -> Memory:
-        """The same."""
-        return memory
-
-    def probability(self, memory: Memory) -> float:
-        """0."""
-        return 0.0
 
 
 @dataclass(frozen=True)

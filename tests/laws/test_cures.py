@@ -177,6 +177,7 @@ CASES = {
     "an activation": Case("vae_digits", {"method.net.encoder": "mlp_encoder", "method.net.encoder.act": "tnh"}, "tnh"),
     "a norm": Case("dcgan_digits", {"method.gen.norm": "btch"}, "btch"),
     "a slope of one example with batch norm": Case("dcgan_digits", {"method.disc_penalties": "r1"}),
+    "colours of two channels": Case("gan_ring8", {"method.augment": "ada"}),
     "a prior": Case("dcgan_digits", {"method.prior": "gauss"}, "gauss"),
     "a distance": Case("consistency_digits", {"method.distance": "l3"}, "l3"),
     "a schedule of noise": Case("ddpm_digits", {"method.process.schedule": "cosin"}, "cosin"),

@@ -1,0 +1,185 @@
+"""What the logged figures of a run say is wrong with it: rules that speak once an episode, and name the setting to change.
+
+They look at what is logged anyway, on the host: a step costs nothing more. `config.watch=()` turns them off.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Annotated, ClassVar
+
+from ml_collections import ConfigDict
+
+from jaxgen.config.advice import gentler_game, louder, slower_disc
+from jaxgen.config.registry import build
+from jaxgen.core.ranges import Count, Inside, NonNegative, Positive, Range
+
+Past = dict[str, list[tuple[int, float]]]  # "train/r_t" -> (step, value), oldest first
+UNSIGNED = ("wasserstein", "least_squares")  # games in which a logit of 0 is no toss-up
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A sign of illness in the figures of a run; silent where they are not logged."""
+
+    intervals: Count = 3  # logged intervals in a row that show it
+
+    needs: ClassVar[tuple[str, ...]] = (
+        "gen",
+        "disc",
+        "loss",
+        "disc_penalties",
+        "augment",
+    )  # what its method has: a Gan does
+
+    def __call__(self, past: Past, config: ConfigDict) -> str:
+        """What is wrong and what to change; "" while all is well."""
+        raise NotImplementedError
+
+    def last(self, past: Past, name: str) -> list[float]:
+        """The last `intervals` values of a figure of training; none where there are fewer."""
+        found = past.get(f"train/{name}", [])
+        return [value for _, value in found[-self.intervals :]] if len(found) >= self.intervals else []
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscWins(Rule):
+    """D makes no mistakes, so that its gradients tell G little."""
+
+    below: Positive = 0.05  # the loss of D on real and generated images
+
+    def __call__(self, past: Past, config: ConfigDict) -> str:
+        """Both parts of D's loss together are next to nothing. A Wasserstein critic's have no floor."""
+        both = [self.last(past, f"d_loss_{kind}") for kind in ("real", "fake")]
+        losses = [a + b for a, b in zip(*both, strict=True)]
+        if not losses or max(losses) >= self.below or config.method.loss.name == "wasserstein":
+            return ""
+        return f"D wins: its loss is {losses[-1]:.2g}, below {self.below:g}, so that G learns little; {slower_disc(config)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByHeart(Rule):
+    """D calls nearly all training images real without being shown changed ones."""
+
+    intervals: Count = 5
+    above: Annotated[float, Range(above=0, below=1)] = 0.9  # r_t, the mean sign of D's logits
+
+    def __call__(self, past: Past, config: ConfigDict) -> str:
+        """r_t is high; where D calls held-out images real as well, it has learnt what is real, not which ones it was shown."""
+        r_t, held = self.last(past, "r_t"), past.get("eval/d_real", [])
+        general = held and held[-1][1] > 0
+        if not r_t or min(r_t) <= self.above or general or config.method.loss.name in UNSIGNED:
+            return ""
+        if config.method.augment.name != "none":
+            return ""
+        return (
+            f"D knows its images by heart: r_t is {r_t[-1]:.2f}, above {self.above:g}; more images, or anew in another "
+            "--workdir with --config.method.augment=ada"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentFull(Rule):
+    """ADA's probability has reached 1, where what it changes leaks into the samples."""
+
+    intervals: Count = 1
+
+    def __call__(self, past: Past, config: ConfigDict) -> str:
+        """p is 1."""
+        p = self.last(past, "augment_p")
+        if not p or min(p) < 1:
+            return ""
+        return (
+            "p is 1, so that augmentations leak into samples: these are too few images; anew in another --workdir with "
+            "--config.method.augment.pipe=bg (places alone), or with \"--config.data.augment=('flip',)\" where a mirrored image "
+            "is one too"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collapse(Rule):
+    """Generated images are all alike."""
+
+    below: Positive = 0.3  # the deviation of generated images over that of real ones
+    grace: Count = 20  # intervals that a generator may take to become varied
+
+    def __call__(self, past: Past, config: ConfigDict) -> str:
+        """`spread` fell, or never rose."""
+        spread, whole = self.last(past, "spread"), past.get("train/spread", [])
+        begun = len(whole) >= self.grace or any(value >= self.below for _, value in whole[: self.grace])
+        if not spread or max(spread) >= self.below or not begun:
+            return ""
+        return f"G collapses: its images vary {spread[-1]:.2f} times as much as real ones; {louder(config)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swing(Rule):
+    """D's answers to generated images swing through 0, ever wider."""
+
+    intervals: Count = 12
+    growth: Positive = 1.5  # of the second half's widest swing over that of the first
+    crossings: Count = 4  # of zero
+    least: NonNegative = 1.0  # widest swing of the second half, in logits
+
+    def __call__(self, past: Past, config: ConfigDict) -> str:
+        """The game goes round in circles that grow."""
+        logits, half = self.last(past, "d_fake"), self.intervals // 2
+        turns = sum(a * b < 0 for a, b in pairwise(logits))
+        if turns < self.crossings or config.method.loss.name in UNSIGNED:
+            return ""
+        before, after = (max(map(abs, part)) for part in (logits[:half], logits[half:]))
+        if after < max(self.growth * before, self.least):
+            return ""
+        return f"the game swings: D(fake) reached {before:.1f}, then {after:.1f}; {gentler_game(config)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PastBest(Rule):
+    """FID was best long ago and rises."""
+
+    intervals: Count = 2
+    ago: Inside = 0.2  # share of the steps so far since the best
+    worse: NonNegative = 0.05  # than the best, as a share of it
+
+    needs: ClassVar[tuple[str, ...]] = ()
+
+    def __call__(self, past: Past, config: ConfigDict) -> str:
+        """Of the first FID that is evaluated."""
+        fids = next((values for name, values in past.items() if name.startswith("eval/fid")), [])
+        if len(fids) < 2 + self.intervals:
+            return ""
+        step, now = fids[-1]
+        at, best = min(fids, key=lambda one: one[1])
+        rising = all(a <= b for (_, a), (_, b) in pairwise(fids[-self.intervals :]))
+        if at > (1 - self.ago) * step or now < (1 + self.worse) * best or not rising:
+            return ""
+        saved = round(at / config.save_every) * config.save_every
+        return (
+            f"FID was best at step {at}, {best:.4g}, and is {now:.4g}: stop here; the checkpoint of step {saved} is kept where "
+            f"config.keep covers it: --mode=sample --step={saved}"
+        )
+
+
+class Watch:
+    """The rules of a run, and which of them have spoken of an episode that goes on."""
+
+    def __init__(self, config: ConfigDict) -> None:
+        rules: list[Rule] = [build("watch", spec, where=f"config.watch[{i}]") for i, spec in enumerate(config.watch)]
+        self.rules = [rule for rule in rules if all(key in config.method for key in rule.needs)]
+        self.config, self.past, self.sick = config, Past(), set[Rule]()
+
+    def recall(self, records: Iterable[Mapping[str, float]]) -> None:
+        """Look at what was logged before, silently: a resumed run says nothing twice."""
+        for record in records if self.rules else ():
+            self(int(record["step"]), {k: v for k, v in record.items() if k != "step"})
+
+    def __call__(self, step: int, figures: Mapping[str, float]) -> list[str]:
+        """What is to be said of the figures logged at a step."""
+        if not self.rules:
+            return []
+        for name, value in figures.items():
+            self.past.setdefault(name, []).append((step, float(value)))
+        told = {rule: rule(self.past, self.config) for rule in self.rules}
+        new = [text for rule, text in told.items() if text and rule not in self.sick]
+        self.sick = {rule for rule, text in told.items() if text}
+        return new
