@@ -1,6 +1,6 @@
 """WGAN-GP (Gulrajani et al. 2017, arXiv:1704.00028) with the residual nets of appendix C on CIFAR-10.
 
-Published figure: Inception score 7.86 +- 0.07, unconditional; 8.42 +- 0.10 with labels (data.labels=True), 100k steps.
+Published figure: Inception score 7.86 +- 0.07, unconditional; 8.42 +- 0.10 with labels (wgan_gp_cifar_conditional), 100k steps.
 
 python -m jaxgen.main --config=configs/wgan_gp_cifar.py --workdir=runs/wgan_gp    # add :tiny for a CPU run of seconds
 """
@@ -20,6 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
         loss="wasserstein",
         disc_penalties=dict(name="gradient", strength=10.0),
         n_critic=5,
+        gen_batch=2,
         gen=dict(name="resnet_generator", width=128, optimizer=adam, ema=0.999),
         disc=dict(name="resnet_discriminator", width=128, optimizer=adam),
     )

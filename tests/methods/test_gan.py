@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import traverse_util
 
 from jaxgen.core.method import Samples, value_and_grads
 from jaxgen.core.net import Decay, Net
@@ -26,6 +27,7 @@ from jaxgen.nets.gan import (
     pyramid,
 )
 from jaxgen.nets.gan_resnet import ResnetDiscriminator, ResnetGenerator
+from jaxgen.nets.spectral import power_iteration
 
 KEY = jax.random.key(0)
 
@@ -306,6 +308,43 @@ def test_batch_statistics_move_in_training_and_only_there():
     z = method.latents(KEY, 1)
     pair = method.gen.module.apply(w.nets["gen"], jnp.concatenate([z, -z]))
     np.testing.assert_allclose(alone[0], pair[0], atol=1e-5)
+
+
+def test_spectral_vectors_move_once_in_an_update_of_their_own_net():
+    """One power iteration with the kernel of before; none in the other's update, by a penalty, an evaluation or a sample."""
+    told = dict(conditions=labels(3), width=4, spectral=True)
+    disc = ResnetDiscriminator(downs=1, plain=1, attend=(4,), **told)
+    method = gan(ResnetGenerator(shape=(8, 8, 1), attend=(8,), **told), disc, disc_penalties=R1())
+    batch = images(4, (8, 8, 1), labelled=3)
+    state = moved(jax.jit(method.init)(KEY, batch), 0.1)
+    for own, other, update in (("disc", "gen", method.update_disc), ("gen", "disc", method.update_gen)):
+        after, _ = jax.jit(update)(state, batch, KEY)
+        same = jax.tree.map(np.testing.assert_array_equal, *(s.nets[other].vars["spectral"] for s in (state, after)))
+        assert jax.tree.leaves(same, is_leaf=lambda v: v is None)
+        before, now = (traverse_util.flatten_dict(s.nets[own].vars["spectral"]) for s in (state, after))
+        kernels = traverse_util.flatten_dict(state.nets[own].params)
+        assert {path[:-1] for path in now} >= {path for path in kernels if path[-1] == "kernel"}
+        for path in now:
+            kernel = kernels[path[:-1]]
+            u, v = power_iteration(kernel.reshape(-1, kernel.shape[-1]), before[(*path[:-1], "u")])
+            np.testing.assert_allclose(now[path], {"u": u, "v": v}[path[-1]], atol=1e-5)
+    assert ("label", "u") in traverse_util.flatten_dict(state.nets["disc"].vars["spectral"])  # the table of projections
+
+
+def test_a_discriminator_reads_the_labels_of_real_images():
+    """AC-GAN with the residual pair: a few steps on pictures whose brightness is their label."""
+    told = dict(conditions=labels(3), width=8)
+    disc = ResnetDiscriminator(downs=1, plain=0, labels="classes", **told)
+    method = gan(ResnetGenerator(shape=(4, 4, 1), base=2, **told), disc, lr=1e-2, label_weights=(1.0, 0.1))
+    label = jnp.arange(24, dtype=jnp.int32) % 3
+    batch = {
+        "image": jnp.broadcast_to(100 * label[:, None, None, None], (24, 4, 4, 1)).astype(jnp.uint8),
+        "label": label,
+    }
+    state, step = jax.jit(method.init)(KEY, batch), jax.jit(method.train_step)
+    for i in range(40):
+        state, metrics = step(state, batch, jax.random.fold_in(KEY, i))
+    assert float(metrics["label_accuracy"]) == 1
 
 
 def test_samples_come_from_the_average():

@@ -1,0 +1,32 @@
+"""SNGAN (Miyato et al. 2018, arXiv:1802.05957) on the built-in 8x8 digits: labels by projection, minutes on two cores.
+
+python -m jaxgen.main --config=configs/sngan_digits.py --workdir=runs/sngan_digits    # add :tiny for seconds
+"""
+
+from ml_collections import ConfigDict
+
+from jaxgen.config.files import tiny
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    c = ConfigDict(dict(seed=0, steps=10_000, log_every=200, save_every=2_000, steps_per_call=10))
+    c.data = dict(name="digits", batch=64, labels=True)
+    adam = dict(name="adam", b1=0.0, b2=0.9)
+    c.method = dict(
+        name="gan",
+        z_dim=32,
+        loss="hinge",
+        fakes="uniform",
+        gen=dict(name="resnet_generator", width=32, base=2, optimizer=dict(adam, lr=2e-4), ema=0.999),
+        disc=dict(
+            name="resnet_discriminator",
+            width=32,
+            downs=1,
+            plain=1,
+            spectral=True,
+            pool="sum",
+            optimizer=dict(adam, lr=4e-4),
+        ),
+    )
+    c.eval = dict(loss=dict(every=1_000), grid=dict(every=1_000))
+    return tiny(c, **{"method.gen.width": 8, "method.disc.width": 8}) if arg == "tiny" else c

@@ -1,0 +1,31 @@
+"""WGAN-GP (Gulrajani et al. 2017, arXiv:1704.00028) on CIFAR-10 with labels: the critic reads them too (AC-GAN, arXiv:1610.09585).
+
+Published figure: Inception score 8.42 +- 0.10. The generator's norms are scaled and shifted by label. The sample grid has a
+column for each class.
+
+python -m jaxgen.main --config=configs/wgan_gp_cifar_conditional.py --workdir=runs/wgan_gp_labels    # add :tiny
+"""
+
+from ml_collections import ConfigDict
+
+from jaxgen.config.files import tiny
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    c = ConfigDict(dict(seed=0, steps=100_000))
+    c.data = dict(name="tfds", dataset="cifar10", batch=64, labels=True)
+    adam = dict(name="adam", lr=2e-4, b1=0.0, b2=0.9, schedule="linear")
+    c.method = dict(
+        name="gan",
+        z_dim=128,
+        loss="wasserstein",
+        disc_penalties=dict(name="gradient", strength=10.0),
+        n_critic=5,
+        gen_batch=2,
+        label_weights=(1.0, 0.1),
+        gen=dict(name="resnet_generator", width=128, optimizer=adam, ema=0.999),
+        disc=dict(name="resnet_discriminator", width=128, labels="classes", optimizer=adam),
+    )
+    c.eval = dict(loss=dict(every=2_500), grid=dict(every=2_500))
+    small = {"method.gen.width": 8, "method.disc.width": 8, "method.n_critic": 2}
+    return tiny(c, **small) if arg == "tiny" else c
