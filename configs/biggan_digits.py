@@ -1,4 +1,4 @@
-"""A small BigGAN (Brock et al. 2018, arXiv:1809.11096) on the built-in 8x8 digits: minutes on two cores.
+"""A small BigGAN (Brock et al. 2018, arXiv:1809.11096) on the built-in 8x8 digits.
 
 One table of labels for all norms, a part of z for each block, attention at 4x4, spectral norm in both, kernels at right angles.
 

@@ -1,4 +1,4 @@
-"""SNGAN (Miyato et al. 2018, arXiv:1802.05957) on the built-in 8x8 digits: labels by projection, minutes on two cores.
+"""SNGAN (Miyato et al. 2018, arXiv:1802.05957) on the built-in 8x8 digits: labels by projection.
 
 python -m jaxgen.main --config=configs/sngan_digits.py --workdir=runs/sngan_digits    # add :tiny for seconds
 """
