@@ -26,6 +26,7 @@ TABLES: dict[str, dict[str, str]] = {
         "hide": "jaxgen.tasks.hide:Hide",
         "shrink": "jaxgen.tasks.shrink:Shrink",
         "codec": "jaxgen.tasks.codec:Codec",
+        "coarse": "jaxgen.tasks.coarse:Coarse",
     },
     "method": {
         "diffusion": "jaxgen.methods.diffusion:Diffusion",
@@ -65,6 +66,8 @@ TABLES: dict[str, dict[str, str]] = {
         "stylegan2_generator": "jaxgen.nets.stylegan2:StyleGan2Generator",
         "stylegan2_discriminator": "jaxgen.nets.stylegan2:StyleGan2Discriminator",
         "patchgan": "jaxgen.nets.patchgan:PatchGan",
+        "progan_generator": "jaxgen.nets.progan:ProganGenerator",
+        "progan_discriminator": "jaxgen.nets.progan:ProganDiscriminator",
         "level_generator": "jaxgen.nets.lapgan:LevelGenerator",
         "level_discriminator": "jaxgen.nets.lapgan:LevelDiscriminator",
         "residual_classifier": "jaxgen.nets.classifier:ResidualClassifier",
@@ -211,6 +214,7 @@ TABLES: dict[str, dict[str, str]] = {
         "fixed": "jaxgen.methods.gan_augment:Fixed",
         "diffaugment": "jaxgen.methods.gan_augment:DiffAugment",
     },
+    "fade": {"none": "jaxgen.methods.gan:NoFade", "linear": "jaxgen.methods.gan:LinearFade"},
     "truncate": {
         "none": "jaxgen.methods.gan:NoTruncation",
         "latent": "jaxgen.methods.gan:TruncatedLatent",
@@ -256,6 +260,7 @@ KEYS: dict[str, str] = {
     "solver": "solver", "pairs": "solver",
     "guide": "guide", "grid": "grid", "nll": "nll", "likelihood": "likelihood", "loss": "gan_loss",
     "disc_penalties": "penalty", "gen_penalties": "gen_penalty", "augment": "gan_augment", "truncate": "truncate",
+    "fade": "fade",
     "run": "run", "teacher": "run", "weak": "run", "judge": "run", "curriculum": "curriculum",
 }  # fmt: skip
 

@@ -24,8 +24,8 @@ from jaxgen.config.registry import build
 from jaxgen.core import parallel
 from jaxgen.core.lender import Role
 from jaxgen.core.method import Method, Samples
-from jaxgen.core.spec import Spec
-from jaxgen.core.state import PyTree, TrainState, adopt
+from jaxgen.core.spec import PICTURES, Spec
+from jaxgen.core.state import PyTree, TrainState, adopt, renewed
 from jaxgen.data.pipeline import index_stream, load_all, train_stream
 from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
@@ -115,6 +115,8 @@ def resume(config: ConfigDict, run: RunDir, began: float, allow_data_change: boo
             ahead = [i for i, stage in enumerate(stages) if newest < stage.stop]
             for i in ahead:  # what a later phase lacks is told now
                 loop(i)
+            for i in ahead[1:]:
+                refuse_shrinking(i, experiment(i - 1).spec, experiment(i).spec)
             loop(ahead[0]).prepare(newest)
             found = checkpoints.restore(like)
             if found:
@@ -129,9 +131,12 @@ def resume(config: ConfigDict, run: RunDir, began: float, allow_data_change: boo
             averages.forget_after(at)
             for i in range(owner(stages, at), len(stages)):
                 if i > owner(stages, at):  # a new phase: keep what fits, start the rest afresh
-                    state, stayed = adopt(experiment(i).init(), state)
+                    fresh = experiment(i).init()
+                    state, stayed = adopt(fresh, state)
+                    state, grown = renewed(fresh, state, stayed)
                     state = jax.device_put(state, experiment(i).shardings)
-                    notes = [f"phase {i + 1}: {listed(stayed)} start afresh"] if stayed else []
+                    anew = f"; the optimizers of {', '.join(grown)} begin anew" if grown else ""
+                    notes = [f"phase {i + 1}: {listed(stayed)} start afresh{anew}"] if stayed else []
                 if at < stages[i].stop:
                     state, at = loop(i)(state, at, notes)
                 if at < stages[i].stop:
@@ -140,6 +145,16 @@ def resume(config: ConfigDict, run: RunDir, began: float, allow_data_change: boo
     finally:
         checkpoints.close()
         averages.close()
+
+
+def refuse_shrinking(index: int, before: Spec, after: Spec) -> None:
+    """A UserError where a phase would make smaller pictures than the one before it."""
+    old, new = (spec.of(*PICTURES).get(spec.target) for spec in (before, after))
+    if old and new and any(b < a for a, b in zip(old.shape[-3:-1], new.shape[-3:-1], strict=True)):
+        small, large = ("x".join(map(str, field.shape[-3:-1])) for field in (new, old))
+        raise UserError(
+            f"phase {index + 1} makes pictures of {small} after {large}; order config.phases so that they grow"
+        )
 
 
 def as_read(config: ConfigDict, spec: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from jaxgen.runs.experiment import Experiment  # noqa: E402
 
 SPECS = {
     "cifar10": pictures((32, 32, 3), 10),
+    "celeb_a": pictures((128, 128, 3)),
     "mnist": pictures((28, 28, 1), 10),
     "imagenet_resized/64x64": pictures((64, 64, 3), 1_000),
 }
@@ -59,9 +60,13 @@ def row(name: str, folder: Path) -> dict[str, str]:
     own = {"digits": Digits().open("train").spec, "folder": pictures((32, 32, 3)), "ring": POINT, "grid": POINT}
     spec = own.get(config.data.name)
     spec = spec or SPECS[config.data.dataset]
-    exp = Experiment(lend(config, spec, folder, weights=False), spec, parallel.make_mesh({"data": 1}))
-    batch = exp.read_spec.abstract(exp.batch)
-    flops = operations(jax.make_jaxpr(exp.step)(exp.abstract, batch, exp.root).jaxpr)
+    total = 0.0
+    for stage in configs.phases(lend(config, spec, folder, weights=False)):  # the last makes what the run is for
+        exp = Experiment(stage.config, spec, parallel.make_mesh({"data": 1}))
+        batch = exp.read_spec.abstract(exp.batch)
+        step = operations(jax.make_jaxpr(exp.step)(exp.abstract, batch, exp.root).jaxpr)
+        total += (stage.stop - stage.start) * step
+    flops = total / config.steps  # of a step, over all phases
     three = float(f"{flops / 1e9:.3g}")  # digits
     parameters = sum(x.size for net in exp.abstract.nets.values() for x in jax.tree.leaves(net.params))
     return {
@@ -70,7 +75,7 @@ def row(name: str, folder: Path) -> dict[str, str]:
         "batch": str(exp.batch),
         "GFLOP a step": f"{three:,g}",
         "steps": f"{config.steps:,}",
-        **{machine: duration(config.steps * flops / speed) for machine, speed in SPEEDS.items()},
+        **{machine: duration(total / speed) for machine, speed in SPEEDS.items()},
     }
 
 

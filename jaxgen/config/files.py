@@ -57,6 +57,7 @@ class RunOptions:
     mesh: dict = field(default_factory=lambda: {"data": -1})  # how devices are arranged: axis -> number, -1: the rest
     sharding: tuple = ((".*", "replicate"),)  # regex on names of arrays -> replicate | fsdp | axis names
     watch: tuple = WATCH  # rules that look at the logged figures of a GAN and say what is wrong; (): none
+    since: Natural = 0  # the first step of the phase that a config is of; `phases` sets it
     phases: tuple = ()  # ({"until": step, "data.batch": ..., ...}, ...): changes that hold up to a step
 
 
@@ -317,9 +318,15 @@ def phases(config: ConfigDict) -> list[Phase]:
         until = changes.pop("until", None)
         if not isinstance(until, int) or not start < until < config.steps:
             raise UserError(f"config.phases[{i}]['until']={until!r} must be a step between {start} and {config.steps}")
-        found.append(Phase(start, until, override(config, changes)))
+        found.append(Phase(start, until, override(config, {**changes, "since": start})))
         start = until
-    return [*found, Phase(start, config.steps, config)]
+    return [*found, Phase(start, config.steps, override(config, {"since": start}) if start else config)]
+
+
+def span(config: ConfigDict) -> tuple[int, int]:
+    """The first step of a config's phase and the last."""
+    ends = (entry["until"] for entry in config.phases if entry["until"] > config.since)
+    return config.since, min(ends, default=config.steps)
 
 
 def owner(stages: list[Phase], step: int) -> int:

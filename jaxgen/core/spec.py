@@ -183,9 +183,10 @@ Conditions = Annotated[Spec, Given("conditions")]
 DataSpec = Annotated[Spec, Given("spec")]
 BatchSize = Annotated[Count, Given("batch")]  # examples of one update
 RunLength = Annotated[Natural, Given("steps")]
+PhaseSpan = Annotated[tuple[Natural, ...], Given("phase")]  # the first step of the phase and the last
 
 
-def given(spec: Spec, batch: int, steps: int) -> dict[str, Any]:
+def given(spec: Spec, batch: int, steps: int, phase: tuple[int, int]) -> dict[str, Any]:
     """The facts that `Given` fields ask for."""
     facts = {"shape": spec.shape, "classes": spec.classes, "conditions": spec.conditions}
-    return {"spec": spec, "batch": batch, "steps": steps, **facts}
+    return {"spec": spec, "batch": batch, "steps": steps, "phase": phase, **facts}

@@ -108,3 +108,14 @@ def adopt(fresh: PyTree, old: PyTree) -> tuple[PyTree, list[str]]:
         return leaf
 
     return jax.tree_util.tree_map_with_path(take, fresh), stayed
+
+
+def renewed(fresh: TrainState, adopted: TrainState, stayed: list[str]) -> tuple[TrainState, list[str]]:
+    """An adopted state where the optimizers of nets with new params begin anew, and those nets' names.
+
+    Adam counts the steps of all params together: with an old count the first step of a new one would not be corrected for
+    moments that begin at zero, and be up to 1 / sqrt(1 - b2) times the rate.
+    """
+    grown = [name for name in sorted(adopted.nets) if any(path.startswith(f"nets/{name}/params/") for path in stayed)]
+    nets = {k: net.replace(opt=fresh.nets[k].opt) if k in grown else net for k, net in adopted.nets.items()}
+    return adopted.replace(nets=nets), grown

@@ -27,8 +27,8 @@ from jaxgen.core.inputs import Input
 from jaxgen.core.method import Batch, Loss, Metrics, PerExample, value_and_grads
 from jaxgen.core.net import Net
 from jaxgen.core.parallel import microbatches
-from jaxgen.core.ranges import Count, NonNegative, Number, Positive
-from jaxgen.core.spec import BatchSize, DataSpec, Spec
+from jaxgen.core.ranges import Count, Natural, NonNegative, Number, Positive
+from jaxgen.core.spec import BatchSize, DataSpec, PhaseSpan, Spec
 from jaxgen.core.state import Array, PyTree, TrainState, Variables, Weights
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
@@ -44,7 +44,8 @@ from jaxgen.losses.regularize import (
     lazily,
 )
 from jaxgen.methods.gan_augment import GanAugment, NoAugment
-from jaxgen.nets.gan import Judged
+from jaxgen.nets.convolution import upsample2x
+from jaxgen.nets.gan import Judged, mean_pool2x
 
 PRIORS = {
     "normal": lambda rng, shape: jax.random.normal(rng, shape),
@@ -95,6 +96,56 @@ class TruncatedStyle(NoTruncation):
         return {"psi": self.psi, "cutoff": self.cutoff}
 
 
+@dataclass(frozen=True)
+class NoFade:
+    """The nets make pictures of one size."""
+
+    def options(self, step: Array) -> dict[str, Any]:
+        """What both nets are called with besides."""
+        return {}
+
+    def blend(self, x: Array, step: Array) -> Array:
+        """Real images as D sees them."""
+        return x
+
+
+@dataclass(frozen=True)
+class LinearFade(NoFade):
+    """A phase that doubles the pictures of the one before takes up the new layers by and by (Karras et al. 2017, figure 2).
+
+    alpha = clip((step - first step of the phase) / steps, 0, 1), 1 in the first phase, is a function of the step alone. It
+    mixes the two ways through the nets and, in real images, what the coarser picture has with what it has not.
+    """
+
+    steps: Natural = 0  # 0: the phase has the size of the one before
+    phase: PhaseSpan = (0, 0)
+
+    def __post_init__(self) -> None:
+        start, stop = self.phase
+        if self.phase[0] and self.steps > stop - start:
+            raise UserError(
+                f"method.fade.steps={self.steps} is longer than its phase, from step {start} to {stop}; set "
+                f"method.fade.steps={stop - start}"
+            )
+
+    def alpha(self, step: Array) -> Array | float:
+        """How much of the new layers is in."""
+        start = self.phase[0]
+        return jnp.clip((step - start) / self.steps, 0.0, 1.0) if self.steps and start else 1.0
+
+    def options(self, step: Array) -> dict[str, Any]:
+        """alpha."""
+        return {"alpha": self.alpha(step)}
+
+    def blend(self, x: Array, step: Array) -> Array:
+        """(1 - alpha) up(down(x)) + alpha x."""
+        alpha = self.alpha(step)
+        if isinstance(alpha, float):
+            return x
+        coarse = upsample2x(mean_pool2x(x))
+        return coarse + alpha * (x - coarse)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gan:
     """`gen` is called as gen(z [B, z_dim], cond) -> images, `disc` as disc(images, cond) -> logits [B] or [B, h, w], or Judged."""
@@ -115,6 +166,7 @@ class Gan:
     prior: str = "normal"
     truncate: NoTruncation = field(default_factory=NoTruncation)  # of samples
     stats: Literal["running", "batch", "standing"] = "running"  # by which G's batch norm samples
+    fade: NoFade = field(default_factory=NoFade)  # of nets that grow
     standing: Count = 16  # batches that standing statistics are of
     batch: BatchSize = 64
 
@@ -182,6 +234,10 @@ class Gan:
         """The images, [B, H, W, C] in [-1, 1]."""
         return to_float(batch[self.spec.target])
 
+    def real(self, batch: Batch, step: Array) -> Array:
+        """The images as they are judged at that step."""
+        return self.fade.blend(self.target(batch), step)
+
     def conditions(self, batch: Batch) -> Cond:
         """What both players are told; a condition that the batch lacks is left to the nets."""
         return {name: prepare(self.spec, name, batch[name]) for name in self.spec.conditions if name in batch}
@@ -203,8 +259,8 @@ class Gan:
         """A fresh state for images shaped like the batch's."""
         gen_rng, disc_rng = jax.random.split(rng)
         x, cond = self.target(batch), self.conditions(batch)
-        gen = self.gen.init(gen_rng, self.latents(rng, len(x)), cond)
-        disc = self.disc.init(disc_rng, x, cond)
+        gen = self.gen.init(gen_rng, self.latents(rng, len(x)), cond, **self.fade.options(jnp.int32(0)))
+        disc = self.disc.init(disc_rng, x, cond, **self.fade.options(jnp.int32(0)))
         sloped = [name for p, name in self.penalties("disc").items() if p.slopes]
         if "batch_stats" in disc.vars and sloped:
             raise UserError(
@@ -279,7 +335,7 @@ class Gan:
     def disc_loss(self, w: Weights, batch: Batch, rng: Array) -> Loss:
         """D's loss [B]; real and fake images pass D apart, each normalised by its own batch statistics."""
         fake_rng, real_rng, seen_rng, penalty_rng = jax.random.split(rng, 4)
-        real, cond, disc = self.target(batch), self.conditions(batch), w.nets["disc"]
+        real, cond, disc = self.real(batch, w.step), self.conditions(batch), w.nets["disc"]
         fake, fake_cond, gen_vars = self._imagine(w, batch, fake_rng, hold=HELD)
         judged, vars = self._judge(disc, w, real, cond, real_rng)
         real_logits, disc = judged.logit, {**disc, **vars}
@@ -296,6 +352,7 @@ class Gan:
             "accuracy": 0.5 * (each(real_logits) > 0) + 0.5 * (each(fake_logits) < 0),
             "r_t": jnp.sign(each(real_logits)),  # nears 1 as D learns its images by heart (Karras et al. 2020, eq. 1)
             "spread": spread(fake) / jnp.maximum(spread(real), 1e-6),  # nears 0 as G collapses
+            **{name: jnp.asarray(value) for name, value in self.fade.options(w.step).items()},
         }
         if judged.labels:
             read = label_loss(judged, cond)
@@ -320,7 +377,7 @@ class Gan:
     def disc_penalty(self, penalty: Penalty, w: Weights, batch: Batch, rng: Array) -> Loss:
         """A penalty of D as a loss of its own [B], on the images of the batch and fresh ones of G."""
         fake_rng, real_rng, penalty_rng = jax.random.split(rng, 3)
-        real, cond = self.target(batch), self.conditions(batch)
+        real, cond = self.real(batch, w.step), self.conditions(batch)
         fake, _, _ = self._imagine(w, batch, fake_rng, hold=HELD)
         seen = self._seen(w, w.nets["disc"], real, fake, cond, real_rng)
         return Loss(penalised(penalty, penalty(seen, penalty_rng), len(real)))
@@ -340,7 +397,7 @@ class Gan:
         real = None
         if self.loss.relative:
             seen, vars = self._judge(
-                {**disc, **vars}, w, self.target(batch), self.conditions(batch), real_rng, hold=HELD
+                {**disc, **vars}, w, self.real(batch, w.step), self.conditions(batch), real_rng, hold=HELD
             )
             real = seen.logit
         loss, metrics, extra = each(self.loss.gen(judged.logit, real)), {}, {}
@@ -370,8 +427,7 @@ class Gan:
         _, z_rng, gen_rng = jax.random.split(fake_rng, 3)
 
         def generate(*args: Any, method: str | None = None) -> Array:
-            options = {"train": True, "rngs": streams(gen_rng), "hold": HELD, "method": method}
-            return self.gen.apply(w.nets["gen"], *args, **options)[0]
+            return self.gen.apply(w.nets["gen"], *args, **self._training(w, gen_rng, HELD), method=method)[0]
 
         inputs = (self.latents(z_rng, num), cond)
         value, memory = penalty(generate, inputs, w.nets["gen"]["params"], memory, rng)
@@ -384,7 +440,7 @@ class Gan:
         told_rng, z_rng, gen_rng = jax.random.split(rng, 3)
         cond = self.told(batch, told_rng)
         z = self.latents(z_rng, len(batch[self.spec.target]))
-        fake, vars = self.gen.apply(w.nets["gen"], z, cond, train=True, rngs=streams(gen_rng), hold=hold)
+        fake, vars = self.gen.apply(w.nets["gen"], z, cond, **self._training(w, gen_rng, hold))
         return fake, cond, vars
 
     def _judge(
@@ -393,17 +449,22 @@ class Gan:
         """What D says of augmented images, and its collections."""
         augment_rng, disc_rng = jax.random.split(rng)
         x = self.augment(x, augment_rng, w.extra.get("augment", {}))
-        said, vars = self.disc.apply(disc, x, cond, train=True, rngs=streams(disc_rng), hold=hold)
+        said, vars = self.disc.apply(disc, x, cond, **self._training(w, disc_rng, hold))
         return judged(said), vars
+
+    def _training(self, w: Weights, rng: Array, hold: tuple[str, ...]) -> dict[str, Any]:
+        """How either net is run in training."""
+        return {"train": True, "rngs": streams(rng), "hold": hold, **self.fade.options(w.step)}
 
     # ------------------------------------------------------------------------------------------------------------------
     # Use
 
     def eval_step(self, w: Weights, batch: Batch, rng: Array) -> PerExample:
         """Both losses on held-out images, without penalties and augmentation, [B] each."""
-        real, cond = self.target(batch), self.conditions(batch)
+        real, cond = self.real(batch, w.step), self.conditions(batch)
         fake = self.sample(w, rng, len(real), cond)
-        d_real, d_fake = (judged(self.disc.apply(w.nets["disc"], x, cond)[0]).logit for x in (real, fake))
+        said = (self.disc.apply(w.nets["disc"], x, cond, **self.fade.options(w.step))[0] for x in (real, fake))
+        d_real, d_fake = (judged(v).logit for v in said)
         d_loss, g_loss = self.loss.disc(d_real, d_fake), self.loss.gen(d_fake, d_real)
         return {"d_loss": each(d_loss), "g_loss": each(g_loss), "d_real": each(d_real), "d_fake": each(d_fake)}
 
@@ -417,7 +478,7 @@ class Gan:
 
     def from_latents(self, w: Weights, z: Array, cond: Cond, rng: Array | None = None) -> Array:
         """G(z); without rng layers that add noise add what they keep of it."""
-        return self._made(w, rng, z, cond, **self.truncate.options())
+        return self._made(w, rng, z, cond, **self.truncate.options(), **self.fade.options(w.step))
 
     @property
     def styled(self) -> bool:

@@ -37,7 +37,7 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 # What may change between two starts of the same run without making it another run: what is logged, kept and drawn; how the work
 # is laid out; how the optimizers go on, since a run that diverged must be able to. A checkpoint keeps the config that made it.
 FREE = re.compile(
-    r"(steps|log_every|save_every|keep|snapshot_every|steps_per_call|mesh|sharding|eval|watch|phases|init"
+    r"(steps|log_every|save_every|keep|snapshot_every|steps_per_call|mesh|sharding|eval|watch|phases|since|init"
     r"|data\.(placement|device_mb|workers|prefetch|data_dir|eval_path|eval_split)|method\.(solver|guide|nll|microbatches|truncate|stats|standing))\b.*"
     r"|.*\.(path|remat|dtype)"
     r"|.*\.schedule_steps"

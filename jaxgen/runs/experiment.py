@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxgen.config import registry
-from jaxgen.config.files import FEED, Feed, to_json
+from jaxgen.config.files import FEED, Feed, span, to_json
 from jaxgen.core import conditions, keys, parallel
 from jaxgen.core.inputs import Input, holding
 from jaxgen.core.layout import Layout
@@ -72,9 +72,8 @@ def _indivisible(config: ConfigDict, shards: int, updates: int) -> str:
 
 def build_method(config: ConfigDict, spec: Spec) -> Method:
     """The method of a config for batches of that Spec."""
-    return registry.build(
-        "method", config.method.to_dict(), given(spec, config.data.batch, config.steps), "config.method"
-    )
+    facts = given(spec, config.data.batch, config.steps, span(config))
+    return registry.build("method", config.method.to_dict(), facts, "config.method")
 
 
 class Stage(NamedTuple):

@@ -11,6 +11,7 @@ from cases import FUSIONS
 from PIL import Image
 
 from jaxgen.core.method import Samples
+from jaxgen.errors import UserError
 from jaxgen.evaluate import evaluate
 from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.experiment import Experiment, open_source
@@ -106,6 +107,45 @@ def test_a_phase_changes_the_batch_and_survives_a_restart_at_its_border(tiny, tm
     train(plain, tmp_path / "plain")
     with pytest.raises(AssertionError):
         same(final(config, tmp_path / "whole")[1], final(plain, tmp_path / "plain")[1])
+
+
+def test_growth_goes_on_at_its_border_and_in_the_middle_of_a_fade(tiny, tmp_path, capsys):
+    config = tiny("progan_digits", steps=6, save_every=1, keep=6, **{"method.fade.steps": 4, "eval.loss": None})
+    train(config, tmp_path / "whole")
+    assert "the optimizers of disc, gen begin anew" in " ".join(capsys.readouterr().err.split())
+
+    def end(folder):
+        exp = Experiment.open(config, open_source(config, "train").spec)
+        return jax.device_get(Checkpoints(tmp_path / folder, read_only=True).restore(lambda _: exp.abstract))
+
+    step, state = end("whole")
+    counts = {int(x) for net in state.nets.values() for x in jax.tree.leaves(net.opt) if x.ndim == 0}
+    assert (step, counts) == (6, {4})  # Adam counts from the border
+    for cut in ("2", "4"):
+        shutil.copytree(tmp_path / "whole", tmp_path / cut)
+        for after in range(int(cut) + 1, 7):
+            shutil.rmtree(tmp_path / cut / "checkpoints" / str(after))
+        train(config, tmp_path / cut)
+        same((step, state), end(cut))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"phases": ({"until": 2, "tasks.coarse.factor": 1},), "tasks.coarse.factor": 2},
+            "makes pictures of 4x4 after 8x8; order",
+        ),
+        (
+            {"method.fade.steps": 3},
+            "method.fade.steps=3 is longer than its phase, from step 2 to 4; set method.fade.steps=2",
+        ),
+    ],
+)
+def test_growth_that_shrinks_or_fades_too_long_is_refused_before_the_first_step(tiny, tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        train(tiny("progan_digits", **changes), tmp_path)
+    assert not (tmp_path / "checkpoints").exists() or not any((tmp_path / "checkpoints").iterdir())
 
 
 def test_where_the_data_lie_does_not_change_a_bit(tiny, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from jaxgen.runs.experiment import Experiment
 
 SPECS = {
     "cifar10": pictures((32, 32, 3), 10),
+    "celeb_a": pictures((128, 128, 3)),
     "mnist": pictures((28, 28, 1), 10),
     "imagenet_resized/64x64": pictures((64, 64, 3), 1_000),
 }
