@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+from zipfile import BadZipFile
 
 import jax
 import numpy as np
@@ -145,17 +146,20 @@ class Space:
 
     def _stored(self, path: Path, number: int) -> Points:
         """A latent of a file."""
-        name = "w" if self.styled else "z"
-        with np.load(path) as file:
-            if name not in file or file[name].shape[1:] != self.flat or number >= len(file[name]):
-                shape = file[name].shape if name in file else "none"
-                raise UserError(
-                    f"{path} holds {name} {shape}, and latent {number} of shape {self.flat} is asked for; name a file that "
-                    f"--mode=latents made of this run with --tool.space={self.name}"
-                )
-            label = self.label
-            cond = {label: file["labels"][number : number + 1].astype(self.exp.spec[label].dtype)} if label else {}
-            return Points(file[name][number : number + 1], cond)
+        name, label = "w" if self.styled else "z", self.label
+        try:
+            with np.load(path) as file:
+                held = dict(file)
+        except (ValueError, BadZipFile) as error:
+            raise UserError(f"{path} is no file of arrays; name one that --mode=latents wrote") from error
+        latents, labels = held.get(name, np.empty(0)), held.get("labels", np.empty(0))
+        if latents.shape[1:] != self.flat or number >= len(latents) or (label and len(labels) != len(latents)):
+            raise UserError(
+                f"{path} holds {name} of shape {latents.shape}, and number {number} of {('N', *self.flat)} is asked for; name a "
+                f"file that --mode=latents made of this run with --tool.space={self.name}"
+            )
+        row = slice(number, number + 1)
+        return Points(latents[row], {label: labels[row].astype(self.exp.spec[label].dtype)} if label else {})
 
     @property
     def flat(self) -> tuple[int, ...]:

@@ -256,6 +256,17 @@ REFUSED = {
 }
 
 
+def test_files_without_the_latents_of_this_run_are_refused(runs, tmp_path):
+    space, file = opened(runs["vae_digits"]), tmp_path / "x.npz"
+    file.write_bytes(b"no arrays")
+    with pytest.raises(UserError, match=r"x.npz is no file of arrays; name one that --mode=latents wrote"):
+        space.points(f"{file}:0", "")
+    for held in ({"w": np.zeros((2, 3))}, {"z": np.zeros((2, 3))}, {"z": np.zeros((1, *space.flat))}):
+        np.savez(file, **held)
+        with pytest.raises(UserError, match=r"x.npz holds z of shape .* and number 1 of .* is asked for"):
+            space.points(f"{file}:1", "")
+
+
 @pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED)
 def test_what_cannot_be_done_is_told_in_one_line(runs, case):
     name, tool, given, told = case

@@ -267,7 +267,7 @@ ELSEWHERE = {
     "diffusion": (4, "a guide's second model, or values that the user must choose; tests/diffusion"),
     "evaluate.py": (3, "a trained run is needed; tests/system"),
     "evaluation": (34, "two sets of pictures, or the weights of a net to measure with, are needed; tests/laws, tests/metrics"),
-    "latents": (18, "a trained run is needed, or pictures; tests/latents"),
+    "latents": (19, "a trained run is needed, or pictures; tests/latents"),
     "main.py": (8, "the flags of the command line; tests/system/test_command.py"),
     "methods": (4, "raised in the first step, or other data or parts are needed; tests/methods, tests/diffusion"),
     "metrics": (43, "functions of arrays: the message says what the argument must be; tests/metrics"),
