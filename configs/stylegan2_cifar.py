@@ -22,6 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
         loss="nonsaturating",
         order="gen_first",
         fakes="data",
+        augment="ada",
         disc_penalties=dict(name="r1", strength=0.01, every=16, apart=True),
         gen=dict(
             name="stylegan2_generator", **width, w_dim=512, layers=2, mixing=0.0, optimizer=adam,
