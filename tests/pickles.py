@@ -45,6 +45,8 @@ def opcodes(value: Any, stream: bool = False) -> bytes:
             return b"\x88" if value else b"\x89"
         case int():
             return b"\x8a" + bytes([9]) + value.to_bytes(9, "little", signed=True)
+        case bytes():
+            return b"B" + struct.pack("<I", len(value)) + value
         case str():
             return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
         case tuple():

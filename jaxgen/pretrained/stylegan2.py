@@ -1,10 +1,12 @@
 """StyleGAN2's published nets (Karras et al. 2019, 2020: StyleGAN2-ADA) <-> ours, exact both ways.
 
-Files are pickles that carry their programs. Here a pickle is only read: every name in it becomes an inert record, nothing is
-called, imported or compiled, and tensors are taken from the records of modules.
+Files are pickles that carry their programs. Here a pickle is only read (`jaxgen.pretrained.inert`): nothing in it is called,
+imported or compiled, and tensors are taken from the records of modules.
 """
 
+import pathlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -13,8 +15,10 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from jaxgen.core.spec import labels
+from jaxgen.core.state import NetState, Variables
 from jaxgen.errors import UserError
 from jaxgen.nets.stylegan2 import StyleGan2Discriminator, StyleGan2Generator
+from jaxgen.pretrained.inert import Record, array, items, named, read_pickle
 from jaxgen.pretrained.layout import Path, Tensors, fill, ours, suffix, theirs
 
 Player = StyleGan2Generator | StyleGan2Discriminator
@@ -32,13 +36,23 @@ _DEFAULTS = {  # of their classes
     "channel_base": 32768, "channel_max": 512, "conv_clamp": None, "num_fp16_res": 0, "resample_filter": (1, 3, 3, 1),
     "lr_multiplier": 0.01,
 }  # fmt: skip
-_ELSEWHERE = {"z_dim", "c_dim", "img_resolution", "img_channels", "truncation", "cmap_dim", "fused_modconv"}
+_ELSEWHERE = {"z_dim", "c_dim", "img_resolution", "img_channels", "truncation", "cmap_dim"}
+_PACE = {
+    "fused_modconv",
+    "fused_modconv_default",
+    "fp16_channels_last",
+    "freeze_layers",
+}  # no matter of what a net computes
 
 
 def generator(config: Mapping[str, Any]) -> StyleGan2Generator:
     """Options of the published generator -> our net. Raises UserError naming an option that we do not have."""
+    fields = _fields(config, _GEN)
+    for name in ("z_dim", "img_resolution"):
+        if name not in config:
+            raise UserError(f"StyleGAN2: the generator's options lack {name}; add it")
     side, channels = config["img_resolution"], config.get("img_channels", 3)
-    return StyleGan2Generator(shape=(side, side, channels), **_fields(config, _GEN))
+    return StyleGan2Generator(shape=(side, side, channels), **fields)
 
 
 def discriminator(config: Mapping[str, Any]) -> StyleGan2Discriminator:
@@ -48,7 +62,7 @@ def discriminator(config: Mapping[str, Any]) -> StyleGan2Discriminator:
 
 def _fields(config: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
     for name, value in config.items():
-        if name not in (*known, *_ELSEWHERE):
+        if name not in (*known, *_ELSEWHERE, *_PACE):
             raise UserError(f"StyleGAN2: unknown option {name}={value!r}")
     options = {**_DEFAULTS, **config}
     fields = {ours: options[name] for name, ours in known.items() if name in options}
@@ -144,3 +158,111 @@ def to_author(module: Player, variables: Any) -> Tensors:
             (a,) = theirs(path[-1], a)
         weights[_name(path)] = a
     return weights
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Pickles
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a file holds. `G` is the generator as trained, `G_ema` its average, which makes the pictures."""
+
+    gen: StyleGan2Generator
+    disc: StyleGan2Discriminator | None
+    z_dim: int
+    variables: dict[str, Variables] = field(compare=False)  # by the names G, G_ema, D; files may lack some
+    p: float | None = None  # of ADA's changes, where it was trained with them
+
+    def __str__(self) -> str:
+        size, told = "x".join(map(str, self.gen.shape)), self.gen.conditions.classes
+        return (
+            f"StyleGAN2 of {', '.join(self.variables)}: {size}, {f'{told} labels' if told else 'no labels'}, z of {self.z_dim}"
+            + ("" if self.p is None else f", ADA at p = {self.p:.3f}")
+            + "; its licence is that of who published it (NVIDIA's own: not for commercial use)"
+        )
+
+    def started(self, nets: Mapping[str, NetState]) -> dict[str, NetState]:
+        """The nets "gen" and "disc" of a fresh state with these variables: G_ema in all averages, G and D as trained."""
+        ema = self.variables.get("G_ema", self.variables.get("G"))
+        gen = nets["gen"].started(ema)
+        gen = gen.replace(params=jax.tree.map(jnp.array, self.variables.get("G", ema)["params"]))
+        disc = nets["disc"].started(self.variables["D"]) if "D" in self.variables else nets["disc"]
+        return {**nets, "gen": gen, "disc": disc}
+
+
+def load_pickle(path: str | pathlib.Path) -> Published:
+    """A file of StyleGAN2-ADA (PyTorch): `network-snapshot-*.pkl` or a published one. Nothing in it is run.
+
+    Raises UserError for a pickle that holds no such nets, those of StyleGAN3, or classes that are unknown, which it names.
+    """
+    content = read_pickle(path)
+    if isinstance(content, tuple | list) and any(named(net, "Network") for net in content):
+        raise UserError(
+            f"{path} is a pickle of the TensorFlow version; convert it with StyleGAN2-ADA's legacy.py (PyTorch) first"
+        )
+    found = dict(items(content))
+    nets = {name: found[name] for name in ("G", "G_ema", "D") if _is_net(found.get(name))}
+    if not nets.keys() & {"G", "G_ema"}:
+        raise UserError(f"{path} holds no generator G or G_ema; give a network pickle of StyleGAN2-ADA (PyTorch)")
+    gen = disc = p = None
+    variables = {}
+    try:
+        for name, net in nets.items():
+            kind, config, weights = _net(net)
+            if kind != {"D": "Discriminator"}.get(name, "Generator"):
+                raise UserError(f"{name} is of class {kind}, which is not StyleGAN2's; convert another file")
+            module = (generator if kind == "Generator" else discriminator)(config)
+            variables[name] = from_author(module, weights)
+            if kind == "Generator":
+                gen, z_dim = module, config["z_dim"]
+            else:
+                disc = module
+        if _is_net(found.get("augment_pipe")) and "p" in (pipe := _net(found["augment_pipe"])[2]):
+            p = float(pipe["p"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return Published(gen, disc, z_dim, variables, p)
+
+
+def _is_net(value: Any) -> bool:
+    return named(value, "_reconstruct_persistent_obj")
+
+
+def _module(value: Any) -> tuple[str, dict[str, Any]]:
+    """(class, attributes) of the record of a module: one that carries its source, or one of PyTorch's own."""
+    if _is_net(value):
+        meta = dict(items(value.args[0]))
+        return str(meta.get("class_name")), dict(items(meta.get("state")))
+    state = value.state if isinstance(value, Record) else None
+    return getattr(value, "name", "?").rpartition(".")[2], dict(items(state))
+
+
+def _net(value: Any) -> tuple[str, dict[str, Any], Tensors]:
+    """(class, options, tensors by name) of the record of a net."""
+    kind, state = _module(value)
+    return kind, _flat(state.get("_init_kwargs", {})), _tensors(value)
+
+
+def _flat(options: Any) -> dict[str, Any]:
+    """The options of a net and, from groups such as `synthesis_kwargs`, those of its parts."""
+    found = {}
+    for name, value in items(options):
+        if name.endswith("_kwargs"):
+            found |= _flat(value)
+        elif name != "class_name":
+            found["mapping_layers" if name == "num_layers" else name] = value
+    return found
+
+
+def _tensors(value: Any, prefix: str = "") -> Tensors:
+    """Parameters and buffers of a module and of those within it."""
+    kind, state = _module(value)
+    if kind.startswith("SynthesisInput"):
+        raise UserError("it is a net of StyleGAN3, which jaxgen does not have; give one of StyleGAN2")
+    found = {}
+    for group in ("_parameters", "_buffers"):
+        found |= {f"{prefix}{k}": array(v, f"{prefix}{k}") for k, v in items(state.get(group)) if v is not None}
+    for name, child in items(state.get("_modules")):
+        found |= _tensors(child, f"{prefix}{name}.")
+    return found

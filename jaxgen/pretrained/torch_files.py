@@ -11,6 +11,7 @@ PyTorch 0.1, `_rebuild_tensor` and `Parameter`.
 """
 
 import collections
+import io
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
@@ -154,12 +155,19 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _array(tensor: _Tensor, stored: np.ndarray, name: str) -> np.ndarray:
-    """Follow offset and strides inside the elements `stored`, and nowhere else."""
-    storage, offset, shape, strides = tensor.storage, tensor.offset, tuple(tensor.shape), tuple(tensor.strides)
-    numbers = (storage.start, storage.count, offset, *shape, *strides)
-    if len(shape) != len(strides) or not all(type(n) is int and n >= 0 for n in numbers):
-        raise UserError(f"tensor {name} has shape {shape} and strides {strides}")
+    """A tensor of the elements that its storage's key stands for."""
+    storage = tensor.storage
+    if not all(type(n) is int and n >= 0 for n in (storage.start, storage.count)):
+        raise UserError(f"tensor {name} is of elements {storage.start} to {storage.start} + {storage.count}")
     stored = stored[storage.start : storage.start + storage.count]
+    return strided(stored, tensor.offset, tensor.shape, tensor.strides, name)
+
+
+def strided(stored: np.ndarray, offset: Any, shape: Any, strides: Any, name: str) -> np.ndarray:
+    """Element (i, j, ...) is stored[offset + i strides[0] + j strides[1] + ...]: inside `stored`, and nowhere else."""
+    shape, strides = tuple(shape), tuple(strides)
+    if len(shape) != len(strides) or not all(type(n) is int and n >= 0 for n in (offset, *shape, *strides)):
+        raise UserError(f"tensor {name} has shape {shape} and strides {strides}")
     last = offset + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
     if 0 not in shape and last >= len(stored):
         raise UserError(f"tensor {name} reaches beyond its storage of {len(stored)} elements")
@@ -209,17 +217,16 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
     return {name: _array(t, stored[t.storage.key, t.storage.dtype], name) for name, t in tensors.items()}
 
 
-def _read_stream(path: Path) -> dict[str, np.ndarray]:
-    with path.open("rb") as file:
-        if _Unpickler(file).load() != MAGIC or _Unpickler(file).load() != PROTOCOL:
-            raise UserError("it is not a file of torch.save")
-        if _Unpickler(file).load()["little_endian"] is not True:
-            raise UserError("it was written on a big-endian machine; save it again on a little-endian one")
-        unpickler = _Unpickler(file)
-        tensors = _named(unpickler.load())
-        keys = _Unpickler(file).load()
-        start = file.tell()
-    raw, stored = np.memmap(path, np.uint8, "r"), {}  # a classifier's 400 MB that nobody uses are never read
+def _stream(file: BinaryIO, raw: np.ndarray) -> tuple[Any, dict[str, np.ndarray]]:
+    """(what the pickle describes, its storages by key) of a file in the stream layout and the same as bytes."""
+    if _Unpickler(file).load() != MAGIC or _Unpickler(file).load() != PROTOCOL:
+        raise UserError("it is not a file of torch.save")
+    if _Unpickler(file).load()["little_endian"] is not True:
+        raise UserError("it was written on a big-endian machine; save it again on a little-endian one")
+    unpickler = _Unpickler(file)
+    tree = unpickler.load()
+    keys, stored = _Unpickler(file).load(), {}
+    start = file.tell()
     for key in keys:
         dtype = unpickler.dtypes[key]
         count = int(np.frombuffer(raw[start : start + 8], "<i8")[0])
@@ -228,7 +235,21 @@ def _read_stream(path: Path) -> dict[str, np.ndarray]:
             raise UserError(f"it ends within storage {key}, {len(raw)} of at least {end} bytes; load it anew")
         stored[key] = _elements(raw[start + 8 : end], dtype)
         start = end
-    return {name: _array(t, stored[t.storage.key], name) for name, t in tensors.items()}
+    return tree, stored
+
+
+def _read_stream(path: Path) -> dict[str, np.ndarray]:
+    with path.open("rb") as file:  # of the memmap a classifier's 400 MB that nobody uses are never read
+        tree, stored = _stream(file, np.memmap(path, np.uint8, "r"))
+    return {name: _array(t, stored[t.storage.key], name) for name, t in _named(tree).items()}
+
+
+def read_storage(data: bytes) -> np.ndarray:
+    """The elements of one storage that `torch.save` wrote to bytes in the stream layout, as a plain pickle of tensors has it."""
+    storage, stored = _stream(io.BytesIO(data), np.frombuffer(data, np.uint8))
+    if not isinstance(storage, _Storage):
+        raise UserError("it holds something else where a storage of tensors belongs")
+    return stored[storage.key]
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
