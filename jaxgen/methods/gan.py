@@ -10,6 +10,7 @@
     AC-GAN (Odena et al. 2016)               any, and D says which label an image has
     WGAN (Arjovsky et al. 2017)              wasserstein      weights in +-0.01     5         dcgan_*
     WGAN-GP (Gulrajani et al. 2017)          wasserstein      gradient              5         resnet_*
+    StyleGAN2 (Karras et al. 2019)           non_saturating   R1, path length       1         stylegan2_*
 
 A step is algorithm 1: `n_critic` updates of D on as many parts of the batch, then one of G. Each player's loss is that of the
 game and penalties of its own; D sees real and generated images through `augment`.
@@ -38,6 +39,7 @@ from jaxgen.losses.regularize import (
     Memory,
     NoGenPenalty,
     NoPenalty,
+    PathLength,
     Penalty,
     Regularizer,
     Seen,
@@ -188,6 +190,11 @@ class Gan:
             )
         for key in ("gen", "disc"):
             self.player(key)
+        if any(isinstance(p, PathLength) for p in self.penalties("gen")) and not self.styled:
+            raise UserError(
+                "method.gen_penalties='path_length' is about the latent w of StyleGAN2, and method.gen has none; set "
+                "method.gen_penalties=none"
+            )
 
     @property
     def takes(self) -> tuple[str, ...]:
@@ -521,7 +528,8 @@ class Gan:
         keys = jax.random.split(jax.random.key(0), self.standing)
         kept = jax.tree.map(lambda one, zero: one - zero, after(1.0, keys[0]), after(0.0, keys[0]))
         mean = jax.tree.map(lambda v: v.mean(0), jax.lax.map(lambda key: after(0.0, key), keys))
-        return {**gen, **jax.tree.map(lambda s, k: s / (1.0 - k), mean, kept)}
+        moved = lambda s, k, v: jnp.where(k < 1, s / (1.0 - k), v)  # noqa: E731  what no batch moves stays
+        return {**gen, **jax.tree.map(moved, mean, kept, moving)}
 
 
 def streams(rng: Array) -> dict[str, Array]:
