@@ -77,7 +77,7 @@ def test_edm(here):
     small = block("from_edm").replace('"model_channels": 128', '"model_channels": 16').replace("[2, 2, 2]", "[1]")
     small = small.replace('"num_blocks": 4', '"num_blocks": 1')
     options = re.search(r"edm_module\((.*?)\)\n", small, re.S)[1]
-    module = edm_module(eval(options))
+    module = edm_module(eval(options.strip()))
     write_tensors("edm.pt", to_edm(module, variables_of(module)))
     names = {}
     exec(small, names)
