@@ -45,7 +45,7 @@ RUNS: dict[str, tuple[dict, dict]] = {  # name -> (what makes it so, its cure)
     "healthy": ({}, {}),
     "D too strong": ({**ALONE, **rates(2e-5, 4e-3)}, {**R1, **rates(1e-3, 1e-3)}),
     "collapse": ({**ALONE, **rates(1e-2, 5e-5)}, rates(1e-3, 1e-3)),
-    "D knows its images by heart": ({**FEW, **ALONE}, R1),
+    "D knows its images by heart": ({**FEW, **ALONE, **rates(1e-3, 2e-3), "method.disc.width": 128}, R1),
     "rates too large": ({**ALONE, **rates(1e-2, 1e-2), **momentum(0.9)}, {**rates(1e-3, 1e-3), **momentum(0.0)}),
 }
 PANELS = {
