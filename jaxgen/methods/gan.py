@@ -358,7 +358,7 @@ class Gan:
             "d_fake": each(fake_logits),
             "accuracy": 0.5 * (each(real_logits) > 0) + 0.5 * (each(fake_logits) < 0),
             "r_t": jnp.sign(each(real_logits)),  # nears 1 as D learns its images by heart (Karras et al. 2020, eq. 1)
-            "spread": spread(fake) / jnp.maximum(spread(real), 1e-6),  # nears 0 as G collapses
+            "spread": self.spread(fake, fake_cond) / jnp.maximum(self.spread(real, cond), 1e-6),
             **{name: jnp.asarray(value) for name, value in self.fade.options(w.step).items()},
         }
         if judged.labels:
@@ -380,6 +380,19 @@ class Gan:
             metrics["augment_p"] = jnp.asarray(self.augment.probability(memory))
             extra["augment"] = self.augment.adapt(memory, each(real_logits), w.step)
         return Loss(loss, metrics, {"gen": gen_vars, "disc": vars}, extra)
+
+    def spread(self, x: Array, cond: Cond) -> Array:
+        """Root mean square distance from the mean image []: it nears 0 as G collapses.
+
+        Where a batch shows a label some times, from the mean image of the same label: a G that knows one image of each is told.
+        """
+        x, name, values = x.astype(jnp.float32).reshape(len(x), -1), self.spec.label, self.spec.classes
+        if name in cond and 4 * values <= len(x):
+            told = jax.nn.one_hot(cond[name], values)  # [B, K]
+            means = told.T @ x / jnp.maximum(told.sum(0), 1.0)[:, None]
+        else:
+            told, means = jnp.ones((len(x), 1)), x.mean(0, keepdims=True)
+        return jnp.sqrt(jnp.square(x - told @ means).mean())
 
     def disc_penalty(self, penalty: Penalty, w: Weights, batch: Batch, rng: Array) -> Loss:
         """A penalty of D as a loss of its own [B], on the images of the batch and fresh ones of G."""
@@ -553,11 +566,6 @@ def judged(said: Any) -> Judged:
 def each(logits: Array) -> Array:
     """[B, ...] -> [B]: the mean over an example's own logits."""
     return logits.reshape(len(logits), -1).mean(-1)
-
-
-def spread(x: Array) -> Array:
-    """Root of the mean variance over the batch []."""
-    return jnp.sqrt(x.astype(jnp.float32).var(0).mean())
 
 
 def penalised(penalty: Regularizer, value: Array, num: int) -> Array:

@@ -534,6 +534,21 @@ def test_a_discriminator_that_reads_labels_is_paid_for_it():
     assert float(gains[0]) > float(gains[1])
 
 
+def test_spread_sees_a_generator_that_knows_one_image_of_each_label():
+    method = mlp(classes=3)
+    label = jnp.arange(24) % 3
+    images = jax.random.normal(KEY, (24, 2, 2, 1))
+    same = images[:3][label]
+    np.testing.assert_allclose(method.spread(same, {"label": label}), 0.0, atol=1e-6)
+    within = np.concatenate([np.asarray(images[label == k]) - np.asarray(images[label == k]).mean(0) for k in range(3)])
+    np.testing.assert_allclose(method.spread(images, {"label": label}), np.sqrt((within**2).mean()), rtol=1e-5)
+    for few in (
+        mlp().spread(same, {}),
+        method.spread(same[:6], {"label": label[:6]}),
+    ):  # no label, or hardly any of each
+        assert float(few) > 0.3
+
+
 def test_any_labels_covers_every_condition():
     spec = Spec(pictures((2, 2, 1)), a=Field((), "int32", "label", values=2), b=Field((), "int32", "label", values=5))
     drawn = any_labels(spec, 200, KEY)

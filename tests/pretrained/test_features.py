@@ -181,7 +181,9 @@ def test_lpips_lent_from_a_file(tmp_path, everywhere):
     np.testing.assert_allclose(distance(frozen, a, b), want, rtol=1e-5)
     np.testing.assert_array_equal(distance(frozen, a, a), 0)
     assert len(traces) == 1
-    seen = [jax.jit(frozen.model.features)(frozen.weights, x) for x in (a, b)]  # LPIPS is the square of a distance of vectors
+    seen = [
+        jax.jit(frozen.model.features)(frozen.weights, x) for x in (a, b)
+    ]  # LPIPS is the square of a distance of vectors
     np.testing.assert_allclose(np.square(seen[0] - seen[1]).sum(-1), want, rtol=1e-4)
     with pytest.raises(UserError, match="images of one size"):
         frozen(a, b[:, 1:])
