@@ -12,7 +12,7 @@ from jaxgen.config.files import tiny
 
 def get_config(arg: str = "") -> ConfigDict:
     c = ConfigDict(dict(seed=0, steps=100_000))
-    c.data = dict(name="tfds", dataset="cifar10", batch=64)
+    c.data = dict(name="tfds", dataset="cifar10", batch=64, augment=("dequantise",))
     adam = dict(name="adam", lr=2e-4, b1=0.0, b2=0.9, schedule="linear")
     c.method = dict(
         name="gan",

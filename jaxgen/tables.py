@@ -21,6 +21,7 @@ TABLES: dict[str, dict[str, str]] = {
         "flip": "jaxgen.tasks.augment:Flip",
         "crop": "jaxgen.tasks.augment:Crop",
         "geometric": "jaxgen.tasks.augment:Geometric",
+        "dequantise": "jaxgen.tasks.augment:Dequantise",
     },
     "task": {
         "hide": "jaxgen.tasks.hide:Hide",

@@ -232,8 +232,9 @@ def eval_batches(
 ) -> Stream:
     """One pass in order over a `share` of `num` examples (0 = all), each exactly once where valid=float32 [B/hosts] is 1.
 
-    The last batch is filled up with the last example at valid 0, so every host yields the same number of full batches; where
-    another stands in for what cannot be decoded valid is 0 too. `fields` are those of `train_stream`.
+    The last batch is filled up with the first examples at valid 0, so every host yields the same number of full batches, and a
+    net that looks at a whole batch (minibatch deviation) meets no example twice where there are enough; where another stands in
+    for what cannot be decoded valid is 0 too. `fields` are those of `train_stream`.
     """
     _refuse_impossible(len(source), batch, 0, host, hosts)
     rows = share(source, num, seed)
@@ -241,7 +242,7 @@ def eval_batches(
     fields = tuple(on_device(source.spec) if fields is None else fields)
 
     def example(position: int) -> dict[str, Any]:
-        row = int(rows[min(position, num - 1)])
+        row = int(rows[position % num])
         return _example(source, fields, row) | {"valid": np.float32(position < num and source.sound(row))}
 
     stream = grain.MapDataset.range(math.ceil(num / batch) * batch).map(example)

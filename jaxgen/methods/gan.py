@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 
 from jaxgen.core.conditions import Cond, prepare
 from jaxgen.core.inputs import Input
@@ -48,6 +49,7 @@ from jaxgen.losses.regularize import (
 from jaxgen.methods.gan_augment import GanAugment, NoAugment
 from jaxgen.nets.convolution import upsample2x
 from jaxgen.nets.gan import Judged, mean_pool2x
+from jaxgen.nets.spectral import settled, sigmas
 
 PRIORS = {
     "normal": lambda rng, shape: jax.random.normal(rng, shape),
@@ -170,6 +172,7 @@ class Gan:
     stats: Literal["running", "batch", "standing"] = "running"  # by which G's batch norm samples
     fade: NoFade = field(default_factory=NoFade)  # of nets that grow
     standing: Count = 16  # batches that standing statistics are of
+    log_sigma: bool = False  # log the largest singular value of every kernel that is divided by it
     batch: BatchSize = 64
 
     makes: ClassVar[tuple[str, ...]] = ("image", "latent")
@@ -337,7 +340,16 @@ class Gan:
         if apart:
             followed = net.follow(state.nets[name], step=state.step, updates=updates)
             state = state.replace(nets={**state.nets, name: followed})
-        return state, metrics
+        return state, metrics | self._watched(name, state.view().nets[name])
+
+    def _watched(self, name: str, variables: Variables) -> Metrics:
+        """What tells how a net does: how far attention has opened, and sigma where it is asked for."""
+        params = traverse_util.flatten_dict(variables["params"], sep="/")
+        found = {path.replace("/", "_"): v for path, v in params.items() if path.endswith("/gamma") and not v.ndim}
+        found = {"gamma": next(iter(found.values()))} if len(found) == 1 else found
+        if self.log_sigma:
+            found |= {f"sigma_{path.replace('/', '_')}": v for path, v in sigmas(variables).items()}
+        return {f"{name}_{key}": v for key, v in found.items()}
 
     def disc_loss(self, w: Weights, batch: Batch, rng: Array) -> Loss:
         """D's loss [B]; real and fake images pass D apart, each normalised by its own batch statistics."""
@@ -483,7 +495,8 @@ class Gan:
         """Both losses on held-out images, without penalties and augmentation, [B] each."""
         real, cond = self.real(batch, w.step), self.conditions(batch)
         fake = self.sample(w, rng, len(real), cond)
-        said = (self.disc.apply(w.nets["disc"], x, cond, **self.fade.options(w.step))[0] for x in (real, fake))
+        disc = self._viewed(w, "disc")
+        said = (self.disc.apply(disc, x, cond, **self.fade.options(w.step))[0] for x in (real, fake))
         d_real, d_fake = (judged(v).logit for v in said)
         d_loss, g_loss = self.loss.disc(d_real, d_fake), self.loss.gen(d_fake, d_real)
         return {"d_loss": each(d_loss), "g_loss": each(g_loss), "d_real": each(d_real), "d_fake": each(d_fake)}
@@ -517,10 +530,15 @@ class Gan:
 
     def _made(self, w: Weights, rng: Array | None, *args: Any, **options: Any) -> Array:
         """What G makes of latents, by the statistics of samples."""
-        gen = self._settled(w.nets["gen"]) if self.stats == "standing" else w.nets["gen"]
+        gen = self._viewed(w, "gen")
+        gen = self._settled(gen) if self.stats == "standing" else gen
         still = {"noise": "const"} if rng is None and getattr(self.gen.module, "noise", "none") == "random" else {}
         rngs = streams(jax.random.key(0) if rng is None else rng)
         return self.gen.apply(gen, *args, train=self.stats == "batch", rngs=rngs, hold=HELD, **still, **options)[0]
+
+    def _viewed(self, w: Weights, net: str) -> Variables:
+        """A net as it is used: what is averaged has a sigma of its own."""
+        return settled(w.nets[net]) if getattr(self, net).ema else w.nets[net]
 
     def _settled(self, gen: Variables) -> Variables:
         """G with running statistics of `standing` batches of these very weights (Brock et al. 2018, appendix C.1).

@@ -523,7 +523,7 @@ class Experiment:
         size = -(-self.feed.batch // hosts) * hosts
         more = (self.spread(size) - size) // hosts
         for batch in eval_batches(source, size, num, host, hosts, fields=tuple(self.read_spec)):
-            batch = {k: np.concatenate([v, np.repeat(v[-1:], more, 0)]) for k, v in batch.items()}
+            batch = {k: np.concatenate([v, v[np.arange(more) % len(v)]]) for k, v in batch.items()}
             batch["valid"][len(batch["valid"]) - more :] = 0
             placed = parallel.put_batch(self.mesh, batch)
             mask = parallel.to_host(placed.pop("valid"))

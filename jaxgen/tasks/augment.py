@@ -169,3 +169,25 @@ class Geometric(Augment):
             shift[:, 0], shift[:, 1],
         ]  # fmt: skip
         return {**self.move(spec, batch, move), "augment": jnp.stack(drawn, -1)}
+
+
+@dataclass(frozen=True)
+class Dequantise(Augment):
+    """Every level k = 0 .. 255 of the target as a number drawn from its 256th of [-1, 1]: (k + u) / 128 - 1, u ~ U(0, 1).
+
+    WGAN-GP's critic (Gulrajani et al. 2017, the authors' code) sees CIFAR-10 so: levels alone would give real images away. The
+    target becomes floats.
+    """
+
+    def spec(self, spec: Spec) -> Spec:
+        """The target as floats."""
+        return Spec(spec, **{spec.target: replace(picture_target(spec, self), dtype="float32")})
+
+    def __call__(self, spec: Spec, frozen: dict[str, Frozen], batch: Batch, rng: Array) -> Batch:
+        """The target between its levels."""
+        levels = 127.5 * (to_float(batch[spec.target]) + 1.0)
+        return {**batch, spec.target: (levels + jax.random.uniform(rng, levels.shape)) / 128.0 - 1.0}
+
+    def undo(self, frozen: dict[str, Frozen], x: Array) -> Array:
+        """A sample whose levels are rounded: those of a 256th are its level."""
+        return (128.0 * (x + 1.0) - 0.5) / 127.5 - 1.0

@@ -27,7 +27,7 @@ from jaxgen.nets.gan import (
     pyramid,
 )
 from jaxgen.nets.gan_resnet import ResnetDiscriminator, ResnetGenerator
-from jaxgen.nets.spectral import power_iteration
+from jaxgen.nets.spectral import power_iteration, settled
 
 KEY = jax.random.key(0)
 
@@ -329,6 +329,44 @@ def test_spectral_vectors_move_once_in_an_update_of_their_own_net():
             u, v = power_iteration(kernel.reshape(-1, kernel.shape[-1]), before[(*path[:-1], "u")])
             np.testing.assert_allclose(now[path], {"u": u, "v": v}[path[-1]], atol=1e-5)
     assert ("label", "u") in traverse_util.flatten_dict(state.nets["disc"].vars["spectral"])  # the table of projections
+
+
+def test_samples_of_an_average_are_divided_by_its_own_sigma():
+    told = dict(conditions=labels(3), width=4, spectral=True)
+    method = gan(ResnetGenerator(shape=(8, 8, 1), **told), ResnetDiscriminator(downs=1, plain=1, **told))
+    batch = images(4, (8, 8, 1), labelled=3)
+    state = jax.jit(method.init)(KEY, batch)
+    far = moved(state, 0.5).nets["gen"].params
+    gen = state.nets["gen"].replace(ema={name: far for name in state.nets["gen"].ema})
+    w = state.replace(nets={**state.nets, "gen": gen}).view(gen.default)
+    cond = {"label": jnp.arange(4) % 3}
+    got = method.sample(w, KEY, 4, cond)
+    own = {**w.nets, "gen": settled(w.nets["gen"])}
+    drawn, _ = method.gen.apply(own["gen"], method.draw_latents(KEY, 4), cond)
+    np.testing.assert_allclose(got, drawn, atol=1e-6)
+    held, _ = method.gen.apply(w.nets["gen"], method.draw_latents(KEY, 4), cond)
+    assert float(jnp.abs(got - held).max()) > 0.01
+
+
+def test_what_attention_and_spectral_norm_do_is_logged():
+    told = dict(width=4, spectral=True)
+    gen = ResnetGenerator(shape=(8, 8, 1), base=2, attend=(4, 8), **told)
+    method = gan(gen, ResnetDiscriminator(downs=1, plain=1, attend=(4,), **told), log_sigma=True, n_critic=2)
+    batch = images(4, (8, 8, 1))
+    state = jax.jit(method.init)(KEY, batch)
+    after, metrics = jax.jit(method.train_step)(state, batch, KEY)
+    for i in (0, 1):
+        assert metrics[f"gen_Attention_{i}_gamma"] == after.nets["gen"].params[f"Attention_{i}"]["gamma"] != 0
+    assert metrics["disc_gamma"] != 0
+    for net in ("gen", "disc"):
+        kernels = {k for k in traverse_util.flatten_dict(after.nets[net].params, sep="_") if k.endswith("kernel")}
+        logged = {k for k in metrics if k.startswith(f"{net}_sigma_")}
+        assert logged == {f"{net}_sigma_{k}" for k in kernels}
+    pair, kernel = (after.nets["gen"].vars["spectral"], after.nets["gen"].params)
+    u, v = (pair["Dense_0"]["kernel"][name] for name in "uv")
+    np.testing.assert_allclose(metrics["gen_sigma_Dense_0_kernel"], v @ kernel["Dense_0"]["kernel"] @ u, rtol=1e-5)
+    _, plain = jax.eval_shape(replace(method, log_sigma=False).train_step, state, batch, KEY)
+    assert not any("sigma" in name for name in plain)
 
 
 def test_a_discriminator_reads_the_labels_of_real_images():

@@ -11,8 +11,9 @@ from cases import ROOT
 from jaxgen.config import files as configs
 from jaxgen.core.spec import pictures
 from jaxgen.errors import UserError
+from jaxgen.images import to_float, to_uint8
 from jaxgen.runs.experiment import Experiment
-from jaxgen.tasks.augment import Geometric
+from jaxgen.tasks.augment import Dequantise, Geometric
 
 
 def _smooth(side: int, channels: int = 1) -> jnp.ndarray:
@@ -76,3 +77,17 @@ def test_products_are_exact_on_every_device():
     text = str(jax.make_jaxpr(partial(Geometric(), pictures((8, 8, 3)), {}))(batch, jax.random.key(0)))
     products = text.split("dot_general[")[1:]
     assert len(products) > 6 and all("HIGHEST" in p.split("] ")[0] for p in products)
+
+
+@pytest.mark.parametrize("as_float", [False, True])
+def test_dequantised_levels_fill_their_256th_and_come_back(as_float):
+    """As the authors' code: 2 (k / 256 - 1/2) + U(0, 1/128), in [-1, 1); what is undone rounds to k."""
+    spec, task = pictures((16, 16, 1)), Dequantise()
+    levels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(200, 0)
+    given = to_float(jnp.asarray(levels)) if as_float else jnp.asarray(levels)
+    seen = jax.jit(partial(task, spec, {}))({"image": given}, jax.random.key(0))["image"]
+    assert seen.dtype == task.spec(spec)["image"].dtype == "float32"
+    noise = np.asarray((seen - 2 * (levels / 256 - 0.5)) * 128)
+    assert noise.min() > -1e-3 and noise.max() < 1 + 1e-3 and abs(noise.mean() - 0.5) < 0.01
+    assert abs(noise.var() - 1 / 12) < 0.002 and seen.min() >= -1 and seen.max() < 1
+    np.testing.assert_array_equal(to_uint8(task.undo({}, seen)), levels)
