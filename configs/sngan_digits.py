@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
             name="resnet_discriminator",
             width=32,
             downs=1,
-            plain=1,
+            plain=3,  # each block may double D's slope: with one, D cannot tell 64 pixels apart by the hinge's margin
             spectral=True,
             pool="sum",
             optimizer=dict(adam, lr=4e-4),
