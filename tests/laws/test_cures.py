@@ -275,7 +275,7 @@ ELSEWHERE = {
     "latents": (19, "a trained run is needed, or pictures; tests/latents"),
     "losses": (1, "raised in the first step, for a batch of one; tests/losses"),
     "main.py": (8, "the flags of the command line; tests/system/test_command.py"),
-    "methods": (4, "raised in the first step, or other data or parts are needed; tests/methods, tests/diffusion"),
+    "methods": (5, "raised in the first step or a later phase, or other data are needed; tests/methods, tests/diffusion"),
     "metrics": (43, "functions of arrays: the message says what the argument must be; tests/metrics"),
     "nets": (13, "another net or other pictures are needed; tests/nets"),
     "pretrained": (79, "files of other projects, and downloads; tests/pretrained"),
