@@ -19,7 +19,7 @@ def get_config(arg: str = "") -> ConfigDict:
         loss="nonsaturating",
         order="gen_first",
         fakes="data",
-        disc_penalties=dict(name="r1", strength=0.05, every=16, apart=True),
+        disc_penalties=dict(name="r1", strength=1.0),  # lazily, G draws one picture of each digit here
         gen_penalties=dict(name="path_length", strength=2.0, every=4, apart=True),
         gen=dict(
             name="stylegan2_generator", **width, w_dim=64, layers=2, optimizer=adam,

@@ -153,10 +153,12 @@ class PastBest(Rule):
         rising = all(a <= b for (_, a), (_, b) in pairwise(fids[-self.intervals :]))
         if at > (1 - self.ago) * step or now < (1 + self.worse) * best or not rising:
             return ""
-        saved = round(at / config.save_every) * config.save_every
+        told = f"FID was best at step {at}, {best:.4g}, and is {now:.4g}: stop here"
+        saved = min(round(at / config.save_every), step // config.save_every) * config.save_every
+        if not saved:
+            return f"{told}; no checkpoint is near that step: --config.save_every={at} in another run"
         return (
-            f"FID was best at step {at}, {best:.4g}, and is {now:.4g}: stop here; the checkpoint of step {saved} is kept where "
-            f"config.keep covers it: --mode=sample --step={saved}"
+            f"{told}; the nearest checkpoint, where config.keep={config.keep} covers it: --mode=sample --step={saved}"
         )
 
 

@@ -98,3 +98,15 @@ def test_rules_are_chosen_and_turned_off_and_other_methods_have_few():
     assert [type(rule).__name__ for rule in Watch(config("vae_digits")).rules] == ["PastBest"]
     with pytest.raises(UserError, match=r"config.watch\[0\].name='colapse' is unknown; did you mean 'collapse'"):
         Watch(config(watch=("colapse",)))
+
+
+def test_the_best_checkpoint_is_one_that_was_written():
+    """The nearest to the best step, never that of step 0; where none is there yet, how to have it."""
+    for every, wanted in (
+        (500, "--step=1500"),
+        (1000, "--step=1000"),
+        (400, "--step=1600"),
+        (9000, "--config.save_every=1500"),
+    ):
+        ((_, text),) = heard(Watch(config(watch=("past_best",), save_every=every)), SICK["past_best"])
+        assert wanted in text and "--step=0" not in text
