@@ -3,6 +3,7 @@
 Non-saturating game with R1 (Mescheder et al. 2018, arXiv:1801.04406). Other games by the command line, all in docs/gans.md:
 
     WGAN-GP     --config.method.loss=wasserstein --config.method.disc_penalties=gradient --config.method.n_critic=5
+                --config.method.disc_penalties.strength=0.1 (Gulrajani et al. 2017, as their program for the plane)
     hinge, SN   --config.method.loss=hinge --config.method.disc_penalties=none --config.method.disc.spectral=True
     the first   --config.method.disc_penalties=none
 

@@ -8,6 +8,7 @@ __version__ = "0.2.0"
 registry.TABLES.update(tables.TABLES)
 registry.KEYS.update(tables.KEYS)
 registry.MANY.update(tables.MANY)
+registry.OWN.update(tables.OWN)
 registry.NEEDS.update(tables.NEEDS)
 registry.NET_PARTS.update(tables.NET_PARTS)
 

@@ -280,5 +280,12 @@ NEEDS: dict[str, tuple[str, ...]] = {
 # tables of which a key may hold several members, as a tuple
 MANY = ("ema", "penalty", "gen_penalty")
 
+# keys that each member of a table has of its own, whatever they are called elsewhere: another member begins with its defaults
+OWN: dict[str, tuple[str, ...]] = {
+    "penalty": ("strength",),
+    "gen_penalty": ("strength",),
+    "gan_augment": ("p", "brightness", "contrast", "saturation", "shift", "cutout"),
+}
+
 # keys of a net that are not fields of its module, with their defaults
 NET_PARTS: dict[str, Any] = {"optimizer": {"name": "adam"}, "ema": {"name": "none"}}

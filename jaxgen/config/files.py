@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
-from jaxgen.config.registry import KEYS, TABLES, complete, is_known, keys, members, nearest, takes, typed
+from jaxgen.config.registry import KEYS, OWN, TABLES, complete, is_known, keys, members, nearest, takes, typed
 from jaxgen.core.given import expand
 from jaxgen.core.ranges import Count, Natural, Seed
 from jaxgen.errors import UserError
@@ -164,7 +164,7 @@ def override(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
     """Apply `{"method.net.width": "64"}` (text is parsed) -> a normalised config.
 
     Names go first: a section that becomes another part (`method.solver.name=ddim`, or just `method.solver=ddim`) keeps
-    the keys that both parts have and takes the defaults of the rest. None drops a member of `eval` or `tasks`.
+    the keys that both parts have, but those of OWN, and takes the defaults of the rest. None drops a member of `eval` or `tasks`.
     """
     tree = _plain(normalise(config))
     values = {k: parse_value(v) if isinstance(v, str) else _plain(v) for k, v in changes.items()}
@@ -233,7 +233,8 @@ def _renamed(section: str, old: Any, name: Any) -> Any:
     allowed = keys(table, name, f"config.{section}") + (FEED if table == "source" else ())
     same = old.items() if isinstance(old, dict) else ()  # several (a tuple) have nothing to hand on to one
     own = members(table, name, f"config.{section}")  # so that their keys can be set in the same breath
-    kept = {k: v for k, v in same if k in allowed and takes(table, name, k, v, f"config.{section}")}
+    handed = {k: v for k, v in same if k in allowed and (k not in OWN.get(table, ()) or name == old["name"])}
+    kept = {k: v for k, v in handed.items() if takes(table, name, k, v, f"config.{section}")}
     return {**own, **kept, "name": name}
 
 

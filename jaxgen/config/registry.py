@@ -23,6 +23,7 @@ from jaxgen.errors import UserError
 TABLES: dict[str, dict[str, str]] = {}  # table -> name -> "module:Class"; jaxgen.tables fills all of these
 KEYS: dict[str, str] = {}  # config key -> the table of which it holds a member
 MANY: set[str] = set()  # tables of which a key may hold several members, as a tuple
+OWN: dict[str, tuple[str, ...]] = {}  # table -> keys that a member does not hand on to another
 NEEDS: dict[str, tuple[str, ...]] = {}  # table -> what a class of one's own must have to be a member
 NET_PARTS: dict[str, Any] = {}  # keys of a net that are not fields of its module, with their defaults
 
