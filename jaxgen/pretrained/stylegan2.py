@@ -36,7 +36,14 @@ _DEFAULTS = {  # of their classes
     "channel_base": 32768, "channel_max": 512, "conv_clamp": None, "num_fp16_res": 0, "resample_filter": (1, 3, 3, 1),
     "lr_multiplier": 0.01,
 }  # fmt: skip
-_ELSEWHERE = {"z_dim", "c_dim", "img_resolution", "img_channels", "truncation", "cmap_dim"}
+_ELSEWHERE = {"z_dim", "c_dim", "img_resolution", "img_channels", "truncation"}
+_SHAPES = {
+    "cmap_dim",
+    "embed_features",
+    "layer_features",
+    "use_noise",
+}  # the tensors tell, and are refused where they differ
+_WHOLE = 1 << 30  # a group as large as any batch
 _PACE = {
     "fused_modconv",
     "fused_modconv_default",
@@ -62,11 +69,12 @@ def discriminator(config: Mapping[str, Any]) -> StyleGan2Discriminator:
 
 def _fields(config: Mapping[str, Any], known: Mapping[str, str]) -> dict[str, Any]:
     for name, value in config.items():
-        if name not in (*known, *_ELSEWHERE, *_PACE):
+        if name not in (*known, *_ELSEWHERE, *_SHAPES, *_PACE):
             raise UserError(f"StyleGAN2: unknown option {name}={value!r}")
     options = {**_DEFAULTS, **config}
     fields = {ours: options[name] for name, ours in known.items() if name in options}
     fields["clamp"] = float(fields["clamp"] or 0)
+    fields |= {"group": _WHOLE} if fields.get("group", 0) is None else {}
     fields["filter"] = tuple(map(float, fields["filter"]))
     fields["conditions"] = labels(config.get("c_dim", 0))
     return fields

@@ -22,8 +22,9 @@ from jaxgen.pretrained.torch_files import read_tensors, write_tensors
 WIDTH = dict(channel_base=64, channel_max=8)
 NETS = {
     "G": dict(
-        z_dim=6, c_dim=3, w_dim=5, img_resolution=16, img_channels=1, mapping_kwargs=dict(num_layers=2),
-        synthesis_kwargs=dict(**WIDTH, num_fp16_res=1, conv_clamp=256),
+        z_dim=6, c_dim=3, w_dim=5, img_resolution=16, img_channels=1,
+        mapping_kwargs=dict(num_layers=2, embed_features=None, layer_features=None),  # as their legacy.py says all options
+        synthesis_kwargs=dict(**WIDTH, num_fp16_res=1, conv_clamp=256, use_noise=True),
     ),
     "D": dict(c_dim=3, img_resolution=16, img_channels=1, **WIDTH, block_kwargs={}, epilogue_kwargs=dict(mbstd_group_size=2)),
 }  # fmt: skip
@@ -204,6 +205,14 @@ def test_files_that_are_no_pickles(tmp_path):
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="is not a whole pickle"):
         load_pickle(path)
+
+
+def test_a_group_of_none_is_the_whole_batch():
+    disc = discriminator(FLAT["D"] | dict(mbstd_group_size=None))
+    x, weights = jax.random.normal(jax.random.key(0), (6, 16, 16, 1)), tensors("D")
+    judge = lambda net: net.apply(from_author(net, weights), x, {"label": jnp.zeros(6, jnp.int32)})  # noqa: E731
+    np.testing.assert_array_equal(judge(disc), judge(disc.clone(group=6)))
+    assert np.abs(judge(disc) - judge(disc.clone(group=2))).max() > 1e-5
 
 
 def test_other_sizes_and_filters_are_named():
