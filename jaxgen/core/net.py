@@ -11,9 +11,10 @@ import optax
 from flax import linen as nn
 
 from jaxgen.core.layout import Alike
+from jaxgen.core.optim import mask
 from jaxgen.core.ranges import BelowOne, NonNegative, Positive, Range
 from jaxgen.core.spec import BatchSize
-from jaxgen.core.state import Array, NetState, PyTree, Variables, others
+from jaxgen.core.state import Array, NetState, PyTree, Variables, others, path_name
 from jaxgen.errors import UserError
 
 WIDEST = 12**-0.5  # relative standard deviation of the flat profile, which weighs all of the past alike
@@ -147,6 +148,12 @@ class Net:
         rngs = dict.fromkeys(("params", "dropout", "noise", "style"), rng)
         variables = dict(self.module.init(rngs, *args, **kwargs))
         params = variables.pop("params", {})
+        trained = getattr(self.optimizer, "train", ".*")
+        if params and not any(jax.tree.leaves(mask(trained)(params))):
+            raise UserError(
+                f"optimizer.train={trained!r} matches no param of {type(self.module).__name__}, such as "
+                f"{path_name(next(iter(jax.tree_util.tree_leaves_with_path(params)))[0])}; set optimizer.train='.*'"
+            )
         ema = {rule.label: jax.tree.map(jnp.copy, params) for rule in self.ema}
         return NetState(params=params, opt=self.tx.init(params), vars=variables, ema=ema, default=next(iter(ema), ""))
 
