@@ -27,6 +27,11 @@ class GanLoss:
 
     relative: ClassVar[bool] = False  # whether G's loss looks at the logits of real images
 
+    @property
+    def middle(self) -> float:
+        """The logit that says neither real nor generated."""
+        return 0.0
+
     def gen(self, fake: Array, real: Array) -> Array:
         """The generator's loss, shaped like the logits; where the game is not `relative`, `real` is not looked at."""
         raise NotImplementedError
@@ -70,6 +75,11 @@ class LeastSquares(GanLoss):
     a: Number = 0.0
     b: Number = 1.0
     c: Number = 1.0
+
+    @property
+    def middle(self) -> float:
+        """Half way between the codes."""
+        return 0.5 * (self.a + self.b)
 
     def gen(self, fake: Array, real: Array) -> Array:
         """(D(G(z)) - c)^2 / 2."""

@@ -3,20 +3,22 @@
     min_G max_D  E_x log D(x) + E_z log(1 - D(G(z)))                                                               (1)
 
     paper                                    loss             penalties, bound      n_critic  nets
-    GAN (Goodfellow et al. 2014)             non_saturating   none                  1         mlp_*
+    GAN (Goodfellow et al. 2014)             nonsaturating    none                  1         mlp_*
     conditional GAN (Mirza & Osindero 2014)  the same, with labels given to both
-    DCGAN (Radford et al. 2015)              non_saturating   none                  1         dcgan_*
+    DCGAN (Radford et al. 2015)              nonsaturating    none                  1         dcgan_*
     LSGAN (Mao et al. 2016)                  least_squares    none                  1         dcgan_*
     AC-GAN (Odena et al. 2016)               any, and D says which label an image has
     WGAN (Arjovsky et al. 2017)              wasserstein      weights in +-0.01     5         dcgan_*
     WGAN-GP (Gulrajani et al. 2017)          wasserstein      gradient              5         resnet_*
-    StyleGAN2 (Karras et al. 2019)           non_saturating   R1, path length       1         stylegan2_*
+    StyleGAN2 (Karras et al. 2019)           nonsaturating    R1, path length       1         stylegan2_*
 
 A step is algorithm 1: `n_critic` updates of D on as many parts of the batch, then one of G. Each player's loss is that of the
 game and penalties of its own; D sees real and generated images through `augment`.
 """
 
+import warnings
 from dataclasses import dataclass, field
+from inspect import signature
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -125,8 +127,8 @@ class LinearFade(NoFade):
     phase: PhaseSpan = (0, 0)
 
     def __post_init__(self) -> None:
-        start, stop = self.phase
-        if self.phase[0] and self.steps > stop - start:
+        start, stop = min(self.phase, default=0), max(self.phase, default=0)
+        if start and self.steps > stop - start:
             raise UserError(
                 f"method.fade.steps={self.steps} is longer than its phase, from step {start} to {stop}; set "
                 f"method.fade.steps={stop - start}"
@@ -134,7 +136,7 @@ class LinearFade(NoFade):
 
     def alpha(self, step: Array) -> Array | float:
         """How much of the new layers is in."""
-        start = self.phase[0]
+        start = min(self.phase, default=0)
         return jnp.clip((step - start) / self.steps, 0.0, 1.0) if self.steps and start else 1.0
 
     def options(self, step: Array) -> dict[str, Any]:
@@ -193,6 +195,17 @@ class Gan:
             )
         for key in ("gen", "disc"):
             self.player(key)
+            if (
+                isinstance(self.fade, LinearFade)
+                and "alpha" not in signature(getattr(self, key).module.__call__).parameters
+            ):
+                raise UserError(
+                    f"method.fade='linear' is for nets that grow, and method.{key} does not; set method.fade=none"
+                )
+        if self.stats == "batch":
+            warnings.warn(
+                "method.stats=batch: a sample of a net with batch norm depends on others of its batch", stacklevel=2
+            )
         if any(isinstance(p, PathLength) for p in self.penalties("gen")) and not self.styled:
             raise UserError(
                 "method.gen_penalties='path_length' is about the latent w of StyleGAN2, and method.gen has none; set "
@@ -362,14 +375,14 @@ class Gan:
         fake_logits = judged_fake.logit
 
         by_real, by_fake = (each(v) for v in self.loss.parts(real_logits, fake_logits))
-        loss = by_real + by_fake
+        loss, leaning = by_real + by_fake, each(real_logits) - self.loss.middle
         metrics = {
             "d_loss_real": by_real,
             "d_loss_fake": by_fake,
             "d_real": each(real_logits),
             "d_fake": each(fake_logits),
-            "accuracy": 0.5 * (each(real_logits) > 0) + 0.5 * (each(fake_logits) < 0),
-            "r_t": jnp.sign(each(real_logits)),  # nears 1 as D learns its images by heart (Karras et al. 2020, eq. 1)
+            "accuracy": 0.5 * (leaning > 0) + 0.5 * (each(fake_logits) < self.loss.middle),
+            "r_t": jnp.sign(leaning),  # nears 1 as D learns its images by heart (Karras et al. 2020, eq. 1)
             "spread": self.spread(fake, fake_cond) / jnp.maximum(self.spread(real, cond), 1e-6),
             **{name: jnp.asarray(value) for name, value in self.fade.options(w.step).items()},
         }
@@ -390,7 +403,7 @@ class Gan:
         extra = {}
         if memory:
             metrics["augment_p"] = jnp.asarray(self.augment.probability(memory))
-            extra["augment"] = self.augment.adapt(memory, each(real_logits), w.step)
+            extra["augment"] = self.augment.adapt(memory, leaning, w.step)
         return Loss(loss, metrics, {"gen": gen_vars, "disc": vars}, extra)
 
     def spread(self, x: Array, cond: Cond) -> Array:

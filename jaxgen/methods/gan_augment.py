@@ -37,7 +37,7 @@ class GanAugment(Protocol):
         """Images [B, H, W, C] in [-1, 1] -> the same, changed; differentiable."""
 
     def adapt(self, memory: Memory, real_logits: Array, step: Array) -> Memory:
-        """What it remembers after an update of D at `step`, which said this of real images."""
+        """What it remembers after an update of D at `step`, which said this of real images: above 0 that they are real."""
 
     def probability(self, memory: Memory) -> Array | float:
         """Of each of its changes, for the log."""

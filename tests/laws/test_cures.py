@@ -177,6 +177,8 @@ CASES = {
     "an activation": Case("vae_digits", {"method.net.encoder": "mlp_encoder", "method.net.encoder.act": "tnh"}, "tnh"),
     "a norm": Case("dcgan_digits", {"method.gen.norm": "btch"}, "btch"),
     "paths of a net without w": Case("dcgan_digits", {"method.gen_penalties": "path_length"}),
+    "a param to train": Case("stylegan2_digits", {"method.disc.optimizer.train": "b64"}),
+    "a fade of nets that do not grow": Case("dcgan_digits", {"method.fade": "linear"}),
     "truncation of a net without w": Case("dcgan_digits", {"method.truncate": "style"}),
     "a slope of one example with batch norm": Case("dcgan_digits", {"method.disc_penalties": "r1"}),
     "colours of two channels": Case("gan_ring8", {"method.augment": "ada"}),

@@ -18,6 +18,7 @@ from jaxgen.errors import UserError
 from jaxgen.losses.gan import LeastSquares, NonSaturating, RelativisticAverage, Wasserstein
 from jaxgen.losses.regularize import R1, Drift, GenPenalty, GradientPenalty
 from jaxgen.methods.gan import Gan, TruncatedLatent, any_labels, label_loss
+from jaxgen.methods.gan_augment import Ada
 from jaxgen.nets.gan import (
     DcganDiscriminator,
     DcganGenerator,
@@ -535,7 +536,9 @@ def test_standing_statistics_are_those_of_the_weights_that_sample():
         np.testing.assert_allclose(got["var"], var, rtol=0.2)
     one, three = (method.sample(state.view(), KEY, n, {}) for n in (1, 3))
     np.testing.assert_allclose(one[0], three[0], atol=1e-5)  # no sample depends on its companions
-    alone, pair = (replace(method, stats="batch").sample(state.view(), KEY, n, {}) for n in (2, 4))
+    with pytest.warns(UserWarning, match="stats=batch: a sample .* depends on others"):
+        by_batch = replace(method, stats="batch")
+    alone, pair = (by_batch.sample(state.view(), KEY, n, {}) for n in (2, 4))
     assert float(jnp.abs(alone - pair[:2]).max()) > 1e-3  # unless asked for
 
 
@@ -591,6 +594,19 @@ def test_any_labels_covers_every_condition():
     spec = Spec(pictures((2, 2, 1)), a=Field((), "int32", "label", values=2), b=Field((), "int32", "label", values=5))
     drawn = any_labels(spec, 200, KEY)
     assert {k: set(np.asarray(v).tolist()) for k, v in drawn.items()} == {"a": {0, 1}, "b": {0, 1, 2, 3, 4}}
+
+
+def test_d_is_undecided_half_way_between_the_codes_of_least_squares():
+    """All that D says of real images is 0.4: more like a generated one, though above 0; then ADA's p falls."""
+    plain = mlp(loss=LeastSquares(), augment=Ada(p=0.5, ramp=100, every=1, pipe="bg", shape=(2, 2, 1)))
+    batch = images(4, (2, 2, 1))
+    state = jax.jit(plain.init)(KEY, batch)
+    flat = jax.tree.map(lambda a: jnp.full_like(a, 0.4 if a.shape == (1,) else 0.0), state.nets["disc"].params)
+    w = state.replace(nets={**state.nets, "disc": state.nets["disc"].replace(params=flat)}).view()
+    for loss, accuracy, r_t, p in ((LeastSquares(), 0.5, -1, 0.46), (NonSaturating(), 0.5, 1, 0.54)):
+        found = jax.jit(replace(plain, loss=loss).disc_loss)(w, batch, KEY)
+        assert (found.metrics["accuracy"] == accuracy).all() and (found.metrics["r_t"] == r_t).all()
+        np.testing.assert_allclose(found.extra["augment"]["p"], p, rtol=1e-5)
 
 
 def test_bad_options_are_named():
