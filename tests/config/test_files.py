@@ -52,6 +52,18 @@ def test_a_part_is_replaced_by_name_and_keeps_what_both_have(ddpm):
     assert config.data.name == "digits" and config.data.batch == 128 and "dataset" not in config.data
 
 
+def test_a_part_begins_with_its_own_numbers_where_another_has_others_by_the_same_name():
+    recipe = configs.load(ROOT / "configs/stylegan2_digits.py")
+    found = configs.override(recipe, {"method.disc_penalties": "gradient"}).method.disc_penalties
+    assert (found.strength, found.every, found.apart) == (10.0, 16, True)  # that it is lazy is any penalty's
+    same = configs.override(recipe, {"method.disc_penalties": "r1", "method.gen_penalties": "orthogonal"}).method
+    assert (same.disc_penalties.strength, same.gen_penalties.strength) == (0.05, 1e-4)
+    recipe = configs.load(ROOT / "configs/ada_digits.py")
+    assert configs.override(recipe, {"method.augment": "diffaugment"}).method.augment.brightness == 0.5
+    with pytest.raises(UserError, match=r"config.method.augment.p is missing: fixed needs it"):
+        configs.override(recipe, {"method.augment": "fixed"})
+
+
 def test_short_forms(ddpm):
     config = configs.override(ddpm, {"method.net.ema": "0.99", "method.predict": "v", "mesh.fsdp": "2"})
     assert config.method.net.ema.rate == 0.99 and config.method.predict.name == "v" and config.mesh.fsdp == 2
@@ -73,7 +85,7 @@ def test_a_net_keeps_one_average_or_several_or_none(ddpm):
         again = configs.from_json(configs.to_json(config))
         assert configs.differences(again, config) == [] and configs.to_json(again) == configs.to_json(config)
         spec = {**config.method.net.to_dict(), "optimizer": "adam"}
-        net = registry.build("net", spec, given(pictures((8, 8, 1)), 4, 100))
+        net = registry.build("net", spec, given(pictures((8, 8, 1)), 4, 100, (0, 100)))
         assert [rule.label for rule in net.ema] == averages, text
     several = configs.override(ddpm, {"method.net.ema": "(0.99, 'power')"})
     assert configs.override(several, {"method.net.ema": "0.5"}).method.net.ema.rate == 0.5
@@ -177,7 +189,7 @@ def every_part():
 
 def test_a_part_gets_the_facts_that_its_types_ask_for_and_no_others():
     """Over every table: a field is given a fact if its type asks for it, whatever its name; all others keep their defaults."""
-    facts = given(pictures((6, 5, 3), 7), 4, 123_457)
+    facts = given(pictures((6, 5, 3), 7), 4, 123_457, (7, 123_457))
     seen = set()
     for table, name, cls in every_part():
         asked = registry.asked(cls)
@@ -213,7 +225,7 @@ def test_a_field_that_names_a_file_or_a_folder_says_so(monkeypatch):
 
 
 def test_what_a_config_says_wins_over_what_the_data_decide():
-    facts = given(pictures((6, 6, 3), 7), 4, 100)
+    facts = given(pictures((6, 6, 3), 7), 4, 100, (0, 100))
     spec = {"name": "unet", "shape": (8, 8, 1), "optimizer": "adam"}
     assert registry.build("net", spec, facts).module.shape == (8, 8, 1)
     spec.pop("shape")
@@ -287,7 +299,7 @@ def test_a_module_in_the_current_folder_is_enough(ddpm, tmp_path, monkeypatch):
     assert (config.data.name, config.data.shade, config.data.batch) == ("own_parts:Data", 4, 128)
     assert config.tasks.a.to_dict() == {"name": "own_parts:Mine", "share": 0.25}
     assert configs.differences(configs.from_json(configs.to_json(config)), config) == []
-    built = registry.build("task", config.tasks.a.to_dict(), given(pictures((4, 4, 1), 7), 4, 100))
+    built = registry.build("task", config.tasks.a.to_dict(), given(pictures((4, 4, 1), 7), 4, 100, (0, 100)))
     assert (built.share, built.classes) == (0.25, 7)
     wrong = {
         "nowhere:Mine": "there is no module 'nowhere'; run where nowhere.py lies, or add its folder to PYTHONPATH",
@@ -295,7 +307,7 @@ def test_a_module_in_the_current_folder_is_enough(ddpm, tmp_path, monkeypatch):
         "own_parts:Plain": r"it must be a dataclass \(@dataclass",
         "own_broken:Mine": "own_broken needs nowhere_at_all, which is not installed",
         "own_parts:Data": "cannot be a task: it lacks spec, undo",
-        "mine": "is unknown; there are: codec, hide, shrink .or a class of your own: config.tasks.a=MODULE:CLASS",
+        "mine": "is unknown; there are: coarse, codec, hide, shrink .or a class of your own: config.tasks.a=MODULE:CLASS",
     }
     for name, words in wrong.items():
         with pytest.raises(UserError, match=words) as error:
