@@ -5,6 +5,7 @@ same random draws; then losses, gradients and what the nets keep besides (batch 
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -14,12 +15,19 @@ from turns import Contender, Contenders, find
 
 @dataclass(frozen=True)
 class Case:
-    """A shipped config with changes. `scan`: training steps per dispatch of the multi-step contender."""
+    """A shipped config with changes. `scan`: training steps per dispatch of the multi-step contender.
+
+    cycle: steps of a turn, where not all are alike. generate: images that G makes at once, 0: not measured. alike: changes
+    under which both sides agree, where what is measured draws numbers that cannot be handed over.
+    """
 
     config: str
     twin: str  # of torch_methods
     changes: dict[str, Any] = field(default_factory=dict)
     scan: int = 4
+    cycle: int = 1
+    generate: int = 0
+    alike: dict[str, Any] = field(default_factory=dict)
     about: str = ""
 
     @property
@@ -30,14 +38,33 @@ class Case:
 
 SMALL = {f"method.net.{part}.{size}": 128 for part in ("encoder", "decoder") for size in ("width", "hidden")}
 PLAYERS = {"method.gen.width": 32, "method.disc.width": 32}
+NARROW = {  # a StyleGAN2 of 64 channels throughout, in float32
+    f"method.{net}.{key}": value for net in ("gen", "disc") for key, value in {"channel_max": 64, "half": 0}.items()
+}
+NARROW |= {"method.z_dim": 64, "method.gen.w_dim": 64, "method.augment": "none"}
+PATH_LENGTH = {"method.gen_penalties": {"name": "path_length", "strength": 2.0, "every": 4, "apart": True}}
 CASES = {
-    "dcgan": Case("dcgan_cifar", "TorchGan", {"data.batch": 128, **PLAYERS}, about="DCGAN, 32x32"),
+    "dcgan": Case("dcgan_cifar", "TorchGan", {"data.batch": 128, **PLAYERS}, generate=64, about="DCGAN, 32x32"),
     "wgan_gp": Case(
         "wgan_gp_cifar", "TorchGan", {"data.batch": 16, **PLAYERS}, about="WGAN-GP, 32x32, 5 updates of D a step"
+    ),
+    "sngan": Case(
+        "sngan_cifar", "TorchGan", {"data.batch": 16, **PLAYERS}, about="SNGAN, 32x32, 5 updates of D a step"
+    ),
+    "stylegan2": Case(
+        "stylegan2_cifar",
+        "TorchGan",
+        {"data.batch": 16, **NARROW, **PATH_LENGTH},
+        scan=16,
+        cycle=16,
+        generate=64,
+        alike={"method.gen.noise": "const"},
+        about="StyleGAN2, 32x32, 16 steps with R1 and path length",
     ),
     "vae": Case("vae_cifar", "TorchVae", {"data.batch": 32, **SMALL}, about="VAE, 32x32"),
     "vqvae": Case("vqvae_cifar", "TorchVqVae", {"data.batch": 32, **SMALL}, about="VQ-VAE, 32x32"),
 }
+MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq"}  # of Adam, in optax and in PyTorch
 # What a twin has not: averages, schedules, augmentations
 PLAIN = {"data.augment": (), "mesh": {"data": 1}}
 PLAIN_NET = {"ema": "none", "optimizer.schedule": "constant", "optimizer.warmup": 0}
@@ -75,8 +102,9 @@ def twin_arguments(exp: Any) -> dict[str, Any]:
         known = {k: signature(find(f"torch_methods:{name}")).parameters for k, name in names.items()}
         # what else our nets may be told is off: else they would not agree
         players = {k: (name, {x: v for x, v in sizes(m[k]).items() if x in known[k]}) for k, name in names.items()}
-        game, strength = type(method.loss).__name__, getattr(method.disc_penalties, "strength", 0.0)
-        more = dict(game=game, strength=strength, n_critic=m["n_critic"], z_dim=m["z_dim"], prior=m["prior"])
+        found = {label: vars(p) for net in ("disc", "gen") for p, label in method.penalties(net).items()}
+        own = {k: m[k] for k in ("order", "n_critic", "gen_batch", "z_dim", "prior")}
+        more = dict(game=type(method.loss).__name__, penalties=found, **own)
         return dict(shape=shape, optimizers=adam, **players, **more)
     parts = {k: sizes(m["net"][k]) for k in ("encoder", "decoder")}
     if m["name"] == "vae":
@@ -101,16 +129,23 @@ def drawn(exp: Any) -> list[np.ndarray]:
     disc, gen = split(key)
     found = []
 
-    def latents(key: Any) -> Any:
+    def latents(key: Any, num: int = num) -> Any:
         """Those of the images that G makes with this key."""
         return method.latents(split(key, 3)[1], num)
 
     for key in split(disc, method.n_critic):
         made, _, _, mix = split(key, 4)
         found.append(latents(made))
-        if hasattr(method.disc_penalties, "strength"):
+        if "gradient_penalty" in method.penalties("disc").values():
             found.append(jax.random.uniform(mix, (num, 1, 1, 1)))
-    return [np.asarray(x) for x in [*found, latents(split(gen, 4)[0])]]
+    num *= method.gen_batch
+    made = [latents(split(gen, 4)[0], num)]
+    if "path_length" in method.penalties("gen").values():
+        _, fake, direction = split(jax.random.fold_in(gen, 1), 3)
+        (height, width, channels), (penalty,) = exp.spec.shape, method.penalties("gen")
+        y = jax.random.normal(direction, (num // penalty.shrink, height, width, channels))
+        made += [latents(fake, num), y.transpose(0, 3, 1, 2) / np.sqrt(height * width)]
+    return [np.asarray(x) for x in (found + made if method.order == "disc_first" else made + found)]
 
 
 def ours(case: Case) -> tuple[Contenders, dict, dict, dict]:
@@ -122,39 +157,48 @@ def ours(case: Case) -> tuple[Contenders, dict, dict, dict]:
 
     from jaxgen.core import parallel
 
-    exp = experiment(case)
+    exp, alike = experiment(case), experiment(case, **case.alike)
     images = np.random.default_rng(0).integers(0, 256, (case.scan * exp.batch, *exp.spec.shape), np.uint8)
     data = parallel.put_replicated(exp.mesh, {"image": images})
 
-    def program(num: int) -> tuple[Any, Any]:
+    def program(exp: Any, num: int) -> tuple[Any, Any]:
         rows = np.arange(num * exp.batch, dtype=np.int32).reshape(num, exp.batch)
         return exp.compile_steps(num, data), parallel.put_batch(exp.mesh, {"i": rows}, leading=1)["i"]
 
     def trainer(num: int) -> Contender:
-        steps, rows = program(num)
-        state = jax.tree.map(jnp.copy, start)
+        steps, rows = program(exp, num)
+        state, calls = jax.tree.map(jnp.copy, start), max(1, case.cycle // num)
 
         def call() -> None:
             nonlocal state
-            state, metrics = steps(state, rows, data, exp.root)
-            jax.block_until_ready((state, metrics))
+            for _ in range(calls):
+                state, metrics = steps(state, rows, data, exp.root)
+                jax.block_until_ready((state, metrics))
 
-        return Contender(call, num, steps.memory_analysis().temp_size_in_bytes)
+        return Contender(call, num * calls, steps.memory_analysis().temp_size_in_bytes)
 
-    step, rows = program(1)
+    step, rows = program(alike, 1)
     fresh = exp.init()
     empty = {name: jax.tree.map(jnp.copy, net.opt) for name, net in fresh.nets.items()}
+    remembered = jax.tree.map(jnp.copy, fresh.extra)
     begun, _ = step(fresh, rows, data, exp.root)  # codebooks start from the first batch
     nets = {name: net.replace(opt=empty[name]) for name, net in begun.nets.items()}
-    start = begun.replace(step=jnp.zeros_like(begun.step), nets=nets)
+    start = begun.replace(step=jnp.zeros_like(begun.step), nets=nets, extra=remembered)
     weights = {k: exported(jax.device_get({"params": net.params, **net.vars})) for k, net in start.nets.items()}
     after, metrics = step(jax.tree.map(jnp.copy, start), rows, data, exp.root)
     found = {k: np.asarray(v[0]) for k, v in metrics.items()}
-    moments = {k: optax.tree.get(net.opt, "mu") for k, net in after.nets.items()}
-    gradients = {k: exported(jax.device_get({"params": mu})) for k, mu in moments.items()}
+    for moment in MOMENTS:
+        moments = {k: optax.tree.get(net.opt, moment) for k, net in after.nets.items()}
+        found |= {f"{moment} {k}": exported(jax.device_get({"params": tree})) for k, tree in moments.items()}
     given = dict(arguments=twin_arguments(exp), images=images[: exp.batch], draws=drawn(exp))
-    train = {"jaxgen": trainer(1), f"jaxgen_scan{case.scan}": trainer(case.scan)}
-    return {"train": train}, weights, given, {**found, **gradients}
+    contenders = {"train": {"jaxgen": trainer(1), f"jaxgen_scan{case.scan}": trainer(case.scan)}}
+    if case.generate:
+        weight, key = start.view(), jax.random.key(1)
+        sample, plain = (jax.jit(partial(e.method.sample, num=case.generate, cond={})) for e in (exp, alike))
+        given["latents"] = np.asarray(exp.method.latents(key, case.generate))
+        found["images"] = np.asarray(plain(weight, key))
+        contenders["generate"] = {"jaxgen": Contender(lambda: jax.block_until_ready(sample(weight, key)))}
+    return contenders, weights, given, found
 
 
 def theirs(case: Case, device: str, weights: dict, given: dict, compiled: bool = False) -> tuple[Contenders, dict]:
@@ -165,13 +209,36 @@ def theirs(case: Case, device: str, weights: dict, given: dict, compiled: bool =
     twin = find(f"torch_methods:{case.twin}")(**given["arguments"], device=device)
     twin.load(weights)
     images = torch.tensor(given["images"]).to(device)
+    found: dict[str, Any] = {}
+    twin.random = not case.alike
+    if case.generate:
+        found["images"] = twin.generate(torch.tensor(given["latents"]).to(device)).cpu().numpy()
     losses = twin.step(images, torch_methods.Draws([torch.tensor(x).to(device) for x in given["draws"]]))
-    found = {**{k: v.cpu().numpy() for k, v in losses.items()}, **twin.gradients()}
+    found |= {**{k: v.cpu().numpy() for k, v in losses.items()}, **twin.moments()}
+    twin.random = True
     indices = torch.arange(len(images), device=device)
 
-    def train() -> None:
-        twin.step(images[indices], torch_methods.Draws())
-        if device == "cuda":
-            torch.cuda.synchronize()
+    def contenders(grouped: bool) -> tuple[Contender, Contender]:
+        """(steps of a cycle, generated images)."""
 
-    return {"train": {} if compiled else {"torch": Contender(train)}}, found
+        def wait() -> None:
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        def train() -> None:
+            twin.grouped = grouped
+            for _ in range(case.cycle):
+                twin.step(images[indices], torch_methods.Draws())
+            wait()
+
+        def generate() -> None:
+            twin.grouped = grouped
+            twin.generate(twin.latents(case.generate, torch_methods.Draws()))
+            wait()
+
+        return Contender(train, case.cycle), Contender(generate)
+
+    forms = {"torch": contenders(False)} | ({"torch_grouped": contenders(True)} if twin.modulates else {})
+    made = {"train": {k: pair[0] for k, pair in forms.items()}}
+    made |= {"generate": {k: pair[1] for k, pair in forms.items()}} if case.generate else {}
+    return {} if compiled else made, found

@@ -46,6 +46,7 @@ processes too.
 
 """
 NAMES = {"jaxgen": "1 step", "jaxgen_scan4": "4 steps a dispatch"}
+BATCHES = {"sample": "sample_batch", "generate": "generate"}  # a case's field, where its batch is not that of training
 COLUMNS = (
     "case",
     "batch",
@@ -111,12 +112,13 @@ def lines(record: dict) -> list[tuple[str, ...]]:
             words = {
                 "train": f"training, {NAMES.get(name, name)}",
                 "sample": "50 sampling steps",
+                "generate": "generated images",
                 "features": "an image",
             }
             rows.append(
                 (
                     record["case"]["about"],
-                    str(record["case"].get("sample_batch", 0) * (what == "sample") or record["case"]["batch"]),
+                    str(record["case"].get(BATCHES.get(what, "batch")) or record["case"]["batch"]),
                     words[what],
                     f"{row['ms']['median']:.4g}",
                     f"{found['contenders']['torch']['ms']['median']:.4g}",

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch_stylegan2 import Modulated, StyleGan2Discriminator, StyleGan2Generator
 
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
@@ -24,7 +25,9 @@ def exported(variables: dict) -> dict[str, np.ndarray]:
 
     found = {}
     for (_, *parts, leaf), value in leaves(variables, ()):
-        parts = [part for part in parts if not part.startswith("BatchNorm")]  # within a Norm, which has nothing else
+        parts = [
+            part for part in parts if not part.startswith("BatchNorm") and part != "kernel"
+        ]  # names without a layer
         if leaf == "kernel" and value.ndim == 4:
             value = (
                 value.transpose(2, 3, 0, 1) if parts[-1].startswith("ConvTranspose") else value.transpose(3, 2, 0, 1)
@@ -98,6 +101,40 @@ class DcganDiscriminator(nn.Module):
         return self.Dense_0(x.permute(0, 2, 3, 1).flatten(1))[:, 0]
 
 
+class Spectral(nn.Module):
+    """A layer's weight over its largest singular value, its vectors u and v; one power iteration where `moving`."""
+
+    moving = False
+
+    def __init__(self, *sizes, **options):
+        super().__init__(*sizes, **options)
+        self.register_buffer("u", torch.ones(len(self.weight)))
+        self.register_buffer("v", torch.ones(self.weight[0].numel()))
+
+    def normalised(self) -> Tensor:
+        """The weight."""
+        w = (self.weight.permute(0, 2, 3, 1) if self.weight.ndim == 4 else self.weight).flatten(1)
+        if self.moving:
+            with torch.no_grad():
+                self.v = F.normalize(self.u @ w, dim=0)
+                self.u = F.normalize(w @ self.v, dim=0)
+        return self.weight / torch.dot(self.u, w @ self.v)
+
+
+class SpectralConv(Spectral, nn.Conv2d):
+    """Of a convolution."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.normalised(), self.bias)
+
+
+class SpectralDense(Spectral, nn.Linear):
+    """Of a linear layer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.normalised(), self.bias)
+
+
 class ResnetGenerator(nn.Module):
     """z [B, Z] -> [B, C, H, W]; the shortcut is convolved before it is doubled, as in jaxgen."""
 
@@ -129,16 +166,17 @@ class ResnetGenerator(nn.Module):
 class ResnetDiscriminator(nn.Module):
     """[B, C, H, W] -> logits [B]."""
 
-    def __init__(self, shape, width, downs=2, plain=2, norm="none"):
+    def __init__(self, shape, width, downs=2, plain=2, norm="none", spectral=False, pool="mean"):
         super().__init__()
         assert norm == "none"
-        self.downs, self.blocks, layers = downs, downs + plain, []
+        self.downs, self.blocks, self.pool, layers = downs, downs + plain, pool, []
+        conv, dense = (SpectralConv, SpectralDense) if spectral else (nn.Conv2d, nn.Linear)
         for i in range(self.blocks):
-            layers += [nn.Conv2d(width if i else shape[-1], width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)]
-            layers += [nn.Conv2d(width if i else shape[-1], width, 1)] if i < downs else []
+            layers += [conv(width if i else shape[-1], width, 3, padding=1), conv(width, width, 3, padding=1)]
+            layers += [conv(width if i else shape[-1], width, 1)] if i < downs else []
         for i, layer in enumerate(layers):
             self.add_module(f"Conv_{i}", layer)
-        self.Dense_0 = nn.Linear(width, 1)
+        self.Dense_0 = dense(width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         layers = iter([self.get_submodule(f"Conv_{i}") for i in range(2 * self.blocks + self.downs)])
@@ -148,7 +186,8 @@ class ResnetDiscriminator(nn.Module):
             if i < self.downs:
                 h, x = F.avg_pool2d(h, 2), next(layers)(F.avg_pool2d(x, 2))
             x = x + h
-        return self.Dense_0(F.relu(x).mean((2, 3)))[:, 0]
+        x = F.relu(x)
+        return self.Dense_0(x.sum((2, 3)) if self.pool == "sum" else x.mean((2, 3)))[:, 0]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -292,13 +331,21 @@ def update(optimizer: torch.optim.Adam, loss: Tensor, clip: float = 0.0) -> None
     """Gradients and one update."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    params = optimizer.param_groups[0]["params"]
+    for p in params:  # what a penalty does not reach
+        p.grad = torch.zeros_like(p) if p.grad is None else p.grad
     if clip:
-        nn.utils.clip_grad_norm_(optimizer.param_groups[0]["params"], clip)
+        nn.utils.clip_grad_norm_(params, clip)
     optimizer.step()
 
 
 class Twin:
-    """A method: its nets by name and their optimizers."""
+    """A method: its nets by name and their optimizers.
+
+    random: whether nets draw what `Draws` does not hand on. grouped: whether modulated convolutions have kernels for each image.
+    """
+
+    random, grouped, modulates = True, False, False
 
     def __init__(self, nets: dict[str, nn.Module], optimizers: dict[str, dict], device: str):
         self.device = device
@@ -311,55 +358,131 @@ class Twin:
             missing, _ = net.load_state_dict({k: torch.tensor(v) for k, v in weights[name].items()}, strict=False)
             assert all(k.endswith("num_batches_tracked") for k in missing), missing
 
-    def gradients(self) -> dict[str, dict[str, np.ndarray]]:
-        """Adam's first moments by net and parameter."""
-        moments = {k: self.optimizers[k].state for k in self.nets}
+    def moments(self) -> dict[str, dict[str, np.ndarray]]:
+        """Adam's, as jaxgen names them, by net and parameter."""
+        states = {k: self.optimizers[k].state for k in self.nets}
         return {
-            k: {name: moments[k][p]["exp_avg"].cpu().numpy() for name, p in net.named_parameters()}
+            f"{moment} {k}": {name: states[k][p][theirs].cpu().numpy() for name, p in net.named_parameters()}
+            for moment, theirs in (("mu", "exp_avg"), ("nu", "exp_avg_sq"))
             for k, net in self.nets.items()
         }
 
 
-PLAYERS = {c.__name__: c for c in (DcganGenerator, DcganDiscriminator, ResnetGenerator, ResnetDiscriminator)}
+PLAYERS = {
+    c.__name__: c
+    for c in (
+        DcganGenerator, DcganDiscriminator, ResnetGenerator, ResnetDiscriminator, StyleGan2Generator, StyleGan2Discriminator
+    )
+}  # fmt: skip
 PRIORS = {"normal": torch.randn, "uniform": lambda *shape, device: 2.0 * torch.rand(*shape, device=device) - 1.0}
 GAMES = {  # D's loss of logits (real, fake), and G's
     "NonSaturating": (lambda r, f: (F.softplus(-r) + F.softplus(f)).mean(), lambda f: F.softplus(-f).mean()),
     "Wasserstein": (lambda r, f: (f - r).mean(), lambda f: -f.mean()),
+    "Hinge": (lambda r, f: (F.relu(1.0 - r) + F.relu(1.0 + f)).mean(), lambda f: -f.mean()),
 }
 
 
 class TorchGan(Twin):
-    """n_critic updates of D, then one of G. `strength`: of the gradient penalty, 0 for none."""
+    """n_critic updates of D and one of G. `penalties`: "gradient_penalty", "r1" and "path_length", the last two apart."""
 
-    def __init__(self, shape, gen, disc, optimizers, game, strength, n_critic, z_dim, prior, device):
+    def __init__(self, shape, gen, disc, optimizers, game, penalties, order, n_critic, gen_batch, z_dim, prior, device):
         players = {"gen": (gen, dict(z_dim=z_dim)), "disc": (disc, {})}
         nets = {k: PLAYERS[kind](shape=shape, **more, **sizes) for k, ((kind, sizes), more) in players.items()}
+        for name, player in (("r1", "disc"), ("path_length", "gen")):
+            if name in penalties:  # both updates share the moments
+                share = penalties[name]["every"] / (penalties[name]["every"] + 1)
+                adam = optimizers[player]
+                optimizers[player] = adam | dict(lr=share * adam["lr"], b1=adam["b1"] ** share, b2=adam["b2"] ** share)
         super().__init__(nets, optimizers, device)
-        self.game, self.strength, self.n_critic = GAMES[game], strength, n_critic
-        self.z_dim, self.prior = z_dim, PRIORS[prior]
+        self.game, self.penalties, self.order, self.n_critic = GAMES[game], penalties, order, n_critic
+        self.gen_batch = gen_batch
+        self.z_dim, self.prior, self.mean_length, self.steps = z_dim, PRIORS[prior], torch.zeros((), device=device), 0
+        self.spectral = [m for m in nets["disc"].modules() if isinstance(m, Spectral)]
+        self.modulated = [m for m in nets["gen"].modules() if isinstance(m, Modulated)]
+        self.modulates = bool(self.modulated)
+
+    def told(self) -> nn.Module:
+        """G in the form that is asked for."""
+        for layer in self.modulated:
+            layer.grouped, layer.random = self.grouped, self.random
+        return self.nets["gen"]
+
+    def latents(self, num: int, draws: Draws) -> Tensor:
+        return draws.next(lambda: self.prior(num, self.z_dim, device=self.device))
+
+    def generate(self, z: Tensor) -> Tensor:
+        """[B, H, W, C], as one samples."""
+        gen = self.told().eval()
+        with torch.inference_mode():
+            images = gen(z).permute(0, 2, 3, 1)
+        gen.train()
+        return images
+
+    def due(self, name: str) -> bool:
+        """Whether a lazy penalty has its turn."""
+        return name in self.penalties and self.steps % self.penalties[name]["every"] == 0
 
     def step(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
-        gen, disc = self.nets["gen"], self.nets["disc"]
-        latents = lambda num: draws.next(lambda: self.prior(num, self.z_dim, device=self.device))  # noqa: E731
-        losses = []
+        updates, found = [self.update_disc, self.update_gen], {}
+        for update in updates if self.order == "disc_first" else updates[::-1]:
+            found |= update(images, draws)
+        self.steps += 1
+        return found
+
+    def update_disc(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
+        gen, disc, losses = self.told(), self.nets["disc"], []
         for i in range(self.n_critic):
             real = levels(images[i :: self.n_critic])
             with torch.no_grad():
-                fake = gen(latents(len(real)))
-            loss = self.game[0](disc(real), disc(fake))
-            if self.strength:
+                fake = gen(self.latents(len(real), draws))
+            by_real = self.moved(disc, real)
+            loss = self.game[0](by_real, disc(fake))
+            if penalty := self.penalties.get("gradient_penalty"):
                 mix = draws.next(lambda real=real: torch.rand_like(real[:, :1, :1, :1]))
                 between = (mix * real + (1.0 - mix) * fake).requires_grad_()
                 (slope,) = torch.autograd.grad(disc(between).sum(), between, create_graph=True)
                 norm = torch.sqrt(slope.square().sum((1, 2, 3)) + 1e-12)
-                loss = loss + self.strength * (norm - 1.0).square().mean()
+                loss = loss + penalty["strength"] * (norm - 1.0).square().mean()
             update(self.optimizers["disc"], loss)
             losses.append(loss.detach())
+        found = {"d_loss": torch.stack(losses).mean()}
+        if self.due("r1"):
+            real, penalty = real.requires_grad_(), self.penalties["r1"]
+            (slope,) = torch.autograd.grad(disc(real).sum(), real, create_graph=True)
+            loss = 0.5 * penalty["strength"] * penalty["every"] * slope.square().sum((1, 2, 3)).mean()
+            update(self.optimizers["disc"], loss)
+            found["r1"] = loss.detach()
+        return found
+
+    def moved(self, disc: nn.Module, real: Tensor) -> Tensor:
+        """What D says of real images: spectral norms move here alone."""
+        for layer in self.spectral:
+            layer.moving = True
+        said = disc(real)
+        for layer in self.spectral:
+            layer.moving = False
+        return said
+
+    def update_gen(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
+        gen, disc, num = self.told(), self.nets["disc"], len(images) // self.n_critic * self.gen_batch
         disc.requires_grad_(False)  # G's step needs the slope of D by images alone
-        g_loss = self.game[1](disc(gen(latents(len(real)))))
+        g_loss = self.game[1](disc(gen(self.latents(num, draws))))
         update(self.optimizers["gen"], g_loss)
         disc.requires_grad_(True)
-        return {"d_loss": torch.stack(losses).mean(), "g_loss": g_loss.detach()}
+        found = {"g_loss": g_loss.detach()}
+        if self.due("path_length"):
+            penalty = self.penalties["path_length"]
+            ws = gen.map(self.latents(num, draws)[: num // penalty["shrink"]])
+            fake = gen.synthesize(ws)
+            y = draws.next(lambda: torch.randn_like(fake) / math.sqrt(fake[0, 0].numel()))
+            (slope,) = torch.autograd.grad((fake * y).sum(), ws, create_graph=True)
+            lengths = torch.sqrt(slope.square().sum(2).mean(1))
+            mean = self.mean_length.lerp(lengths.mean(), penalty["decay"])
+            self.mean_length = mean.detach()
+            loss = penalty["strength"] * penalty["every"] * (lengths - mean).square().mean()
+            update(self.optimizers["gen"], loss)
+            found["path_length"] = loss.detach()
+        return found
 
 
 class TorchVae(Twin):
