@@ -53,6 +53,9 @@ ROWS = {
     "ceilings": Row("ceilings", 40),
     "ddpm": Row("train", 130, dict(case="full_bf16"), ("ratio_compile", 1.3)),
     "dit_xl": Row("train", 150, dict(case="dit_xl_bf16", extra=dict(scan=True)), ("of_ceiling", 0.45)),  # as its config
+    "stylegan2_256": Row("gan", 200, dict(case="stylegan2_256"), ("images_per_s", 125.0)),  # 8 s per thousand
+    "dcgan": Row("gan", 60, dict(case="dcgan"), ("ratio_compile", 1.5)),
+    "sngan": Row("gan", 80, dict(case="sngan"), ("ratio_compile", 1.5)),
     "dit_s": Row("train", 80, dict(case="dit_s_bf16")),
     "edm": Row("train", 110, dict(case="edm_bf16")),
     "attention": Row("attention", 50),

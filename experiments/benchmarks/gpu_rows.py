@@ -134,6 +134,58 @@ def _train(bench: Bench, case: Any, extra: dict, torch: bool, scan: int) -> None
             bench.measure()
 
 
+def gan(bench: Bench, case: str) -> None:
+    """Steps of a GAN as its config trains it, all updates and penalties: the mean over a cycle of them."""
+    from methods_vs_torch import GPU_CASES
+
+    found = GPU_CASES[case]
+    if bench.tiny:
+        kept = {k: v for k, v in found.changes.items() if k != "data.batch"}
+        found = replace(
+            found, config=f"{found.config}:tiny", changes={**kept, "data.batch": 4}, scan=2, cycle=1, side=32
+        )
+    bench.halving(
+        found.batch,
+        lambda batch: _gan(bench, replace(found, changes={**found.changes, "data.batch": batch})),
+    )
+
+
+def _cycle(bench: Bench, name: str, contender: Any, given: dict) -> None:
+    """A contender of methods_vs_torch.py becomes one of the bench's."""
+
+    def call(n: int) -> None:
+        for _ in range(n):
+            contender()
+
+    bench.add(name, call, images=len(given["images"]), steps=contender.steps)
+
+
+def _gan(bench: Bench, case: Any) -> None:
+    import methods_vs_torch
+    from sides import difference as apart
+
+    if not bench.ours:  # the weights are ours
+        return
+
+    with bench.surviving("jaxgen"):
+        contenders, *start, found = methods_vs_torch.ours(case)
+        for name, contender in contenders["train"].items():
+            _cycle(bench, name, contender, start[1])
+        bench.measure(3)
+    if bench.torch:
+        for name in ("torch", "torch_compile")[: 2 if bench.compile else 1]:
+            with bench.surviving(name, 25 if name == "torch_compile" and not bench.tiny else 0):
+                made, other = methods_vs_torch.theirs(case, bench.torch, *start, name == "torch_compile")
+                if name == "torch":
+                    off = {k: apart(found[k], v) for k, v in other.items()}
+                    bench.found["checks"]["torch differs from jaxgen by"] = off
+                if not made:
+                    bench.note("torch.compile takes no gradients of gradients: left out")
+                for form, contender in made.get("train", {}).items():
+                    _cycle(bench, form, contender, start[1])
+                bench.measure(3)
+
+
 def ddim(bench: Bench, case: str, batch: int = 0) -> None:
     """Fifty deterministic steps (Song et al. 2021, eq. 12) from noise to pictures."""
     found = case_of(bench, case, batch)

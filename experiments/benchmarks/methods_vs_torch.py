@@ -5,7 +5,7 @@ same random draws; then losses, gradients and what the nets keep besides (batch 
 """
 
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from inspect import signature
 from typing import Any
 
@@ -28,12 +28,18 @@ class Case:
     cycle: int = 1
     generate: int = 0
     alike: dict[str, Any] = field(default_factory=dict)
+    side: int = 32
     about: str = ""
 
     @property
     def batch(self) -> int:
         """Examples of one update."""
         return self.changes["data.batch"]
+
+    @property
+    def bf16(self) -> bool:
+        """Whether PyTorch casts, as our nets do by their `dtype`."""
+        return "bfloat16" in self.changes.values()
 
 
 SMALL = {f"method.net.{part}.{size}": 128 for part in ("encoder", "decoder") for size in ("width", "hidden")}
@@ -64,6 +70,17 @@ CASES = {
     "vae": Case("vae_cifar", "TorchVae", {"data.batch": 32, **SMALL}, about="VAE, 32x32"),
     "vqvae": Case("vqvae_cifar", "TorchVqVae", {"data.batch": 32, **SMALL}, about="VQ-VAE, 32x32"),
 }
+HALF = {"method.gen.dtype": "bfloat16", "method.disc.dtype": "bfloat16"}
+GPU_CASES = {  # at the size of the papers; StyleGAN2 has types of its own, and the same noise for every image
+    "dcgan": Case("dcgan_cifar", "TorchGan", {"data.batch": 128, **HALF}),
+    "sngan": Case("sngan_cifar", "TorchGan", {"data.batch": 64, **HALF}),
+    "stylegan2_256": Case(
+        "stylegan2_ffhq256", "TorchGan", {
+            "data.batch": 32, "method.augment": "none", "method.gen.mixing": 0.0, "method.gen.noise": "const",
+            "method.gen.half": 4, "method.disc.half": 4,
+        }, scan=16, cycle=16, side=256,
+    ),
+}  # fmt: skip
 MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq"}  # of Adam, in optax and in PyTorch
 # What a twin has not: averages, schedules, augmentations
 PLAIN = {"data.augment": (), "mesh": {"data": 1}}
@@ -71,7 +88,7 @@ PLAIN_NET = {"ema": "none", "optimizer.schedule": "constant", "optimizer.warmup"
 
 
 def experiment(case: Case, **changes: Any) -> Any:
-    """jaxgen's `Experiment` of a case, on pictures of 32 x 32 pixels."""
+    """jaxgen's `Experiment` of a case, on pictures."""
     from jaxgen.config import files as configs
     from jaxgen.core import parallel
     from jaxgen.core.spec import pictures
@@ -82,7 +99,7 @@ def experiment(case: Case, **changes: Any) -> Any:
     plain = {f"method.{net}.{key}": value for net in nets for key, value in PLAIN_NET.items()}
     plain |= {"method.beta_warmup": 0} if case.twin == "TorchVae" else {}
     config = configs.override(config, {**PLAIN, **plain, **case.changes, **changes})
-    return Experiment(config, pictures((32, 32, 3)), parallel.make_mesh({"data": 1}))
+    return Experiment(config, pictures((case.side, case.side, 3)), parallel.make_mesh({"data": 1}))
 
 
 def twin_arguments(exp: Any) -> dict[str, Any]:
@@ -157,16 +174,20 @@ def ours(case: Case) -> tuple[Contenders, dict, dict, dict]:
 
     from jaxgen.core import parallel
 
-    exp, alike = experiment(case), experiment(case, **case.alike)
+    exp = experiment(case)
+    alike = experiment(case, **case.alike) if case.alike else exp
     images = np.random.default_rng(0).integers(0, 256, (case.scan * exp.batch, *exp.spec.shape), np.uint8)
     data = parallel.put_replicated(exp.mesh, {"image": images})
 
-    def program(exp: Any, num: int) -> tuple[Any, Any]:
+    @cache
+    def program(num: int, same: bool = False) -> tuple[Any, Any]:
         rows = np.arange(num * exp.batch, dtype=np.int32).reshape(num, exp.batch)
-        return exp.compile_steps(num, data), parallel.put_batch(exp.mesh, {"i": rows}, leading=1)["i"]
+        return (alike if same else exp).compile_steps(num, data), parallel.put_batch(exp.mesh, {"i": rows}, leading=1)[
+            "i"
+        ]
 
     def trainer(num: int) -> Contender:
-        steps, rows = program(exp, num)
+        steps, rows = program(num)
         state, calls = jax.tree.map(jnp.copy, start), max(1, case.cycle // num)
 
         def call() -> None:
@@ -177,7 +198,7 @@ def ours(case: Case) -> tuple[Contenders, dict, dict, dict]:
 
         return Contender(call, num * calls, steps.memory_analysis().temp_size_in_bytes)
 
-    step, rows = program(alike, 1)
+    step, rows = program(1, same=True) if case.alike else program(1)
     fresh = exp.init()
     empty = {name: jax.tree.map(jnp.copy, net.opt) for name, net in fresh.nets.items()}
     remembered = jax.tree.map(jnp.copy, fresh.extra)
@@ -202,7 +223,7 @@ def ours(case: Case) -> tuple[Contenders, dict, dict, dict]:
 
 
 def theirs(case: Case, device: str, weights: dict, given: dict, compiled: bool = False) -> tuple[Contenders, dict]:
-    """PyTorch's contenders (none is compiled), and what its first step found."""
+    """PyTorch's contenders (compiled, where no gradient is of a gradient), and what its first step found."""
     import torch
     import torch_methods
 
@@ -213,9 +234,15 @@ def theirs(case: Case, device: str, weights: dict, given: dict, compiled: bool =
     twin.random = not case.alike
     if case.generate:
         found["images"] = twin.generate(torch.tensor(given["latents"]).to(device)).cpu().numpy()
-    losses = twin.step(images, torch_methods.Draws([torch.tensor(x).to(device) for x in given["draws"]]))
+    with torch.autocast(device, torch.bfloat16, enabled=case.bf16):
+        losses = twin.step(images, torch_methods.Draws([torch.tensor(x).to(device) for x in given["draws"]]))
     found |= {**{k: v.cpu().numpy() for k, v in losses.items()}, **twin.moments()}
     twin.random = True
+    if compiled:
+        if twin.doubly:
+            return {}, found
+        twin.compile()
+    cast = torch.autocast(device, torch.bfloat16, enabled=case.bf16)
     indices = torch.arange(len(images), device=device)
 
     def contenders(grouped: bool) -> tuple[Contender, Contender]:
@@ -227,8 +254,9 @@ def theirs(case: Case, device: str, weights: dict, given: dict, compiled: bool =
 
         def train() -> None:
             twin.grouped = grouped
-            for _ in range(case.cycle):
-                twin.step(images[indices], torch_methods.Draws())
+            with cast:
+                for _ in range(case.cycle):
+                    twin.step(images[indices], torch_methods.Draws())
             wait()
 
         def generate() -> None:
@@ -238,7 +266,9 @@ def theirs(case: Case, device: str, weights: dict, given: dict, compiled: bool =
 
         return Contender(train, case.cycle), Contender(generate)
 
-    forms = {"torch": contenders(False)} | ({"torch_grouped": contenders(True)} if twin.modulates else {})
-    made = {"train": {k: pair[0] for k, pair in forms.items()}}
-    made |= {"generate": {k: pair[1] for k, pair in forms.items()}} if case.generate else {}
-    return {} if compiled else made, found
+    name = "torch_compile" if compiled else "torch"
+    train, generate = contenders(False)
+    made = {"train": {name: train}}
+    if case.generate:
+        made["generate"] = {name: generate} | ({"torch_grouped": contenders(True)[1]} if twin.modulates else {})
+    return made, found

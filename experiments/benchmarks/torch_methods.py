@@ -352,6 +352,16 @@ class Twin:
         self.nets = {k: net.to(device=device, memory_format=torch.channels_last) for k, net in nets.items()}
         self.optimizers = {k: adam(net, **optimizers[k]) for k, net in self.nets.items()}
 
+    @property
+    def doubly(self) -> bool:
+        """Whether it takes gradients of gradients, which torch.compile does not."""
+        return False
+
+    def compile(self) -> None:
+        """Its nets, in place."""
+        for net in self.nets.values():
+            net.compile()
+
     def load(self, weights: dict[str, dict[str, np.ndarray]]) -> None:
         """jaxgen's, `exported`, by net."""
         for name, net in self.nets.items():
@@ -400,6 +410,10 @@ class TorchGan(Twin):
         self.spectral = [m for m in nets["disc"].modules() if isinstance(m, Spectral)]
         self.modulated = [m for m in nets["gen"].modules() if isinstance(m, Modulated)]
         self.modulates = bool(self.modulated)
+
+    @property
+    def doubly(self) -> bool:
+        return bool(self.penalties)
 
     def told(self) -> nn.Module:
         """G in the form that is asked for."""

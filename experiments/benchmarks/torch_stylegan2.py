@@ -5,6 +5,7 @@ forms, `grouped`: one kernel for each image (the paper's), or the inputs and out
 """
 
 import math
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -160,7 +161,7 @@ def resolutions(
 ) -> list[tuple[int, int, torch.dtype]]:
     """(grid, channels, type of numbers), the coarsest first."""
     grids = [base << i for i in range(int(math.log2(side // base)) + 1)]
-    kinds = [torch.bfloat16 if 0 < i and len(grids) - i <= half else torch.float32 for i in range(len(grids))]
+    kinds = [torch.bfloat16 if i > 0 and len(grids) - i <= half else torch.float32 for i in range(len(grids))]
     return [(n, min(channel_base // n, channel_max), kind) for n, kind in zip(grids, kinds, strict=True)]
 
 
@@ -243,7 +244,7 @@ class StyleGan2Discriminator(nn.Module):
         assert architecture != "skip" and group_channels == 1
         sizes = resolutions(shape[0], base, channel_base, channel_max, half)[::-1]
         read = shape[-1]
-        for (grid, features, dtype), (_, out, _) in zip(sizes, sizes[1:], strict=False):
+        for (grid, features, dtype), (_, out, _) in pairwise(sizes):
             block = DiscriminatorBlock(read, features, out, architecture == "resnet", clamp, dtype)
             self.add_module(f"b{grid}", block)
             read = 0
