@@ -35,10 +35,10 @@ HEAD = """# Against PyTorch
 
 Made by `python experiments/benchmarks/suite.py` from `{record}`. The same network, loss and optimizer are written in PyTorch
 (eager, channels last, fused Adam, without averages on both sides); both start from the same weights, and outputs, or losses
-and gradients, agree before anything is timed (`differ by`: relative, of the largest). GANs, VAE and VQ-VAE are the step that a
-user's run takes, at the shipped config's shapes cut in width and batch; the others a step of the network alone. A step of
-StyleGAN2 is the mean over 16, with R1 in one and path length in four of them; PyTorch's convolutions share one kernel there as
-ours do, since kernels for every image (in the record: `torch_grouped`) take it longer. jaxgen and PyTorch have processes of their own and take turns of at least 0.3 s.
+and gradients, agree before anything is timed (`differ by`: relative, of the largest). GANs, VAE and VQ-VAE are the step that
+a user's run takes, at the shipped config's shapes cut in width and batch; the others a step of the network alone. A step of
+StyleGAN2 is the mean over 16, with R1 in one and path length in four of them; PyTorch's modulated convolutions share one kernel
+there, as ours do. jaxgen and PyTorch have processes of their own and take turns of at least 0.3 s.
 
 The ratio is PyTorch's time over ours, median and quartiles over the rounds: above 1, jaxgen is faster. `kept`: over PyTorch
 with the allocator's settings that jaxgen makes for itself (freed memory stays with the process). `others`: share of the
