@@ -22,7 +22,8 @@ def get_config(arg: str = "") -> ConfigDict:
         disc_penalties=dict(name="gradient", strength=10.0),
         n_critic=5,
         gen_batch=2,
-        label_weights=(1.0, 0.1),
+        label_weight=1.0,
+        gen_label_weight=0.1,
         gen=dict(name="resnet_generator", width=128, optimizer=adam, ema=0.999),
         disc=dict(name="resnet_discriminator", width=128, labels="classes", optimizer=adam),
     )

@@ -215,11 +215,11 @@ TABLES: dict[str, dict[str, str]] = {
         "fixed": "jaxgen.methods.gan_augment:Fixed",
         "diffaugment": "jaxgen.methods.gan_augment:DiffAugment",
     },
-    "fade": {"none": "jaxgen.methods.gan:NoFade", "linear": "jaxgen.methods.gan:LinearFade"},
+    "fade": {"none": "jaxgen.methods.gan_fade:NoFade", "linear": "jaxgen.methods.gan_fade:LinearFade"},
     "truncate": {
-        "none": "jaxgen.methods.gan:NoTruncation",
-        "latent": "jaxgen.methods.gan:TruncatedLatent",
-        "style": "jaxgen.methods.gan:TruncatedStyle",
+        "none": "jaxgen.methods.gan_prior:NoTruncation",
+        "latent": "jaxgen.methods.gan_prior:TruncatedLatent",
+        "style": "jaxgen.methods.gan_prior:TruncatedStyle",
     },
     "latents": {
         "interpolate": "jaxgen.latents.tools:Interpolate",

@@ -28,9 +28,9 @@ class GanLoss:
     relative: ClassVar[bool] = False  # whether G's loss looks at the logits of real images
 
     @property
-    def middle(self) -> float:
-        """The logit that says neither real nor generated."""
-        return 0.0
+    def middle(self) -> float | None:
+        """The logit that says neither real nor generated; None where differences alone say something."""
+        return None if self.relative else 0.0
 
     def gen(self, fake: Array, real: Array) -> Array:
         """The generator's loss, shaped like the logits; where the game is not `relative`, `real` is not looked at."""
@@ -106,6 +106,11 @@ class Hinge(GanLoss):
 @dataclass(frozen=True)
 class Wasserstein(GanLoss):
     """The earth mover's distance by a 1-Lipschitz critic; needs a penalty or a bound on weights that keeps it so."""
+
+    @property
+    def middle(self) -> None:
+        """A critic is known up to a constant."""
+        return None
 
     def gen(self, fake: Array, real: Array) -> Array:
         """-D(G(z))."""

@@ -31,8 +31,8 @@ from jaxgen.core.inputs import Input
 from jaxgen.core.method import Batch, Loss, Metrics, PerExample, value_and_grads
 from jaxgen.core.net import Net
 from jaxgen.core.parallel import microbatches
-from jaxgen.core.ranges import Count, Natural, NonNegative, Number, Positive
-from jaxgen.core.spec import BatchSize, DataSpec, PhaseSpan, Spec
+from jaxgen.core.ranges import Count, NonNegative
+from jaxgen.core.spec import BatchSize, DataSpec, Spec
 from jaxgen.core.state import Array, PyTree, TrainState, Variables, Weights
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
@@ -49,107 +49,12 @@ from jaxgen.losses.regularize import (
     lazily,
 )
 from jaxgen.methods.gan_augment import GanAugment, NoAugment
-from jaxgen.nets.convolution import upsample2x
-from jaxgen.nets.gan import Judged, mean_pool2x
+from jaxgen.methods.gan_fade import LinearFade, NoFade
+from jaxgen.methods.gan_prior import PRIORS, NoTruncation
+from jaxgen.nets.gan import Judged
 from jaxgen.nets.spectral import settled, sigmas
 
-PRIORS = {
-    "normal": lambda rng, shape: jax.random.normal(rng, shape),
-    "uniform": lambda rng, shape: jax.random.uniform(rng, shape, minval=-1.0, maxval=1.0),
-}
 HELD = ("spectral",)  # collections that move in the first pass of an update of their own net, and nowhere else
-
-
-@dataclass(frozen=True)
-class NoTruncation:
-    """Samples are what G makes of its prior."""
-
-    def latents(self, rng: Array, shape: tuple[int, ...], prior: str) -> Array:
-        """z ~ p(z)."""
-        return PRIORS[prior](rng, shape)
-
-    def options(self) -> dict[str, Any]:
-        """What G is called with besides."""
-        return {}
-
-
-@dataclass(frozen=True)
-class TruncatedLatent(NoTruncation):
-    """Latents beyond the threshold are drawn again (Brock et al. 2018, section 3.1): better pictures, less variety."""
-
-    threshold: Positive = 0.5
-
-    inputs: ClassVar[tuple[str, ...]] = ("threshold",)
-
-    def latents(self, rng: Array, shape: tuple[int, ...], prior: str) -> Array:
-        """z ~ p(z) where every number is within +-threshold."""
-        if prior == "uniform":
-            return PRIORS[prior](rng, shape) * jnp.minimum(self.threshold, 1.0)
-        return jax.random.truncated_normal(rng, -self.threshold, self.threshold, shape)
-
-
-@dataclass(frozen=True)
-class TruncatedStyle(NoTruncation):
-    """w drawn towards its mean, w' = mean + psi (w - mean), in the first `cutoff` layers (Karras et al. 2018, app. B)."""
-
-    psi: Number = 0.7
-    cutoff: NonNegative = 1000.0
-
-    inputs: ClassVar[tuple[str, ...]] = ("psi", "cutoff")
-
-    def options(self) -> dict[str, Any]:
-        """psi and cutoff."""
-        return {"psi": self.psi, "cutoff": self.cutoff}
-
-
-@dataclass(frozen=True)
-class NoFade:
-    """The nets make pictures of one size."""
-
-    def options(self, step: Array) -> dict[str, Any]:
-        """What both nets are called with besides."""
-        return {}
-
-    def blend(self, x: Array, step: Array) -> Array:
-        """Real images as D sees them."""
-        return x
-
-
-@dataclass(frozen=True)
-class LinearFade(NoFade):
-    """A phase that doubles the pictures of the one before takes up the new layers by and by (Karras et al. 2017, figure 2).
-
-    alpha = clip((step - first step of the phase) / steps, 0, 1), 1 in the first phase, is a function of the step alone. It
-    mixes the two ways through the nets and, in real images, what the coarser picture has with what it has not.
-    """
-
-    steps: Natural = 0  # 0: the phase has the size of the one before
-    phase: PhaseSpan = (0, 0)
-
-    def __post_init__(self) -> None:
-        start, stop = min(self.phase, default=0), max(self.phase, default=0)
-        if start and self.steps > stop - start:
-            raise UserError(
-                f"method.fade.steps={self.steps} is longer than its phase, from step {start} to {stop}; set "
-                f"method.fade.steps={stop - start}"
-            )
-
-    def alpha(self, step: Array) -> Array | float:
-        """How much of the new layers is in."""
-        start = min(self.phase, default=0)
-        return jnp.clip((step - start) / self.steps, 0.0, 1.0) if self.steps and start else 1.0
-
-    def options(self, step: Array) -> dict[str, Any]:
-        """alpha."""
-        return {"alpha": self.alpha(step)}
-
-    def blend(self, x: Array, step: Array) -> Array:
-        """(1 - alpha) up(down(x)) + alpha x."""
-        alpha = self.alpha(step)
-        if isinstance(alpha, float):
-            return x
-        coarse = upsample2x(mean_pool2x(x))
-        return coarse + alpha * (x - coarse)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,7 +72,8 @@ class Gan:
     n_critic: Count = 1
     gen_batch: Count = 1  # images of G's update, as a multiple of those of D's
     fakes: Literal["batch", "data", "uniform"] = "batch"  # labels of generated images: the batch's, shuffled, or any
-    label_weights: tuple[NonNegative, ...] = (1.0, 0.1)  # of D's and G's loss by the labels that D reads, where it does
+    label_weight: NonNegative = 1.0  # of D's loss by the labels that it reads, where it does (AC-GAN)
+    gen_label_weight: NonNegative = 0.1  # of G's
     z_dim: Count = 100
     prior: str = "normal"
     truncate: NoTruncation = field(default_factory=NoTruncation)  # of samples
@@ -192,6 +98,11 @@ class Gan:
             raise UserError(
                 "method.truncate='style' draws the latent w of StyleGAN2 to its mean, and method.gen has none; set "
                 "method.truncate=latent"
+            )
+        if self.augment.start() and self.loss.middle is None:
+            raise UserError(
+                f"method.augment adapts to how often D calls real images real, and no logit of {type(self.loss).__name__} says so; "
+                "set method.augment=diffaugment or method.loss=nonsaturating"
             )
         for key in ("gen", "disc"):
             self.player(key)
@@ -375,20 +286,20 @@ class Gan:
         fake_logits = judged_fake.logit
 
         by_real, by_fake = (each(v) for v in self.loss.parts(real_logits, fake_logits))
-        loss, leaning = by_real + by_fake, each(real_logits) - self.loss.middle
+        loss, leaning = by_real + by_fake, each(real_logits) - (self.loss.middle or 0.0)
         metrics = {
             "d_loss_real": by_real,
             "d_loss_fake": by_fake,
             "d_real": each(real_logits),
             "d_fake": each(fake_logits),
-            "accuracy": 0.5 * (leaning > 0) + 0.5 * (each(fake_logits) < self.loss.middle),
+            "accuracy": 0.5 * (leaning > 0) + 0.5 * (each(fake_logits) < (self.loss.middle or 0.0)),
             "r_t": jnp.sign(leaning),  # nears 1 as D learns its images by heart (Karras et al. 2020, eq. 1)
             "spread": self.spread(fake, fake_cond) / jnp.maximum(self.spread(real, cond), 1e-6),
             **{name: jnp.asarray(value) for name, value in self.fade.options(w.step).items()},
         }
         if judged.labels:
             read = label_loss(judged, cond)
-            loss, metrics["label_accuracy"] = loss + self.label_weights[0] * read, right(judged, cond)
+            loss, metrics["label_accuracy"] = loss + self.label_weight * read, right(judged, cond)
         seen = self._seen(w, disc, real, fake, cond, real_rng)
         for penalty, name in self.penalties("disc").items():
             if not penalty.apart:
@@ -447,7 +358,7 @@ class Gan:
             real = seen.logit
         loss, metrics, extra = each(self.loss.gen(judged.logit, real)), {}, {}
         if judged.labels:
-            loss = loss + self.label_weights[1] * label_loss(judged, cond)
+            loss = loss + self.gen_label_weight * label_loss(judged, cond)
         for penalty, name in self.penalties("gen").items():
             if not penalty.apart:
                 memory = w.extra.get(name, {})

@@ -180,6 +180,7 @@ CASES = {
     "a param to train": Case("stylegan2_digits", {"method.disc.optimizer.train": "b64"}),
     "a fade of nets that do not grow": Case("dcgan_digits", {"method.fade": "linear"}),
     "truncation of a net without w": Case("dcgan_digits", {"method.truncate": "style"}),
+    "a p without a logit that says real": Case("ada_digits", {"method.loss": "wasserstein"}),
     "a slope of one example with batch norm": Case("dcgan_digits", {"method.disc_penalties": "r1"}),
     "colours of two channels": Case("gan_ring8", {"method.augment": "ada"}),
     "a height to attend at": Case("biggan_digits", {"method.gen.attend": (5,)}),

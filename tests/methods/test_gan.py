@@ -17,8 +17,9 @@ from jaxgen.core.spec import Field, Spec, labels, pictures
 from jaxgen.errors import UserError
 from jaxgen.losses.gan import LeastSquares, NonSaturating, RelativisticAverage, Wasserstein
 from jaxgen.losses.regularize import R1, Drift, GenPenalty, GradientPenalty
-from jaxgen.methods.gan import Gan, TruncatedLatent, any_labels, label_loss
+from jaxgen.methods.gan import Gan, any_labels, label_loss
 from jaxgen.methods.gan_augment import Ada
+from jaxgen.methods.gan_prior import TruncatedLatent
 from jaxgen.nets.gan import (
     DcganDiscriminator,
     DcganGenerator,
@@ -374,7 +375,9 @@ def test_a_discriminator_reads_the_labels_of_real_images():
     """AC-GAN with the residual pair: a few steps on pictures whose brightness is their label."""
     told = dict(conditions=labels(3), width=8)
     disc = ResnetDiscriminator(downs=1, plain=0, labels="classes", **told)
-    method = gan(ResnetGenerator(shape=(4, 4, 1), base=2, **told), disc, lr=1e-2, label_weights=(1.0, 0.1))
+    method = gan(
+        ResnetGenerator(shape=(4, 4, 1), base=2, **told), disc, lr=1e-2, label_weight=1.0, gen_label_weight=0.1
+    )
     label = jnp.arange(24, dtype=jnp.int32) % 3
     batch = {
         "image": jnp.broadcast_to(100 * label[:, None, None, None], (24, 4, 4, 1)).astype(jnp.uint8),
@@ -563,7 +566,7 @@ def test_a_discriminator_that_reads_labels_is_paid_for_it():
     batch = images(6, (2, 2, 1), labelled=3)
     gen = MlpGenerator(shape=(2, 2, 1), conditions=labels(3), width=8)
     disc = Reader(conditions=labels(3), width=8, pieces=2, dropout=0.0)
-    paid, free = (gan(gen, disc, label_weights=pair) for pair in ((2.0, 0.5), (0.0, 0.0)))
+    paid, free = (gan(gen, disc, label_weight=d, gen_label_weight=g) for d, g in ((2.0, 0.5), (0.0, 0.0)))
     w = jax.jit(paid.init)(KEY, batch).view()
     x = paid.target(batch)
     logits = Reader.__call__(disc.bind(w.nets["disc"]), x)

@@ -14,7 +14,8 @@ from jaxgen.core.state import adopt, path_name, renewed
 from jaxgen.errors import UserError
 from jaxgen.losses.gan import Wasserstein
 from jaxgen.losses.regularize import Drift, GradientPenalty
-from jaxgen.methods.gan import Gan, LinearFade
+from jaxgen.methods.gan import Gan
+from jaxgen.methods.gan_fade import LinearFade
 from jaxgen.nets.convolution import upsample2x
 from jaxgen.nets.gan import mean_pool2x
 from jaxgen.nets.progan import Equal, ProganDiscriminator, ProganGenerator
