@@ -92,7 +92,7 @@ def test_the_key_decides_everything_and_what_has_no_places_stays(name, kind):
     a, b, other = (run(batch, seed) for seed in (1, 1, 2))
     for key in a:
         np.testing.assert_array_equal(a[key], b[key])
-    assert name == "shrink" or any((np.asarray(a[key]) != np.asarray(other[key])).any() for key in a)
+    assert name in ("coarse", "shrink") or any((np.asarray(a[key]) != np.asarray(other[key])).any() for key in a)
     for key in batch.keys() - spec.of(*PICTURES).keys() | (batch.keys() if task.always else set()):
         np.testing.assert_array_equal(a[key], batch[key])
 
@@ -112,7 +112,7 @@ def smooth(num=NUM, side=SIDE):
     return jnp.asarray(np.sin(a * y[..., None] + b) * np.cos(c * x[..., None] - a), jnp.float32)
 
 
-@pytest.mark.parametrize("name", AUGMENTS)
+@pytest.mark.parametrize("name", sorted(set(AUGMENTS) - {"dequantise"}))  # it moves levels, not places
 def test_one_draw_moves_all_that_has_places_alike(name):
     """One picture as target, as pair, as a clip's every frame, at half the size and as a mask: so it comes out."""
     spec = Spec(
