@@ -35,7 +35,8 @@ def test_twin(module, case):
     _, weights, given, found = module.ours(case)
     _, other = module.theirs(case, "cpu", weights, given)
     far = {what: difference(found[what], value) for what, value in other.items()}
-    assert max(far.values()) < 5e-3, far  # one ReLU that rounding moves across 0 is worth 2e-3 in nets so narrow
+    # one ReLU that rounding moves across 0 is worth 2e-3 in nets so narrow
+    assert all(value < 5e-3 for value in far.values()), far
 
 
 class Wandering:
