@@ -78,7 +78,9 @@ ROWS: dict[str, Row] = {
     "digits/BigGAN": Row("biggan_digits", {}, {"agreement": 0.95}, {"fid": 0.45}),
     "digits/LAPGAN": Row("lapgan_digits", {}),
     "digits/ProGAN": Row("progan_digits", {}),
-    "digits/StyleGAN2 + ADA": Row("stylegan2_digits", {"steps": 2_500, "method.augment": "ada"}, {"agreement": 0.95}, {"fid": 0.30}),
+    "digits/StyleGAN2 + ADA": Row(
+        "stylegan2_digits", {"steps": 2_500, "method.augment": "ada"}, {"agreement": 0.95}, {"fid": 0.30}
+    ),
     **toy("gan_grid25", 25, 12_000),
     "mnist/DCGAN": Row("dcgan_mnist", {"steps": 3_000, **WIDTH}, LABELS, {"fid": 1.2}),
     "mnist/conditional GAN": Row("cgan_mnist", {"steps": 10_000}, {**LABELS, "agreement": 0.92}),
