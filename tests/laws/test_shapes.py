@@ -9,7 +9,7 @@ from cases import CHOSEN, CONFIGS, ROOT, lend
 from jaxgen.config import files as configs
 from jaxgen.core import conditions, parallel
 from jaxgen.core.method import Encodes, Method, Reconstructs, Samples, Scores
-from jaxgen.core.spec import pictures
+from jaxgen.core.spec import Field, Spec, pictures
 from jaxgen.data.sources import Digits
 from jaxgen.runs.experiment import Experiment
 
@@ -31,6 +31,7 @@ QUICK = (*CHOSEN, "ddpm_digits")  # tracing the paper's nets takes seconds each:
 def exp(request, tmp_path_factory) -> Experiment:
     config = configs.override(configs.load(f"{ROOT}/configs/{request.param}.py"), {"mesh": {"data": 1}})
     own = {"digits": Digits().open("train").spec, "folder": pictures((32, 32, 3))}
+    own |= dict.fromkeys(("ring", "grid"), Spec(image=Field((1, 1, 2), "float32", "image", "target")))
     spec = own.get(config.data.name) or SPECS[config.data.dataset]
     config = lend(config, spec, tmp_path_factory.mktemp("lent"), weights=False)
     return Experiment(config, spec, parallel.make_mesh({"data": 1}))
