@@ -22,16 +22,6 @@ if (0, 10) <= setup.jaxlib_version() < (0, 11):
 FUSIONS = {"xla_cpu_use_fusion_emitters": True} if "fusion_emitters" in QUICK_COMPILATION else None
 
 
-PARTS = ("name", "loss", "disc_penalties", "gen_penalties", "augment", "objective", "decay")
-
-
-def names(part) -> str:
-    """Which members a key of a config holds; other values as they are."""
-    if isinstance(part, tuple | list):
-        return " ".join(names(one) for one in part)
-    return part["name"] if isinstance(part, dict) and "name" in part else str(part)
-
-
 def kinds() -> list[str]:
     """One config for every method with its nets, losses, adaptive parts and tasks: digits where there are any.
 
@@ -44,7 +34,8 @@ def kinds() -> list[str]:
         config = configs.load(f"{ROOT}/configs/{name}.py:tiny").to_dict()
         method = config["method"]
         nets = [method[k]["name"] for k in ("net", "gen", "disc") if k in method]
-        parts = [names(method.get(key)) for key in PARTS] + [str(method.get("n_critic", 1) > 1)]
+        keys = ("name", "loss", "disc_penalties", "gen_penalties", "augment", "n_critic", "objective", "decay")
+        parts = [str(method.get(key)) for key in keys]
         found.setdefault(" ".join([*nets, *parts, *config.get("tasks", {})]), name)
     return sorted(found.values())
 

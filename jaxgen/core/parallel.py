@@ -3,6 +3,9 @@
 import math
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -13,6 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxgen.core.state import PyTree, path_name
 from jaxgen.errors import UserError
 
+_SPREAD: ContextVar[Mesh | None] = ContextVar("spread", default=None)
 FSDP_BYTES = 4 << 20  # smaller leaves cost more to gather than to keep
 
 
@@ -79,6 +83,28 @@ def batch_sharding(mesh: Mesh, leading: int = 0) -> NamedSharding:
     """Examples are spread over every axis of the mesh but `model`; `leading` unsharded axes come before the batch's."""
     axes = tuple(name for name in mesh.axis_names if name != "model")
     return NamedSharding(mesh, PartitionSpec(*(None,) * leading, axes))
+
+
+@contextmanager
+def spreading(mesh: Mesh) -> Iterator[None]:
+    """While a program is traced: `as_batch` spreads over this mesh."""
+    before = _SPREAD.set(mesh)
+    try:
+        yield
+    finally:
+        _SPREAD.reset(before)
+
+
+def as_batch(x: jax.Array) -> jax.Array:
+    """[B, ...] that a training step draws from nothing, such as latents, spread over the devices as its batch is.
+
+    Left to itself XLA's partitioner may keep every example on every device, and then counts the gradient of a convolution
+    whose kernel is sharded several times (jax 0.10.2 and 0.12.0.1; findings/sharded_kernel_gradient_counted_twice.sh). Outside
+    of `spreading`, and where the devices do not divide B, x as it is.
+    """
+    mesh = _SPREAD.get()
+    spread = mesh is not None and len(x) % batch_devices(mesh) == 0
+    return jax.lax.with_sharding_constraint(x, batch_sharding(mesh)) if spread else x
 
 
 def batch_devices(mesh: Mesh) -> int:

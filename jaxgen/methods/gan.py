@@ -30,7 +30,7 @@ from jaxgen.core.conditions import Cond, prepare
 from jaxgen.core.inputs import Input
 from jaxgen.core.method import Batch, Loss, Metrics, PerExample, value_and_grads
 from jaxgen.core.net import Net
-from jaxgen.core.parallel import microbatches
+from jaxgen.core.parallel import as_batch, microbatches
 from jaxgen.core.ranges import Count, NonNegative
 from jaxgen.core.spec import BatchSize, DataSpec, Spec
 from jaxgen.core.state import Array, PyTree, TrainState, Variables, Weights
@@ -162,7 +162,7 @@ class Gan:
 
     def latents(self, rng: Array, num: int) -> Array:
         """z ~ p(z), [num, z_dim]."""
-        return PRIORS[self.prior](rng, (num, self.z_dim))
+        return as_batch(PRIORS[self.prior](rng, (num, self.z_dim)))
 
     def target(self, batch: Batch) -> Array:
         """The images, [B, H, W, C] in [-1, 1]."""

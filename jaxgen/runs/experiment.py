@@ -345,7 +345,8 @@ class Experiment:
         kept = state.frozen
         state = self.whole(state, self.shardings)
         batch = self.see(state.frozen, batch, keys.named(root, "tasks", state.step), train=True)
-        state, metrics = self.method.train_step(state, batch, keys.named(root, "train", state.step))
+        with parallel.spreading(self.mesh):
+            state, metrics = self.method.train_step(state, batch, keys.named(root, "train", state.step))
         return state.replace(frozen=kept), metrics
 
     @cached_property

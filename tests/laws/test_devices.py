@@ -13,11 +13,8 @@ from jaxgen.config import files as configs
 from jaxgen.core import parallel
 
 
-def close(a, b, tolerance=3e-5):
-    """Equal up to float order: error relative to each leaf's largest value.
-
-    Adam makes steps of one size (1e-3 and more) of gradients near 0 too, whose last digits are the order of a sum.
-    """
+def close(a, b, tolerance=1e-5):
+    """Equal up to float order: error relative to each leaf's largest value."""
     for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
         x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
         assert np.abs(x - y).max(initial=0) <= tolerance * max(1.0, np.abs(x).max(initial=0)), jax.tree_util.keystr(
