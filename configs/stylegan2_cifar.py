@@ -1,7 +1,6 @@
 """StyleGAN2-ADA's nets (Karras et al. 2020, arXiv:2006.06676) on CIFAR-10. Paper: FID 2.92 (ADA).
 
 100 million images; no path length, no style mixing, a discriminator without residuals, 512 channels throughout.
-Hardware of the paper: 2 V100, 4.5 days.
 
 python -m jaxgen.main --config=configs/stylegan2_cifar.py --workdir=runs/stylegan2_cifar    # add :tiny for seconds
 """

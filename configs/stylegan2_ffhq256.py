@@ -1,7 +1,6 @@
 """StyleGAN2 (Karras et al. 2019, arXiv:1912.04958) on faces of FFHQ at 256x256, from a folder, as in StyleGAN2-ADA's paper.
 
-Their setting "paper256" (arXiv:2006.06676): 25 million images, mirrored ones too. Paper: FID 4.30 of all 70,000 images without
-augmentation. Hardware of the paper: 8 V100.
+Their setting "paper256" (arXiv:2006.06676): 25 million images, mirrored ones too.
 
 python -m jaxgen.main --config=stylegan2_ffhq256 --config.data.path=~/ffhq --workdir=runs/ffhq256    # add :tiny for seconds
 """

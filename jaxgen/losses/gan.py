@@ -11,6 +11,7 @@ D(x) = sigmoid(logit) where D is a probability; r and f are the logits of real a
       average       d: F(E f - r) + F(f - E r)                 g: F(r - E f) + F(E r - f)                    (sec. 4)
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,7 +23,7 @@ from jaxgen.core.ranges import Number
 Array = jax.Array
 
 
-class GanLoss:
+class GanLoss(ABC):
     """What each player minimises; logits [B], or [B, h, w] of a D that judges patches."""
 
     relative: ClassVar[bool] = False  # whether G's loss looks at the logits of real images
@@ -32,13 +33,13 @@ class GanLoss:
         """The logit that says neither real nor generated; None where differences alone say something."""
         return None if self.relative else 0.0
 
+    @abstractmethod
     def gen(self, fake: Array, real: Array) -> Array:
         """The generator's loss, shaped like the logits; where the game is not `relative`, `real` is not looked at."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parts(self, real: Array, fake: Array) -> tuple[Array, Array]:
         """The discriminator's losses (by real, by generated images), shaped like the logits; it minimises their sum."""
-        raise NotImplementedError
 
     def disc(self, real: Array, fake: Array) -> Array:
         """The discriminator's loss."""

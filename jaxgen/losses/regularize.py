@@ -17,6 +17,7 @@ Of either, on its weights:
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, TypeVar
@@ -59,28 +60,28 @@ class Regularizer:
     label: ClassVar[str] = "penalty"  # its name in the log
 
 
-class Penalty(Regularizer):
+class Penalty(Regularizer, ABC):
     """A penalty of the discriminator."""
 
     slopes: ClassVar[bool] = True  # it needs the gradient of each example's own logit
 
+    @abstractmethod
     def __call__(self, seen: Seen, rng: Array) -> Array:
         """The penalty [B], or one number of the whole net []."""
-        raise NotImplementedError
 
 
-class GenPenalty(Regularizer):
+class GenPenalty(Regularizer, ABC):
     """A penalty of the generator, such as the length of paths (Karras et al. 2019, arXiv:1912.04958, eq. 4)."""
 
     def start(self) -> Memory:
         """What it remembers, before the first step."""
         return {}
 
+    @abstractmethod
     def __call__(
         self, generate: Generate, inputs: tuple, params: PyTree, memory: Memory, rng: Array
     ) -> tuple[Array, Memory]:
         """-> (the penalty [B] or [], what it remembers next); inputs (z, cond) are those of the images that G's loss is of."""
-        raise NotImplementedError
 
 
 def squared_slope(critic: Critic, x: Array) -> Array:

@@ -517,8 +517,9 @@ def penalised(penalty: Regularizer, value: Array, num: int) -> Array:
 
 def label_loss(said: Judged, cond: Cond) -> Array:
     """Cross entropy of the labels that D read [B], summed over the conditions."""
-    each = [optax.softmax_cross_entropy_with_integer_labels(logits, cond[name]) for name, logits in said.labels.items()]
-    return sum(each)
+    return sum(
+        optax.softmax_cross_entropy_with_integer_labels(logits, cond[name]) for name, logits in said.labels.items()
+    )
 
 
 def right(said: Judged, cond: Cond) -> Array:

@@ -3,10 +3,11 @@
 They look at what is logged anyway, on the host: a step costs nothing more. `config.watch=()` turns them off.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from ml_collections import ConfigDict
 
@@ -15,11 +16,10 @@ from jaxgen.config.registry import build
 from jaxgen.core.ranges import Count, Inside, NonNegative, Positive, Range
 
 Past = dict[str, list[tuple[int, float]]]  # "train/r_t" -> (step, value), oldest first
-UNSIGNED = ("wasserstein", "least_squares")  # games in which a logit of 0 is no toss-up
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
+class Rule(ABC):
     """A sign of illness in the figures of a run; silent where they are not logged."""
 
     intervals: Count = 3  # logged intervals in a row that show it
@@ -30,16 +30,20 @@ class Rule:
         "loss",
         "disc_penalties",
         "augment",
-    )  # what its method has: a Gan does
+    )  # of its method: a Gan has them
 
+    @abstractmethod
     def __call__(self, past: Past, config: ConfigDict) -> str:
         """What is wrong and what to change; "" while all is well."""
-        raise NotImplementedError
 
     def last(self, past: Past, name: str) -> list[float]:
         """The last `intervals` values of a figure of training; none where there are fewer."""
         found = past.get(f"train/{name}", [])
         return [value for _, value in found[-self.intervals :]] if len(found) >= self.intervals else []
+
+    def game(self, config: ConfigDict) -> Any:
+        """What the players play: it knows which logit is undecided, if any is."""
+        return build("gan_loss", config.method.loss.to_dict(), where="config.method.loss")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +53,11 @@ class DiscWins(Rule):
     below: Positive = 0.05  # the loss of D on real and generated images
 
     def __call__(self, past: Past, config: ConfigDict) -> str:
-        """Both parts of D's loss together are next to nothing. A Wasserstein critic's have no floor."""
+        """Both parts of D's loss together are next to nothing. Those of a critic without an undecided answer have no floor."""
         both = [self.last(past, f"d_loss_{kind}") for kind in ("real", "fake")]
         losses = [a + b for a, b in zip(*both, strict=True)]
-        if not losses or max(losses) >= self.below or config.method.loss.name == "wasserstein":
+        game = self.game(config)
+        if not losses or max(losses) >= self.below or (game.middle is None and not game.relative):
             return ""
         return f"D wins: its loss is {losses[-1]:.2g}, below {self.below:g}, so that G learns little; {slower_disc(config)}"
 
@@ -67,8 +72,8 @@ class ByHeart(Rule):
     def __call__(self, past: Past, config: ConfigDict) -> str:
         """r_t is high; where D calls held-out images real as well, it has learnt what is real, not which ones it was shown."""
         r_t, held = self.last(past, "r_t"), past.get("eval/d_real", [])
-        general = held and held[-1][1] > 0
-        if not r_t or min(r_t) <= self.above or general or config.method.loss.name in UNSIGNED:
+        middle = self.game(config).middle
+        if not r_t or min(r_t) <= self.above or middle is None or (held and held[-1][1] > middle):
             return ""
         if config.method.augment.name != "none":
             return ""
@@ -114,18 +119,18 @@ class Collapse(Rule):
 
 @dataclass(frozen=True, kw_only=True)
 class Swing(Rule):
-    """D's answers to generated images swing through 0, ever wider."""
+    """D's answers to generated images swing through the undecided one, ever wider."""
 
     intervals: Count = 12
     growth: Positive = 1.5  # of the second half's widest swing over that of the first
-    crossings: Count = 4  # of zero
+    crossings: Count = 4  # of the undecided logit
     least: NonNegative = 1.0  # widest swing of the second half, in logits
 
     def __call__(self, past: Past, config: ConfigDict) -> str:
         """The game goes round in circles that grow."""
-        logits, half = self.last(past, "d_fake"), self.intervals // 2
-        turns = sum(a * b < 0 for a, b in pairwise(logits))
-        if turns < self.crossings or config.method.loss.name in UNSIGNED:
+        middle, half = self.game(config).middle, self.intervals // 2
+        logits = [] if middle is None else [logit - middle for logit in self.last(past, "d_fake")]
+        if sum(a * b < 0 for a, b in pairwise(logits)) < self.crossings:
             return ""
         before, after = (max(map(abs, part)) for part in (logits[:half], logits[half:]))
         if after < max(self.growth * before, self.least):

@@ -18,9 +18,9 @@ NARROW = {f"method.{part}.{size}": 8 for part in PARTS for size in ("width", "hi
 
 
 def narrow(case: methods_vs_torch.Case) -> methods_vs_torch.Case:
-    """The case with a few channels and a batch of four; StyleGAN2, which takes longest to compile, on 16 pixels."""
+    """The case with a few channels and a batch of eight; StyleGAN2, which takes longest to compile, on 16 pixels."""
     small = {k: NARROW.get(k, 8 if k.endswith("channel_max") else v) for k, v in case.changes.items()}
-    changes = {**small, **case.alike, "data.batch": 4}
+    changes = {**small, **case.alike, "data.batch": 8}
     side = 16 if "stylegan2" in case.config else case.side
     return replace(case, scan=1, cycle=1, generate=min(case.generate, 4), side=side, changes=changes)
 
@@ -35,8 +35,7 @@ def test_twin(module, case):
     _, weights, given, found = module.ours(case)
     _, other = module.theirs(case, "cpu", weights, given)
     far = {what: difference(found[what], value) for what, value in other.items()}
-    # one ReLU that rounding moves across 0 is worth 2e-3 in nets so narrow
-    assert all(value < 5e-3 for value in far.values()), far
+    assert all(value < 1e-3 for value in far.values()), far
 
 
 class Wandering:

@@ -1,6 +1,7 @@
 """Gaussians in the plane: the test of a generator that needs no eye. Which does it find, and what does it draw between them?"""
 
-from dataclasses import asdict, dataclass
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ POINT = Spec(image=Field((1, 1, 2), "float32", "image", "target"))  # x and y wi
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(ABC):
     """An even mixture of Gaussians, from which `num` points are drawn once.
 
     sigma: standard deviation of each, along either axis
@@ -24,9 +25,9 @@ class Mixture:
     sigma: Positive = 0.01
     seed: Seed = 0
 
+    @abstractmethod
     def centres(self) -> np.ndarray:
         """[K, 2]."""
-        raise NotImplementedError
 
     def open(self, split: str) -> "Points":
         """The "train" or "eval" points: different draws."""
@@ -70,7 +71,7 @@ class Lattice(Mixture):
 class Points(Rows):
     """Draws of a mixture, which they remember."""
 
-    mixture: Mixture = Mixture()
+    mixture: Mixture = field(kw_only=True)
 
     def facts(self) -> Any:
         """With the mixture."""
