@@ -24,9 +24,7 @@ class Interpolate:
     """Pictures on the way from one latent to the next; the ends of every row are the samples themselves."""
 
     space: Name = ""  # z, w or w+; empty: w where the net has it
-    pictures: str = (
-        "0,1,2,3"  # their numbers in --mode=sample --seed=SEED; 7:2 is picture 2 of seed 7, FILE.npz:0 one of a file
-    )
+    pictures: str = "0,1,2,3"  # numbers in --mode=sample; 7:2 is picture 2 of seed 7, FILE.npz:0 one of a file
     line: Literal["", "lerp", "slerp"] = ""  # straight, or along an arc; empty: an arc in z, straight in w
     frames: Annotated[int, Range(least=2)] = 9  # of every way, both ends among them
     without_w: ClassVar[str] = NEEDS_W
