@@ -121,8 +121,8 @@ def drawn(source: Source, num: int, seed: int = 0) -> dict[str, Any]:
 
 
 def looked_at(exp: Experiment, w: Weights, batch: Batch, rng: Array) -> tuple[Batch, Array]:
-    """(a batch of the data as the method sees it, a key for what is done with it)."""
-    return exp.see(w.frozen, batch, keys.named(rng, "tasks")), keys.named(rng, "use")
+    """(a held-out batch of the data as the method sees it, a key for what is done with it)."""
+    return exp.see(w.frozen, exp.own(batch), keys.named(rng, "tasks")), keys.named(rng, "use")
 
 
 def first_pictures(exp: Experiment, w: Weights, source: Source, num: int, owner: Evaluator, function: Callable) -> list:

@@ -262,7 +262,7 @@ class Experiment:
         found, frozen = {}, self.frozen()
         num = min(num, len(source)) // self.feed.batch * self.feed.batch  # whole batches: padding would count
         for i, name in enumerate(task_names(self.config), len(self.feed.augment)):
-            seen = jax.jit(lambda frozen, batch, rng, i=i: self.see(frozen, batch, rng, stages=i))
+            seen = jax.jit(lambda frozen, batch, rng, i=i: self.see(frozen, self.own(batch), rng, stages=i))
             batches = (seen(frozen, batch, self.root) for batch, _ in self.held_out(source, num))
             found |= {f"tasks.{name}.{k}": v for k, v in self.stages[i].task.settle(frozen, batches).items()}
         return found
@@ -519,16 +519,33 @@ class Experiment:
         return source
 
     def held_out(self, source: Source, num: int) -> Iterator[tuple[Batch, np.ndarray]]:
-        """(batch of the data on the devices, mask [B] on the host): a share of `num` in order, the last batch padded."""
+        """(batch of the data on the devices, mask [B] of its `own` on the host): a share of `num` in order, the last one padded."""
         host, hosts = jax.process_index(), jax.process_count()
-        size = -(-self.feed.batch // hosts) * hosts
-        more = (self.spread(size) - size) // hosts
-        for batch in eval_batches(source, size, num, host, hosts, fields=tuple(self.read_spec)):
+        more = self.spread(self._seen_at_once) // hosts - self._seen_at_once // hosts
+        for batch in eval_batches(source, self._seen_at_once, num, host, hosts, fields=tuple(self.read_spec)):
             batch = {k: np.concatenate([v, v[np.arange(more) % len(v)]]) for k, v in batch.items()}
-            batch["valid"][len(batch["valid"]) - more :] = 0
             placed = parallel.put_batch(self.mesh, batch)
             mask = parallel.to_host(placed.pop("valid"))
-            yield placed, mask
+            yield placed, mask[self._own_rows(len(mask))]
+
+    def own(self, batch: Batch) -> Batch:
+        """A batch of `held_out` without what fills up the devices: a net that compares examples sees those of the config.
+
+        Every program over held-out data begins with it; a compiled program may cut its batch unevenly, an array may not.
+        """
+        filled = self.spread(self._seen_at_once) > self._seen_at_once
+        return {k: v[self._own_rows(len(v))] for k, v in batch.items()} if filled else batch
+
+    @property
+    def _seen_at_once(self) -> int:
+        """Held-out examples of a batch: the config's, so that all hosts have as many."""
+        hosts = jax.process_count()
+        return -(-self.feed.batch // hosts) * hosts
+
+    def _own_rows(self, num: int) -> np.ndarray:
+        """Which of `num` rows are not filled up: every host's first ones."""
+        hosts = jax.process_count()
+        return np.arange(num).reshape(hosts, -1)[:, : self._seen_at_once // hosts].ravel()
 
     def labels(self, num: int) -> np.ndarray:
         """The labels asked for in grids and sample sets: 0, 1, ..., classes - 1, 0, ..."""
