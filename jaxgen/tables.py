@@ -186,6 +186,7 @@ TABLES: dict[str, dict[str, str]] = {
         "gaussian": "jaxgen.losses.pixel_likelihood:Gaussian",
         "learned_gaussian": "jaxgen.losses.pixel_likelihood:LearnedGaussian",
         "logistic": "jaxgen.losses.pixel_likelihood:DiscretisedLogistic",
+        "logistic_mixture": "jaxgen.losses.pixel_likelihood:LogisticMixture",
     },
     "gan_loss": {
         "saturating": "jaxgen.losses.gan:Saturating",

@@ -1,13 +1,15 @@
 """Likelihoods p(x | z) of images and the divergence that goes with them, in nats.
 
 A decoder's output `out` [B, H, W, params(C)] holds the parameters of p(x | z), all means (or logits) first, then all
-log-scales. Images x are float32 [B, H, W, C] in [-1, 1].
+log-scales; a mixture's lie as PixelCNN++ has them. Images x are float32 [B, H, W, C] in [-1, 1].
 
     Bernoulli            log p = sum x' l - softplus(l), x' = (x + 1) / 2                (Kingma & Welling 2013, C.1)
     Gaussian             log p = sum -(x - mu)^2 / (2 sigma^2) - log sigma - log(2 pi) / 2                       (C.2)
     discretised logistic log p = sum log(F(x + 1/255) - F(x - 1/255)), open at both ends   (Salimans et al. 2017, eq. 2)
+    mixture of them      log p = sum_pixels log sum_k pi_k prod_channels P_k(x_c | x_<c)                 (eq. 1 and 3)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Protocol
 
@@ -15,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.core.ranges import Number, Positive, Range
+from jaxgen.core.ranges import Count, Number, Positive, Range
 from jaxgen.errors import UserError
 
 Array = jax.Array
@@ -36,6 +38,26 @@ def log_normal(z: Array, mean: Array | float, log_var: Array | float) -> Array:
 def per_example(x: Array) -> Array:
     """Sum over all but the first axis, in float32."""
     return x.astype(jnp.float32).reshape(x.shape[0], -1).sum(-1)
+
+
+def log_level(x: Array, mean: Array, log_scale: Array, levels: int) -> Array:
+    """log P that a logistic falls into the bin of the level x; the bins of the first and the last level reach to infinity.
+
+    log(s(a) - s(b)) = log s(a) + log s(-b) + log(1 - exp(b - a)) for the sigmoid s: nothing cancels.
+    """
+    half = 1.0 / (levels - 1)
+    sharp = jnp.exp(-log_scale)
+    below = jax.nn.log_sigmoid((x + half - mean) * sharp)  # log P(X <= bin's upper edge)
+    above = jax.nn.log_sigmoid(-(x - half - mean) * sharp)  # log P(X > bin's lower edge)
+    inside = below + above + jnp.log(-jnp.expm1(-2.0 * half * sharp))
+    ends = jnp.where(x < 0.0, below, above)
+    return jnp.where(jnp.abs(x) > 1.0 - half, ends, inside)
+
+
+def to_level(x: Array, levels: int) -> Array:
+    """The nearest of so many levels in [-1, 1]."""
+    steps = 0.5 * (levels - 1)
+    return jnp.round((jnp.clip(x, -1.0, 1.0) + 1.0) * steps) / steps - 1.0
 
 
 class Likelihood(Protocol):
@@ -186,15 +208,8 @@ class DiscretisedLogistic:
         return x
 
     def log_prob(self, out: Array, x: Array) -> Array:
-        """log(s(a) - s(b)) = log s(a) + log s(-b) + log(1 - exp(b - a)) for the sigmoid s: nothing cancels."""
-        mean, log_scale = self._split(out)
-        half = 1.0 / (self.levels - 1)
-        sharp = jnp.exp(-log_scale)
-        below = jax.nn.log_sigmoid((x + half - mean) * sharp)  # log P(X <= bin's upper edge)
-        above = jax.nn.log_sigmoid(-(x - half - mean) * sharp)  # log P(X > bin's lower edge)
-        inside = below + above + jnp.log(-jnp.expm1(-2.0 * half * sharp))
-        ends = jnp.where(x < 0.0, below, above)
-        return per_example(jnp.where(jnp.abs(x) > 1.0 - half, ends, inside))
+        """log P of every level."""
+        return per_example(log_level(x, *self._split(out), self.levels))
 
     def mean(self, out: Array) -> Array:
         """The location, kept in range."""
@@ -203,13 +218,79 @@ class DiscretisedLogistic:
     def sample(self, out: Array, rng: Array) -> Array:
         """A logistic draw rounded to its level."""
         mean, log_scale = self._split(out)
-        x = mean + jnp.exp(log_scale) * jax.random.logistic(rng, mean.shape)
-        steps = 0.5 * (self.levels - 1)
-        return jnp.round((jnp.clip(x, -1.0, 1.0) + 1.0) * steps) / steps - 1.0
+        return to_level(mean + jnp.exp(log_scale) * jax.random.logistic(rng, mean.shape), self.levels)
 
     def _split(self, out: Array) -> tuple[Array, Array]:
         mean, log_scale = jnp.split(out.astype(jnp.float32), 2, axis=-1)
         return mean, jnp.maximum(log_scale, self.least)  # at the bound its gradient is 0.5, torch.clamp's is 1
+
+
+@dataclass(frozen=True)
+class LogisticMixture:
+    """Mixture of discretised logistics for whole pixels (PixelCNN++, Salimans et al. 2017, arXiv:1701.05517, sec. 2.1-2.2).
+
+    A component of RGB has green's mean depend on red, and blue's on both (eq. 3); channels of other pictures are
+    independent in it. `out` is logits [K], then for every channel means [K], log-scales [K] and, for RGB, coefficients [K].
+    """
+
+    levels: Annotated[int, Range(least=2)] = 256
+    mixtures: Count = 10
+    least: Number = -7.0  # bound on log-scales
+
+    def params(self, channels: int) -> int:
+        """10 K for RGB, (1 + 2 C) K for other pictures."""
+        return self.mixtures * (1 + channels * (3 if channels == 3 else 2))
+
+    def prepare(self, x: Array, rng: Array) -> Array:
+        """Unchanged: images already sit on the levels."""
+        return x
+
+    def log_prob(self, out: Array, x: Array) -> Array:
+        """log sum_k pi_k P_k(pixel)."""
+        logits, mean, log_scale, coefficients = self._split(out)
+        mean = _located(mean, coefficients, x[..., None])
+        each = log_level(x[..., None], mean, log_scale, self.levels).sum(-2)  # [B, H, W, K]
+        return per_example(jax.nn.logsumexp(jax.nn.log_softmax(logits) + each, axis=-1))
+
+    def mean(self, out: Array) -> Array:
+        """The components' locations, weighed; what they depend on are the locations of the channels before."""
+        logits, mean, _, coefficients = self._split(out)
+        x = self._in_turn(mean, coefficients, lambda located: jnp.clip(located, -1.0, 1.0))
+        return (jax.nn.softmax(logits)[..., None, :] * x).sum(-1)
+
+    def sample(self, out: Array, rng: Array) -> Array:
+        """A component for every pixel, then its channels in turn: each is on its level before the next sees it."""
+        pick_rng, draw_rng = jax.random.split(rng)
+        logits, *rest = self._split(out)
+        picked = jax.nn.one_hot(jax.random.categorical(pick_rng, logits), self.mixtures)[..., None, :]
+        mean, log_scale, coefficients = ((picked * part).sum(-1, keepdims=True) for part in rest)
+        noise = jnp.exp(log_scale) * jax.random.logistic(draw_rng, mean.shape)
+        return self._in_turn(mean, coefficients, lambda located: to_level(located + noise, self.levels))[..., 0]
+
+    def _split(self, out: Array) -> tuple[Array, Array, Array, Array]:
+        """Logits [B, H, W, K]; means, log-scales and coefficients [B, H, W, C, K] each."""
+        k, out = self.mixtures, out.astype(jnp.float32)
+        parts = 3 if out.shape[-1] == self.params(3) else 2
+        rest = out[..., k:].reshape(*out.shape[:-1], -1, parts, k)
+        mean, log_scale = rest[..., 0, :], jnp.maximum(rest[..., 1, :], self.least)
+        return out[..., :k], mean, log_scale, jnp.tanh(rest[..., 2, :]) if parts == 3 else jnp.zeros_like(mean)
+
+    def _in_turn(self, mean: Array, coefficients: Array, draw: Callable[[Array], Array]) -> Array:
+        """x = draw(location), where the location of a channel depends on x of those before: as many passes as channels."""
+        x = draw(mean)
+        for _ in range(2 if mean.shape[-2] == 3 else 0):
+            x = draw(_located(mean, coefficients, x))
+        return x
+
+
+def _located(mean: Array, coefficients: Array, x: Array) -> Array:
+    """Means [..., C, K] given the pixel x [..., C, 1 or K]: those of RGB's green and blue move with the channels before."""
+    if mean.shape[-2] != 3:
+        return mean
+    red, green = x[..., 0, :], x[..., 1, :]
+    c = coefficients
+    moved = (jnp.zeros_like(mean[..., 0, :]), c[..., 0, :] * red, c[..., 1, :] * red + c[..., 2, :] * green)
+    return mean + jnp.stack(moved, axis=-2)
 
 
 def _signs(white: Array) -> Array:

@@ -11,12 +11,13 @@ from jaxgen.losses.pixel_likelihood import (
     DiscretisedLogistic,
     Gaussian,
     LearnedGaussian,
+    LogisticMixture,
     kl_normal,
     log_normal,
 )
 
 KEY = jax.random.key(0)
-ALL = [Bernoulli(), Gaussian(sigma=0.3), LearnedGaussian(), DiscretisedLogistic()]
+ALL = [Bernoulli(), Gaussian(sigma=0.3), LearnedGaussian(), DiscretisedLogistic(), LogisticMixture(mixtures=2)]
 
 
 def test_kl_equals_its_monte_carlo_estimate():
@@ -45,6 +46,21 @@ def test_discretised_logistic_has_finite_gradients_far_from_the_image():
     assert grads[0, 0, 0, 0] < 0  # the mean is pulled back to the dark pixel
 
 
+@pytest.mark.parametrize("channels, scale", [(1, 1.0), (2, 3.0), (3, 1.0), (3, 8.0)])
+def test_logistic_mixture_sums_to_one_and_is_drawn_from(channels, scale):
+    """Over every colour of 8 levels (4 are drawn: 64 colours have frequencies), also where components are far away."""
+    for levels in (8, 4):
+        likelihood = LogisticMixture(levels=levels, mixtures=3)
+        out = scale * jax.random.normal(KEY, (likelihood.params(channels),))
+        colours = jnp.stack(jnp.meshgrid(*[jnp.linspace(-1.0, 1.0, levels)] * channels), -1).reshape(-1, 1, 1, channels)
+        log_p = likelihood.log_prob(jnp.broadcast_to(out, (len(colours), 1, 1, out.size)), colours)
+        np.testing.assert_allclose(jnp.exp(log_p).sum(), 1.0, rtol=1e-4)
+    drawn = likelihood.sample(jnp.broadcast_to(out, (20_000, 1, 1, out.size)), KEY)
+    found = jnp.abs(drawn - colours[:, 0, 0]).max(-1)[:, 0] < 1e-6  # [draws, colours]
+    assert (found.sum(-1) == 1).all()
+    np.testing.assert_allclose(found.mean(0), jnp.exp(log_p), atol=0.015)
+
+
 @pytest.mark.parametrize("likelihood", [Gaussian(sigma=0.2), LearnedGaussian()])
 def test_densities_integrate_to_one(likelihood):
     x = jnp.linspace(-4.0, 4.0, 4001).reshape(-1, 1, 1, 1)
@@ -58,7 +74,9 @@ def test_samples_have_the_stated_mean_and_range(likelihood):
     many = jax.vmap(lambda k: likelihood.sample(out, k))(jax.random.split(KEY, 20_000))
     assert many.shape == (20_000, 1, 3, 2, 2) and jnp.abs(many).max() <= 1.0
     assert likelihood.mean(out).shape == (1, 3, 2, 2)
-    if not isinstance(likelihood, DiscretisedLogistic | LearnedGaussian):  # wide noise is cut at -1 and 1
+    if not isinstance(
+        likelihood, DiscretisedLogistic | LearnedGaussian | LogisticMixture
+    ):  # wide noise is cut at -1 and 1
         np.testing.assert_allclose(many.mean(0), likelihood.mean(out), atol=0.03)
 
 
