@@ -130,6 +130,11 @@ class Spec(Mapping[str, Field]):
         """Values of that label; 0: unlabelled."""
         return self[self.label].values if self.label else 0
 
+    @property
+    def vocabulary(self) -> int:
+        """Values of a token of the target; 0: it is not made of tokens."""
+        return self[self.target].values
+
     def abstract(self, num: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of a batch of so many examples; text stays on the host."""
         crossing = self.where(lambda _, field: field.kind != "text")
@@ -179,6 +184,7 @@ def labels(classes: int, names: tuple[str, ...] = ()) -> Spec:
 
 TargetShape = Annotated[tuple[Count, ...], Given("shape")]
 Classes = Annotated[Count, Given("classes")]
+Vocabulary = Annotated[Count, Given("vocabulary")]  # values that a token of the target takes
 Conditions = Annotated[Spec, Given("conditions")]
 DataSpec = Annotated[Spec, Given("spec")]
 BatchSize = Annotated[Count, Given("batch")]  # examples of one update
@@ -189,4 +195,4 @@ PhaseSpan = Annotated[tuple[Natural, ...], Given("phase")]  # the first step of 
 def given(spec: Spec, batch: int, steps: int, phase: tuple[int, int]) -> dict[str, Any]:
     """The facts that `Given` fields ask for."""
     facts = {"shape": spec.shape, "classes": spec.classes, "conditions": spec.conditions}
-    return {"spec": spec, "batch": batch, "steps": steps, "phase": phase, **facts}
+    return {"spec": spec, "vocabulary": spec.vocabulary, "batch": batch, "steps": steps, "phase": phase, **facts}

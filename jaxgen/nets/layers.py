@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jax import Array, lax
 from jax.ad_checkpoint import checkpoint_name
@@ -249,6 +250,19 @@ class LayerNorm(nn.Module):
         return x.astype(self.dtype)
 
 
+class RmsNorm(nn.Module):
+    """Zhang & Sennrich 2019 (arXiv:1910.07467), over the last axis: x / sqrt(mean x^2), times a learned scale."""
+
+    eps: float = 1e-6
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        x = x.astype(jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
+        return (x * lax.rsqrt(kept((x * x).mean(-1, keepdims=True)) + self.eps) * scale).astype(self.dtype)
+
+
 class BatchNorm(nn.Module):
     """Ioffe & Szegedy 2015, with torch's conventions: running = (1 - momentum) running + momentum batch, the running
     variance unbiased. Statistics over all axes but the last, in the collection "batch_stats"; under jit they are those
@@ -320,24 +334,26 @@ def _cudnn_attention_works(dtype: Any, head_dim: int, masked: bool) -> bool:
     return True
 
 
-def attention(q: Array, k: Array, v: Array, mask: Array | None = None) -> Array:
+def attention(q: Array, k: Array, v: Array, mask: Array | None = None, causal: bool = False) -> Array:
     """softmax(q k^T / sqrt(d)) v with q [B, N, heads, d] and k, v [B, M, heads, d] -> [B, N, heads, d].
 
     mask: bool [B, N or 1, M], True = look; a query that may look nowhere gives zero. The softmax is float32.
+    causal: query i looks at the keys 0 .. i, in place of a mask.
     """
     if mask is not None:
         some = mask.any(-1)[:, :, None, None]  # [B, N or 1, 1, 1]
         mask = jnp.broadcast_to(mask, (len(q), q.shape[1], k.shape[1]))[:, None]  # [B, 1, N, M]
         return jnp.where(some, _attention(q, k, v, mask), 0)
-    return _attention(q, k, v, None)
+    return _attention(q, k, v, None, causal)
 
 
-def _attention(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
+def _attention(q: Array, k: Array, v: Array, mask: Array | None, causal: bool = False) -> Array:
     """`attention` on the fastest path of the platform, mask [B, 1, N, M]."""
     platform, d = jax.default_backend(), q.shape[-1]
     if platform == "cpu":  # head-major products, and the softmax's division after the second: twice as fast as jax.nn's
         q, k, v = (a.swapaxes(1, 2) for a in (q / math.sqrt(d), k, v))  # [B, h, N, d]
         scores = jnp.einsum("bhnd,bhmd->bhnm", q, k).astype(jnp.float32)
+        mask = np.tri(*scores.shape[2:], dtype=bool) if causal else mask
         scores = scores if mask is None else jnp.where(mask, scores, 0.7 * jnp.finfo(jnp.float32).min)
         shares = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
         return ((shares.astype(v.dtype) @ v) / shares.sum(-1, keepdims=True).astype(v.dtype)).swapaxes(1, 2)
@@ -345,7 +361,8 @@ def _attention(q: Array, k: Array, v: Array, mask: Array | None) -> Array:
     even = mask is None or not (q.shape[1] % 2 or k.shape[1] % 2)  # cuDNN trains masked sequences of even length only
     fused = platform == "gpu" and half and d % 8 == 0 and d <= 256 and even
     fused = fused and _cudnn_attention_works(q.dtype, d, mask is not None)
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="cudnn" if fused else "xla")
+    implementation = "cudnn" if fused else "xla"
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation=implementation)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

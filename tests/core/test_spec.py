@@ -58,7 +58,7 @@ def test_a_spec_has_one_target_and_says_what_is_wrong():
 def test_facts_are_those_of_the_spec():
     facts = given(pictures((8, 8, 1), 10), 4, 100, (0, 100))
     assert facts == {"spec": pictures((8, 8, 1), 10), "shape": (8, 8, 1), "classes": 10, "conditions": labels(10),
-                     "batch": 4, "steps": 100, "phase": (0, 100)}  # fmt: skip
+                     "batch": 4, "steps": 100, "phase": (0, 100), "vocabulary": 0}  # fmt: skip
 
 
 def test_every_condition_has_a_null_of_its_own_shape():
