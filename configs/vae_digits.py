@@ -23,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
             decoder=dict(name="mlp_decoder", width=256, depth=2),
             optimizer=dict(name="adam", lr=1e-3, schedule="cosine", weight_decay=0.1),
         ),
-        likelihood=dict(name="logistic", levels=17),
+        likelihood=dict(name="logistic"),
     )
     c.eval = dict(
         loss=dict(every=1_000), likelihood=dict(every=0), grid=dict(every=1_000), reconstruct=dict(every=1_000)

@@ -126,7 +126,7 @@ def evaluate(
     for name, report in measured(trained, tests, source, choice):
         figures |= report.scalars
         for key, value in report.scalars.items() if parallel.is_lead() else ():
-            print(f"{name:<16}{key:<32}{value:.6g}")
+            print(f"{name:<16}{key:<32}{value:<12.6g}{report.note}".rstrip())
         draw(trained, name, report, *[choice.name] * (weights != "ema"))
     if figures and parallel.is_lead():
         print(f"figures with all that they depend on: {trained.run.path}/results.jsonl", file=sys.stderr)

@@ -41,6 +41,16 @@ def to_uint8(x: Array | np.ndarray) -> np.ndarray:
     return np.clip(np.rint((x.astype(np.float32) + 1.0) * 127.5), 0, 255).astype(np.uint8)
 
 
+def to_levels(x: Array, levels: int) -> Array:
+    """Pixels (uint8, or floats in [-1, 1]) -> the numbers 0 .. levels - 1 of the nearest of so many even levels, int32."""
+    return jnp.clip(jnp.rint((to_float(x) + 1.0) * (0.5 * (levels - 1))), 0, levels - 1).astype(jnp.int32)
+
+
+def from_levels(k: Array, levels: int) -> Array:
+    """Numbers of levels (or between them) -> floats in [-1, 1]: of 256 levels as `to_float` has them."""
+    return k / (0.5 * (levels - 1)) - 1.0
+
+
 def within(x: Array) -> Array:
     """Floats cut off at [-1, 1]. Infinity is not taken for black or white: it becomes NaN."""
     return jnp.where(jnp.isfinite(x), jnp.clip(x, -1.0, 1.0), jnp.nan)

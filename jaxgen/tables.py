@@ -28,6 +28,7 @@ TABLES: dict[str, dict[str, str]] = {
         "shrink": "jaxgen.tasks.shrink:Shrink",
         "codec": "jaxgen.tasks.codec:Codec",
         "coarse": "jaxgen.tasks.coarse:Coarse",
+        "levels": "jaxgen.tasks.levels:Levels",
     },
     "method": {
         "diffusion": "jaxgen.methods.diffusion:Diffusion",
@@ -188,6 +189,11 @@ TABLES: dict[str, dict[str, str]] = {
         "logistic": "jaxgen.losses.pixel_likelihood:DiscretisedLogistic",
         "logistic_mixture": "jaxgen.losses.pixel_likelihood:LogisticMixture",
     },
+    "dequantise": {
+        "uniform": "jaxgen.losses.dequantise:Uniform",
+        "importance": "jaxgen.losses.dequantise:Importance",
+        "none": "jaxgen.losses.dequantise:NoNoise",
+    },
     "gan_loss": {
         "saturating": "jaxgen.losses.gan:Saturating",
         "nonsaturating": "jaxgen.losses.gan:NonSaturating",
@@ -260,7 +266,7 @@ KEYS: dict[str, str] = {
     "optimizer": "optimizer", "ema": "ema",
     "process": "process", "predict": "predict", "weight": "weight", "times": "times", "objective": "objective",
     "solver": "solver", "pairs": "solver",
-    "guide": "guide", "grid": "grid", "nll": "nll", "likelihood": "likelihood", "loss": "gan_loss",
+    "guide": "guide", "grid": "grid", "nll": "nll", "likelihood": "likelihood", "dequantise": "dequantise", "loss": "gan_loss",
     "disc_penalties": "penalty", "gen_penalties": "gen_penalty", "augment": "gan_augment", "truncate": "truncate",
     "fade": "fade",
     "run": "run", "teacher": "run", "weak": "run", "judge": "run", "curriculum": "curriculum",

@@ -7,13 +7,13 @@ import traceback
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from ml_collections import ConfigDict
 
 from jaxgen.config.registry import KEYS, OWN, TABLES, complete, is_known, keys, members, nearest, takes, typed
 from jaxgen.core.given import expand
-from jaxgen.core.ranges import Count, Natural, Seed
+from jaxgen.core.ranges import Count, Natural, Range, Seed
 from jaxgen.errors import UserError
 
 
@@ -22,6 +22,7 @@ class Feed:
     """How data reaches the step; the keys of config.data that are not the source's."""
 
     batch: Count = 64  # global batch of one update, over all devices and hosts
+    levels: Annotated[int, Range(least=0, most=256)] = 0  # of pictures, even ones; 0: what the source says
     labels: bool = False  # hand the labels to the method (and so make it conditional)
     augment: tuple = ()  # on the device, inside the step: names or dicts of the table `augment`
     transforms: tuple = ()  # on the host, by Grain: names or dicts of the table `transform`

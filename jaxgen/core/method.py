@@ -174,6 +174,14 @@ class Quantizes(Encodes, Protocol):
 class Scores(Protocol):
     """Knows (a bound on) the likelihood of an image."""
 
+    @property
+    def kind(self) -> str:
+        """What `log_prob` is: "exact", or a "bound" from below."""
+
+    @property
+    def levels(self) -> int:
+        """That a pixel's value can take; 0: `log_prob` is of a density on [-1, 1], which has no bits per dimension."""
+
     def log_prob(self, w: Weights, batch: Batch, rng: Array) -> Array:
         """[B] log-likelihood (or lower bound) in nats of the whole image."""
 

@@ -154,6 +154,8 @@ class Net:
                 f"optimizer.train={trained!r} matches no param of {type(self.module).__name__}, such as "
                 f"{path_name(next(iter(jax.tree_util.tree_leaves_with_path(params)))[0])}; set optimizer.train='.*'"
             )
+        if "start" in variables:
+            variables["start"] = {**variables["start"], "ready": jnp.zeros((), bool)}
         ema = {rule.label: jax.tree.map(jnp.copy, params) for rule in self.ema}
         return NetState(params=params, opt=self.tx.init(params), vars=variables, ema=ema, default=next(iter(ema), ""))
 
@@ -174,10 +176,27 @@ class Net:
         vars = others(variables)
         if not train:
             return self.module.apply(variables, *args, train=False, rngs=rngs, method=method, **kwargs), vars
+        if "start" in vars:
+            vars["start"] = self.begin(variables, *args, rngs=rngs, method=method, **kwargs)
+            variables, hold = {**variables, "start": vars["start"]}, (*hold, "start")
         out, new = self.module.apply(
             variables, *args, train=True, rngs=rngs, method=method, mutable=[k for k in vars if k not in hold], **kwargs
         )
         return out, {**vars, **new}
+
+    def begin(self, variables: Variables, *args: Any, **options: Any) -> PyTree:
+        """The collection "start": what layers take from the first batch that they are trained on, and keep (actnorm, weight norm).
+
+        A layer writes it where `self.is_mutable_collection("start")`, and uses at once what it wrote: those behind it see that.
+        Under jit the batch is that of all devices. The first call of a step must reach all such layers.
+        """
+
+        def measured() -> PyTree:
+            held = jax.lax.stop_gradient(variables)
+            _, found = self.module.apply(held, *args, train=True, mutable=["start"], **options)
+            return {**found["start"], "ready": jnp.ones((), bool)}
+
+        return jax.lax.cond(variables["start"]["ready"], lambda: variables["start"], measured)
 
     def lined_up(self, s: NetState, grads: PyTree) -> PyTree:
         """Gradients as the update works with them: joined where the state has a layout; also by whoever needs their norm."""

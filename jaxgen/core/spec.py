@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.given import Given
-from jaxgen.core.ranges import Count, Natural
+from jaxgen.core.ranges import Count, Natural, Range
 from jaxgen.errors import UserError
 
 KINDS = ("image", "frames", "latent", "mask", "label", "tokens", "embedding", "text")
@@ -32,6 +32,7 @@ class Field:
     values: int = 0  # classes of a label, vocabulary of tokens
     names: tuple[str, ...] = ()  # of a label's values
     empty: tuple[int, ...] = ()  # tokens: those of the empty text
+    levels: int = 256  # of the values of a picture in uint8: evenly from 0 to 255; 0: unknown
 
     def __post_init__(self) -> None:
         for value, known in ((self.kind, KINDS), (self.role, ROLES)):
@@ -75,9 +76,14 @@ class Spec(Mapping[str, Field]):
 
     def __str__(self) -> str:
         """`image uint8 8x8x1, label of 10`: a line for people."""
-        told = (f"{name} of {f.values}" if f.kind == "label" else f"{name} {f.dtype} {'x'.join(map(str, f.shape))}"
-                for name, f in self.items())  # fmt: skip
-        return ", ".join(told)
+
+        def told(name: str, f: Field) -> str:
+            few = f" of {f.levels} levels" if 0 < f.levels < 256 else ""
+            return (
+                f"{name} of {f.values}" if f.kind == "label" else f"{name} {f.dtype} {'x'.join(map(str, f.shape))}{few}"
+            )
+
+        return ", ".join(told(name, f) for name, f in self.items())
 
     def where(self, keep: Callable[[str, Field], bool]) -> "Spec":
         """The fields for which `keep(name, field)`."""
@@ -97,8 +103,8 @@ class Spec(Mapping[str, Field]):
         return "; ".join(text for text, _ in told if text), all(fits for _, fits in told)
 
     def unnamed(self) -> "Spec":
-        """The same without the names of labels, which data of two formats may not both know."""
-        return Spec({name: replace(field, names=()) for name, field in self.items()})
+        """The same without the names of labels, which data of two formats may not both know, and levels, which nets do not."""
+        return Spec({name: replace(field, names=(), levels=0) for name, field in self.items()})
 
     @property
     def target(self) -> str:
@@ -114,6 +120,12 @@ class Spec(Mapping[str, Field]):
     def shape(self) -> tuple[int, ...]:
         """Of the target."""
         return self[self.target].shape
+
+    @property
+    def levels(self) -> int:
+        """That a value of the target can take; 0: it has none, as floats and latents, or nobody knows."""
+        field = self[self.target]
+        return field.levels if field.kind in ("image", "frames") and field.dtype == "uint8" else 0
 
     @property
     def conditions(self) -> "Spec":
@@ -146,9 +158,9 @@ class Spec(Mapping[str, Field]):
 
     @staticmethod
     def from_json(stored: Mapping[str, Mapping[str, Any]]) -> "Spec":
-        """What `to_json` gave, also after JSON made lists of its tuples."""
+        """What `to_json` gave, also after JSON made lists of its tuples, and before there were levels."""
         return Spec({
-            name: Field(**{k: tuple(v) if isinstance(v, list) else v for k, v in field.items()})
+            name: Field(**{"levels": 0, **{k: tuple(v) if isinstance(v, list) else v for k, v in field.items()}})
             for name, field in stored.items()
         })  # fmt: skip
 
@@ -157,6 +169,8 @@ def _changed(name: str, old: Field | None, new: Field | None) -> tuple[str, bool
     """`Spec.changed` of one field."""
     if not old or not new:
         return f"{Spec({name: old or new})} is {'gone' if old else 'new'}", False
+    if not (old.levels and new.levels):  # one is of a run from before there were levels
+        old, new = replace(old, levels=0), replace(new, levels=0)
     if replace(old, names=()) != replace(new, names=()):
         words = [f"{n!r} is new" for n in new.names if n not in old.names]
         words += [f"{n!r} is gone" for n in old.names if n not in new.names]
@@ -170,10 +184,10 @@ def _changed(name: str, old: Field | None, new: Field | None) -> tuple[str, bool
     return f"{name} {places[0]} was {old.names[places[0]]!r} and is {new.names[places[0]]!r}{more}", not moved
 
 
-def pictures(shape: tuple[int, ...], classes: int = 0, names: tuple[str, ...] = ()) -> Spec:
+def pictures(shape: tuple[int, ...], classes: int = 0, names: tuple[str, ...] = (), levels: int = 256) -> Spec:
     """The Spec of uint8 pictures [H, W, C] (or clips [T, H, W, C]) to be made, told a label where there are classes."""
     kind = "image" if len(shape) == 3 else "frames"
-    spec = Spec(image=Field(tuple(shape), "uint8", kind, "target"))
+    spec = Spec(image=Field(tuple(shape), "uint8", kind, "target", levels=levels))
     return Spec(spec, **labels(classes, names))
 
 
@@ -185,6 +199,7 @@ def labels(classes: int, names: tuple[str, ...] = ()) -> Spec:
 TargetShape = Annotated[tuple[Count, ...], Given("shape")]
 Classes = Annotated[Count, Given("classes")]
 Vocabulary = Annotated[Count, Given("vocabulary")]  # values that a token of the target takes
+Levels = Annotated[int, Given("levels"), Range(least=2)]
 Conditions = Annotated[Spec, Given("conditions")]
 DataSpec = Annotated[Spec, Given("spec")]
 BatchSize = Annotated[Count, Given("batch")]  # examples of one update
@@ -194,5 +209,5 @@ PhaseSpan = Annotated[tuple[Natural, ...], Given("phase")]  # the first step of 
 
 def given(spec: Spec, batch: int, steps: int, phase: tuple[int, int]) -> dict[str, Any]:
     """The facts that `Given` fields ask for."""
-    facts = {"shape": spec.shape, "classes": spec.classes, "conditions": spec.conditions}
+    facts = {"shape": spec.shape, "classes": spec.classes, "conditions": spec.conditions, "levels": spec.levels}
     return {"spec": spec, "vocabulary": spec.vocabulary, "batch": batch, "steps": steps, "phase": phase, **facts}

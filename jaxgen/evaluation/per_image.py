@@ -37,6 +37,7 @@ class Report:
     about: dict[str, Any] = field(
         default_factory=dict, kw_only=True
     )  # what figures depend on besides: N, protocol, hashes
+    note: str = field(default="", kw_only=True)  # what is printed behind every figure
 
     def broken(self) -> list[str]:
         """The figures and pictures that hold NaN or infinity."""
@@ -250,11 +251,15 @@ class Likelihood:
             )
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
-        """likelihood_nats = mean log p(x); likelihood_bits_per_dim = -nats / (D ln 2)."""
+        """likelihood_nats = mean log p(x); likelihood_bits_per_dim = -nats / (D ln 2), but of a density."""
 
         def scores(w: Weights, batch: Batch, rng: Array) -> dict[str, Array]:
             return {"nats": exp.method.log_prob(w, batch, rng)}
 
         nats = averages(exp, ema, source, self.num, self, scores)["nats"]
-        figures = {"likelihood_nats": nats, "likelihood_bits_per_dim": bits_per_dim(nats, math.prod(exp.spec.shape))}
-        return Report(figures, about=drawn(source, self.num))
+        figures, kind, levels = {"likelihood_nats": nats}, exp.method.kind, exp.method.levels
+        note = f"{kind}, of a density on [-1, 1]"
+        if levels:
+            figures["likelihood_bits_per_dim"] = bits_per_dim(nats, math.prod(exp.spec.shape))
+            note = f"{kind}, of {levels} levels: {math.log2(levels):.4g} bits each if all were alike"
+        return Report(figures, about={"kind": kind, "levels": levels, **drawn(source, self.num)}, note=note)

@@ -11,14 +11,16 @@ log-scales; a mixture's lie as PixelCNN++ has them. Images x are float32 [B, H, 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.core.ranges import Count, Number, Positive, Range
+from jaxgen.core.ranges import Count, Number, Positive
+from jaxgen.core.spec import Levels
 from jaxgen.errors import UserError
+from jaxgen.images import from_levels, to_levels
 
 Array = jax.Array
 
@@ -56,8 +58,7 @@ def log_level(x: Array, mean: Array, log_scale: Array, levels: int) -> Array:
 
 def to_level(x: Array, levels: int) -> Array:
     """The nearest of so many levels in [-1, 1]."""
-    steps = 0.5 * (levels - 1)
-    return jnp.round((jnp.clip(x, -1.0, 1.0) + 1.0) * steps) / steps - 1.0
+    return from_levels(to_levels(x, levels), levels)
 
 
 class Likelihood(Protocol):
@@ -190,22 +191,35 @@ class LearnedGaussian:
 
 
 @dataclass(frozen=True)
-class DiscretisedLogistic:
+class OnLevels:
+    """What a likelihood of levels shares."""
+
+    levels: Levels = 256
+
+    def __post_init__(self) -> None:
+        if not self.levels:
+            raise UserError(
+                "method.likelihood is of pixels that have levels, and these are floats; set method.likelihood.levels=256 to take "
+                "the nearest of so many, or method.likelihood=learned_gaussian"
+            )
+
+    def prepare(self, x: Array, rng: Array) -> Array:
+        """On the levels exactly: uint8 has them rounded."""
+        return to_level(x, self.levels)
+
+
+@dataclass(frozen=True)
+class DiscretisedLogistic(OnLevels):
     """Probability of the level itself: a logistic integrated over the level's bin (Salimans et al. 2017, eq. 2).
 
     The bins of the darkest and the brightest level reach to infinity, so that the levels sum to 1 exactly.
     """
 
-    levels: Annotated[int, Range(least=2)] = 256
     least: Number = -7.0  # bound on log-scales
 
     def params(self, channels: int) -> int:
         """A mean and a log-scale per value."""
         return 2 * channels
-
-    def prepare(self, x: Array, rng: Array) -> Array:
-        """Unchanged: images already sit on the levels."""
-        return x
 
     def log_prob(self, out: Array, x: Array) -> Array:
         """log P of every level."""
@@ -226,24 +240,19 @@ class DiscretisedLogistic:
 
 
 @dataclass(frozen=True)
-class LogisticMixture:
+class LogisticMixture(OnLevels):
     """Mixture of discretised logistics for whole pixels (PixelCNN++, Salimans et al. 2017, arXiv:1701.05517, sec. 2.1-2.2).
 
     A component of RGB has green's mean depend on red, and blue's on both (eq. 3); channels of other pictures are
     independent in it. `out` is logits [K], then for every channel means [K], log-scales [K] and, for RGB, coefficients [K].
     """
 
-    levels: Annotated[int, Range(least=2)] = 256
     mixtures: Count = 10
     least: Number = -7.0  # bound on log-scales
 
     def params(self, channels: int) -> int:
         """10 K for RGB, (1 + 2 C) K for other pictures."""
         return self.mixtures * (1 + channels * (3 if channels == 3 else 2))
-
-    def prepare(self, x: Array, rng: Array) -> Array:
-        """Unchanged: images already sit on the levels."""
-        return x
 
     def log_prob(self, out: Array, x: Array) -> Array:
         """log sum_k pi_k P_k(pixel)."""

@@ -6,6 +6,7 @@ Sampling (algorithm 2): x_1 ~ N(0, sigma(1)^2), then the solver follows the deno
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +53,9 @@ class Diffusion(LossMethod):
     The net is called as net(x [B, ..., C], clock [B], cond, train) -> [B, ..., C] (2 C with a learned variance); x comes
     scaled by predict.scale. The second model of a guide that has one is lent.
     """
+
+    kind: ClassVar[str] = "bound"
+    levels: ClassVar[int] = 256
 
     process: Process = field(default_factory=VP)
     predict: Prediction = field(default_factory=Eps)

@@ -12,6 +12,7 @@ Evaluation tightens the bound with K draws (IWAE, Burda et al. 2015, arXiv:1509.
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -35,6 +36,7 @@ class Vae(LossMethod):
     """The net has `latent`, encode(x) -> (mean, log_var) [B, latent] and decode(z, channels) -> [B, H, W, channels]."""
 
     makes = ("image",)  # its likelihoods are of pixels
+    kind: ClassVar[str] = "bound"
 
     likelihood: Likelihood = field(default_factory=Bernoulli)
     beta: NonNegative = 1.0
@@ -46,6 +48,11 @@ class Vae(LossMethod):
     def __post_init__(self) -> None:
         if self.pixels not in ("mean", "sample"):
             raise UserError(f"method.pixels={self.pixels!r} is unknown; there are: mean, sample")
+
+    @property
+    def levels(self) -> int:
+        """Those of its likelihood."""
+        return self.likelihood.levels
 
     @property
     def channels(self) -> int:
@@ -70,9 +77,7 @@ class Vae(LossMethod):
 
     def bits(self, log_prob: Array) -> Metrics:
         """Bits per dimension, where pixels have levels: a density has none."""
-        return (
-            {"bits_per_dim": -log_prob / (math.prod(self.spec.shape) * jnp.log(2.0))} if self.likelihood.levels else {}
-        )
+        return {"bits_per_dim": -log_prob / (math.prod(self.spec.shape) * jnp.log(2.0))} if self.levels else {}
 
     def log_prob(self, w: Weights, batch: Batch, rng: Array) -> Array:
         """Burda's bound with `iwae_samples` draws, [B] nats; it grows with their number towards log p(x)."""

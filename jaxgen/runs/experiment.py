@@ -27,7 +27,7 @@ from jaxgen.core.spec import Spec, given
 from jaxgen.core.state import Array, NetState, PyTree, TrainState, Variables, Weights
 from jaxgen.core.task import Batch, Task
 from jaxgen.data.pipeline import eval_batches, share
-from jaxgen.data.sources import Source
+from jaxgen.data.sources import OnLevels, Source
 from jaxgen.errors import NotFinite, UserError
 from jaxgen.images import beside, to_uint8
 from jaxgen.runs.setup import keeps_barriers
@@ -45,6 +45,7 @@ def open_source(config: ConfigDict, split: str) -> Source:
     """The data set of a config: split is "train" or "eval" (held out)."""
     spec = {k: v for k, v in config.data.to_dict().items() if k not in FEED}
     source = registry.build("source", spec, where="config.data").open(split)
+    source = OnLevels(source, config.data.levels) if config.data.levels else source
     if config.data.labels and not source.spec.label:
         why = "".join(f" ({note})" for note in source.notes if note.startswith("labels: "))
         raise UserError(f"config.data.labels=True but {spec['name']} has no labels{why}; set {_unlabelled(config)}")

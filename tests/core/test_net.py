@@ -12,6 +12,7 @@ from flax import linen as nn
 from jaxgen.core.method import Loss, LossMethod
 from jaxgen.core.net import Decay, HalfLife, Net, Power, exponent, std_of, width
 from jaxgen.core.optim import Adam, Optimizer, RmsProp, Sgd, mask
+from jaxgen.core.parallel import microbatches
 from jaxgen.core.spec import Field, Spec
 from jaxgen.core.state import TrainState, adopt
 from jaxgen.errors import UserError
@@ -58,6 +59,38 @@ def fit(steps=3, ema=(), tx=None, **fields):
         state, _ = jax.jit(method.train_step)(state, BATCH, jax.random.key(2))
         trail.append(state)
     return trail
+
+
+class Centred(nn.Module):
+    """Inputs less the mean of those that it met first, twice, a trained shift between."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        for i in range(2):
+            first = self.variable("start", f"mean{i}", jnp.zeros, x.shape[-1:])
+            if self.is_mutable_collection("start") and not self.is_initializing():
+                first.value = x.mean(0)
+            x = x - first.value + self.param(f"shift{i}", nn.initializers.ones, x.shape[-1:])
+        return x.sum(-1, keepdims=True)
+
+
+@pytest.mark.parametrize("parts", [1, 4])
+def test_what_starts_from_data_does_so_once_in_the_first_step(parts):
+    method = Regression(spec=SPEC, net=Net(Centred(), optax.sgd(0.01)), microbatches=parts)
+    states = [method.init(jax.random.key(0), BATCH)]
+    for shift in (0.0, 5.0):
+        moved = BATCH | {"x": BATCH["x"] + shift}
+        states.append(jax.jit(method.train_step)(states[-1], moved, jax.random.key(2))[0])
+    fresh, first, second = (s.nets["net"].vars["start"] for s in states)
+    assert not fresh["ready"] and first["ready"] and not fresh["mean0"].any()
+    seen = microbatches(BATCH, parts)["x"][0]
+    np.testing.assert_allclose(first["mean0"], seen.mean(0), atol=1e-6)
+    np.testing.assert_allclose(first["mean1"], np.ones(3), atol=1e-6)  # the second layer saw the first at work
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    # no gradient goes through the start: both shifts are trained alike
+    a, b = (states[1].nets["net"].params[f"shift{i}"] for i in range(2))
+    np.testing.assert_allclose(a, b, atol=1e-6)
+    assert abs(a - 1).max() > 1e-3
 
 
 def leaves(tree):

@@ -55,10 +55,20 @@ def test_a_spec_has_one_target_and_says_what_is_wrong():
         Field((1,), "uint8", "picture")
 
 
+def test_levels_are_those_of_uint8_pictures_alone():
+    digits = pictures((8, 8, 1), levels=17)
+    assert digits.levels == 17 and "of 17 levels" in str(digits) and pictures((8, 8, 1)).levels == 256
+    assert Spec(image=Field((8, 8, 1), "float32", "image", "target")).levels == 0
+    words, fits = digits.changed(pictures((8, 8, 1)))
+    assert not fits and "of 17 levels" in words
+    old = {name: {k: v for k, v in field.items() if k != "levels"} for name, field in digits.to_json().items()}
+    assert Spec.from_json(old).changed(digits) == ("", True)  # of a run from before there were levels
+
+
 def test_facts_are_those_of_the_spec():
     facts = given(pictures((8, 8, 1), 10), 4, 100, (0, 100))
     assert facts == {"spec": pictures((8, 8, 1), 10), "shape": (8, 8, 1), "classes": 10, "conditions": labels(10),
-                     "batch": 4, "steps": 100, "phase": (0, 100), "vocabulary": 0}  # fmt: skip
+                     "levels": 256, "batch": 4, "steps": 100, "phase": (0, 100), "vocabulary": 0}  # fmt: skip
 
 
 def test_every_condition_has_a_null_of_its_own_shape():

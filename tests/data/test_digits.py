@@ -16,7 +16,7 @@ def test_counts_shapes_and_range():
     assert train["image"].shape == (1500, 8, 8, 1) and held["image"].shape == (297, 8, 8, 1)
     assert train["image"].min() == 0 and train["image"].max() == 255
     assert len(np.unique(train["image"])) == 17  # the scanner's levels 0 .. 16
-    assert Digits().open("train").spec == pictures((8, 8, 1), 10, tuple("0123456789"))
+    assert Digits().open("train").spec == pictures((8, 8, 1), 10, tuple("0123456789"), levels=17)
 
 
 def test_the_histogram_of_labels_and_its_share_held_out():

@@ -7,7 +7,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxgen.images import beside, grid, map_npz, save_grid, save_png, to_float, to_uint8, write_npz
+from jaxgen.images import (
+    beside,
+    from_levels,
+    grid,
+    map_npz,
+    save_grid,
+    save_png,
+    to_float,
+    to_levels,
+    to_uint8,
+    write_npz,
+)
 
 LEVELS = np.arange(256, dtype=np.uint8)
 
@@ -21,6 +32,16 @@ def test_levels_survive_the_way_there_and_back():
     near = np.asarray(floats) + np.random.default_rng(0).uniform(-0.49, 0.49, 256) / 127.5
     np.testing.assert_array_equal(to_uint8(near), LEVELS)
     assert to_uint8(np.array([-7.0, 1.2])).tolist() == [0, 255]
+
+
+@pytest.mark.parametrize("levels", [2, 17, 256])
+def test_numbers_of_levels_survive_floats_and_uint8(levels):
+    floats = from_levels(jnp.arange(levels), levels)
+    assert floats[0] == -1.0 and floats[-1] == 1.0
+    for pixels in (floats, to_uint8(floats)):
+        np.testing.assert_array_equal(to_levels(pixels, levels), np.arange(levels))
+    if levels == 256:
+        np.testing.assert_array_equal(floats, to_float(jnp.asarray(LEVELS)))
 
 
 def test_a_grid_holds_every_image_at_its_place():

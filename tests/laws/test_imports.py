@@ -47,7 +47,7 @@ ROOMS = {
     "core": {"errors", "images"},
     "config": {"errors", "core.given", "core.ranges", "core.net"},
     "diffusion": {"errors", "metrics", "core.conditions", *SPEC},
-    "losses": {"errors", "core.ranges"},
+    "losses": {"errors", "images", *SPEC},
     "metrics": {"errors"},
     "nets": {"errors", "core.conditions", *SPEC},
     "methods": {"errors", "images", "core", "diffusion", "losses", "metrics", "nets"},

@@ -16,6 +16,7 @@ from jaxgen.metrics.resize import resize
 from jaxgen.tasks.augment import Crop, Flip, Geometric
 from jaxgen.tasks.degrade import DEGRADATIONS
 from jaxgen.tasks.hide import SHAPES, Hide
+from jaxgen.tasks.levels import Levels
 from jaxgen.tasks.shrink import Shrink
 
 AUGMENTS = sorted(registry.TABLES["augment"])
@@ -103,6 +104,18 @@ def test_a_sample_has_the_shape_it_had_before(name):
     task, spec = build(name), SPECS["image"]
     x = jax.random.normal(jax.random.key(0), (NUM, *task.spec(spec).shape))
     assert task.undo({}, x).shape == (NUM, *spec.shape)
+
+
+def test_levels_are_drawn_or_cut():
+    spec = SPECS["wide"]
+    grey = {"image": jnp.full((NUM, *spec.shape), 100, jnp.uint8)}
+    run = lambda batch, **options: np.asarray(applied(Levels(**options), spec)(batch, 0)["image"])  # noqa: E731
+    drawn = run(grey)
+    assert set(np.unique(drawn)) == {0, 255} and abs(drawn.mean() - 100) < 5  # the mean stays
+    assert set(np.unique(run(grey, num=3, rounding="nearest"))) == {128}
+    every = {"image": jnp.arange(256, dtype=jnp.uint8).reshape(1, 16, 16, 1)}
+    np.testing.assert_array_equal(np.unique(run(every, num=32, rounding="equal"), return_counts=True)[1], 8)
+    assert Levels(17).spec(spec).levels == 17
 
 
 def smooth(num=NUM, side=SIDE):

@@ -8,7 +8,19 @@ from jaxgen.data.sources.digits import Digits
 from jaxgen.data.sources.folder import Folder
 from jaxgen.data.sources.points import Lattice, Points, Ring
 from jaxgen.data.sources.shapes import Shapes
-from jaxgen.data.sources.source import NothingHeldOut, Source
+from jaxgen.data.sources.source import NothingHeldOut, OnLevels, Source
 from jaxgen.data.sources.tfds import Tfds
 
-__all__ = ["Arrays", "Digits", "Folder", "Lattice", "NothingHeldOut", "Points", "Ring", "Shapes", "Source", "Tfds"]
+__all__ = [
+    "Arrays",
+    "Digits",
+    "Folder",
+    "Lattice",
+    "NothingHeldOut",
+    "OnLevels",
+    "Points",
+    "Ring",
+    "Shapes",
+    "Source",
+    "Tfds",
+]

@@ -34,5 +34,5 @@ class Digits:
         held = np.diff(np.arange(len(labels) + 1) * 297 // len(labels)).astype(bool)
         rows = np.sort(by_label[held == (split == "eval")])
         notes = (f"held out: {held.sum()} of {len(held):,} pictures, the same share of every digit",)
-        spec = pictures((self.size, self.size, 1), 10, tuple("0123456789"))
+        spec = pictures((self.size, self.size, 1), 10, tuple("0123456789"), 17 if self.size == 8 else 256)
         return Rows(spec, {"image": images[..., None], "label": labels}, rows, notes)

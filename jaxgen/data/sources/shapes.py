@@ -9,7 +9,7 @@ import numpy as np
 from jaxgen.core.ranges import Count, Range, Seed
 from jaxgen.core.spec import Field, Spec, pictures
 from jaxgen.data import scenes
-from jaxgen.data.sources.source import Source, one_of
+from jaxgen.data.sources.source import Source, one_of, plain
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ShapesSource(Source):
 
     def facts(self) -> Any:
         """All that the scenes are a function of."""
-        return [self.spec.to_json(), asdict(self.options), self.split, len(self)]
+        return [plain(self.spec), asdict(self.options), self.split, len(self)]
 
     def _scene(self, i: int) -> scenes.Scene:
         return scenes.scene(i, self.options.seed, self.split, self.options.max_shapes)

@@ -5,7 +5,8 @@ import hashlib
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -44,7 +45,7 @@ class Source(Protocol):
 
     def facts(self) -> Any:
         """What tells this split from others without reading it: plain values, none of them a place or a time."""
-        return [self.spec.to_json(), len(self), None if self.labels is None else self.labels.tolist()]
+        return [plain(self.spec), len(self), None if self.labels is None else self.labels.tolist()]
 
     def contents(self) -> Iterator[bytes]:
         """Every byte of it, in order, in pieces: one for each example."""
@@ -91,6 +92,76 @@ class Rows(Source):
     def facts(self) -> Any:
         """With the places of the rows in their arrays."""
         return [super().facts(), self.rows.tolist()]
+
+
+@dataclass(frozen=True)
+class OnLevels(Source):
+    """Another source, whose pictures to be made are said to have so many even levels; each is looked at as it is read."""
+
+    inner: Source
+    levels: int
+
+    def __post_init__(self) -> None:
+        spec = self.inner.spec
+        if spec[spec.target].dtype != "uint8" or self.levels < 2:
+            raise UserError(
+                f"config.data.levels={self.levels} must be at least 2, of pictures in uint8, and the data hold {spec}; "
+                "set config.data.levels=0"
+            )
+
+    @cached_property
+    def spec(self) -> Spec:
+        """With the levels."""
+        spec = self.inner.spec
+        return Spec(spec, **{spec.target: replace(spec[spec.target], levels=self.levels)})
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Those of the other."""
+        return self.inner.notes
+
+    @cached_property
+    def on(self) -> np.ndarray:
+        """bool [256]: which values are levels, rounded either way."""
+        even = np.arange(self.levels) * (255 / (self.levels - 1))
+        return np.abs(np.arange(256)[:, None] - even).min(1) < 1
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        example = self.inner[i]
+        on = self.on[example[self.spec.target]]
+        if not on.all():
+            place = np.unravel_index(np.argmin(on), on.shape)
+            raise UserError(
+                f"picture {i} has the value {example[self.spec.target][place]} at {tuple(map(int, place))}, which is none of the "
+                f"{self.levels} levels of config.data.levels; set config.data.levels=256, or put pictures on levels by "
+                f"config.tasks.levels.num={self.levels}"
+            )
+        return example
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """Those of the other."""
+        return self.inner.labels
+
+    def sound(self, i: int) -> bool:
+        """As the other says."""
+        return self.inner.sound(i)
+
+    def facts(self) -> Any:
+        """Those of the other: levels are what its values mean."""
+        return self.inner.facts()
+
+    def contents(self) -> Iterator[bytes]:
+        """Those of the other."""
+        return self.inner.contents()
+
+
+def plain(spec: Spec) -> dict[str, Any]:
+    """A Spec as plain values, without the levels: what values mean is no fact of what they are."""
+    return {name: {k: v for k, v in field.items() if k != "levels"} for name, field in spec.to_json().items()}
 
 
 def one_of(value: str, known: Iterable[str], what: str) -> None:

@@ -14,7 +14,7 @@ from jaxgen.core.given import FilePath
 from jaxgen.core.ranges import Natural
 from jaxgen.core.spec import Spec, pictures
 from jaxgen.data import decode
-from jaxgen.data.sources.source import NothingHeldOut, Source, one_of
+from jaxgen.data.sources.source import NothingHeldOut, Source, one_of, plain
 from jaxgen.errors import UserError, line
 
 
@@ -57,7 +57,7 @@ class TfdsSource(Source):
     def facts(self) -> Any:
         """Of the set's files: a look at every record would cost as much as reading the set."""
         options = self.options
-        return [self.spec.to_json(), self.about, options.image_key, options.label_key, options.size, options.resize]
+        return [plain(self.spec), self.about, options.image_key, options.label_key, options.size, options.resize]
 
     def contents(self) -> Iterator[bytes]:
         """The records as they are stored."""
