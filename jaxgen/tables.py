@@ -35,6 +35,7 @@ TABLES: dict[str, dict[str, str]] = {
         "consistency": "jaxgen.methods.consistency:Consistency",
         "consistency_distillation": "jaxgen.methods.consistency_distillation:ConsistencyDistillation",
         "meanflow": "jaxgen.methods.meanflow:MeanFlow",
+        "autoencoder": "jaxgen.methods.autoencoder:Autoencoder",
         "vae": "jaxgen.methods.vae:Vae",
         "gan": "jaxgen.methods.gan:Gan",
         "lapgan": "jaxgen.methods.lapgan:Lapgan",
@@ -51,6 +52,7 @@ TABLES: dict[str, dict[str, str]] = {
         "ncsnpp": "jaxgen.nets.edm_unet:NcsnPP",
         "adm": "jaxgen.nets.edm_unet:Adm",
         "edm2_unet": "jaxgen.nets.edm2_unet:Edm2UNet",
+        "autoencoder_net": "jaxgen.nets.autoencoder:AutoencoderNet",
         "vae_net": "jaxgen.nets.autoencoder:VaeNet",
         "vqvae_net": "jaxgen.nets.autoencoder:VqVaeNet",
         "mlp_encoder": "jaxgen.nets.autoencoder:MlpEncoder",
@@ -185,6 +187,7 @@ TABLES: dict[str, dict[str, str]] = {
     "likelihood": {
         "bernoulli": "jaxgen.losses.pixel_likelihood:Bernoulli",
         "gaussian": "jaxgen.losses.pixel_likelihood:Gaussian",
+        "laplace": "jaxgen.losses.pixel_likelihood:Laplace",
         "learned_gaussian": "jaxgen.losses.pixel_likelihood:LearnedGaussian",
         "logistic": "jaxgen.losses.pixel_likelihood:DiscretisedLogistic",
         "logistic_mixture": "jaxgen.losses.pixel_likelihood:LogisticMixture",
@@ -193,6 +196,12 @@ TABLES: dict[str, dict[str, str]] = {
         "uniform": "jaxgen.losses.dequantise:Uniform",
         "importance": "jaxgen.losses.dequantise:Importance",
         "none": "jaxgen.losses.dequantise:NoNoise",
+    },
+    "corruption": {
+        "none": "jaxgen.methods.corrupt:NoCorruption",
+        "gaussian": "jaxgen.methods.corrupt:GaussianNoise",
+        "mask": "jaxgen.methods.corrupt:Masking",
+        "salt_pepper": "jaxgen.methods.corrupt:SaltAndPepper",
     },
     "gan_loss": {
         "saturating": "jaxgen.losses.gan:Saturating",
@@ -266,7 +275,8 @@ KEYS: dict[str, str] = {
     "optimizer": "optimizer", "ema": "ema",
     "process": "process", "predict": "predict", "weight": "weight", "times": "times", "objective": "objective",
     "solver": "solver", "pairs": "solver",
-    "guide": "guide", "grid": "grid", "nll": "nll", "likelihood": "likelihood", "dequantise": "dequantise", "loss": "gan_loss",
+    "guide": "guide", "grid": "grid", "nll": "nll", "likelihood": "likelihood", "dequantise": "dequantise",
+    "corrupt": "corruption", "loss": "gan_loss",
     "disc_penalties": "penalty", "gen_penalties": "gen_penalty", "augment": "gan_augment", "truncate": "truncate",
     "fade": "fade",
     "run": "run", "teacher": "run", "weak": "run", "judge": "run", "curriculum": "curriculum",
@@ -285,12 +295,13 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 
 # tables of which a key may hold several members, as a tuple
-MANY = ("ema", "penalty", "gen_penalty")
+MANY = ("ema", "penalty", "gen_penalty", "corruption")
 
 # keys that each member of a table has of its own, whatever they are called elsewhere: another member begins with its defaults
 OWN: dict[str, tuple[str, ...]] = {
     "penalty": ("strength",),
     "gen_penalty": ("strength",),
+    "corruption": ("p",),
     "gan_augment": ("p", "brightness", "contrast", "saturation", "shift", "cutout"),
 }
 

@@ -153,6 +153,34 @@ class Gaussian:
 
 
 @dataclass(frozen=True)
+class Laplace:
+    """Independent double exponentials of one known scale: absolute error."""
+
+    levels: ClassVar[int] = 0
+    scale: Positive = 1.0
+
+    def params(self, channels: int) -> int:
+        """One median per value."""
+        return channels
+
+    def prepare(self, x: Array, rng: Array) -> Array:
+        """Unchanged."""
+        return x
+
+    def log_prob(self, out: Array, x: Array) -> Array:
+        """-|x - out| / scale - log(2 scale)."""
+        return per_example(-jnp.abs(x - out.astype(jnp.float32)) / self.scale - float(np.log(2.0 * self.scale)))
+
+    def mean(self, out: Array) -> Array:
+        """The medians, kept in range."""
+        return jnp.clip(out.astype(jnp.float32), -1.0, 1.0)
+
+    def sample(self, out: Array, rng: Array) -> Array:
+        """Median plus noise, kept in range."""
+        return jnp.clip(out + self.scale * jax.random.laplace(rng, out.shape), -1.0, 1.0)
+
+
+@dataclass(frozen=True)
 class LearnedGaussian:
     """Normals whose standard deviation is learned, one per image (sigma-VAE, Rybkin et al. 2020, arXiv:2006.13202).
 

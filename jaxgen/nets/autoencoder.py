@@ -128,6 +128,29 @@ class ConvDecoder(nn.Module):
         return x[:, :height, :width]
 
 
+class AutoencoderNet(nn.Module):
+    """z = f(x) and g(z): `latent` numbers in all, or at every place where the encoder keeps places (`conv_encoder`)."""
+
+    encoder: nn.Module
+    decoder: nn.Module
+    latent: Count = 32
+
+    def setup(self) -> None:
+        self.project = Dense(self.latent)
+
+    def encode(self, x: Array, train: bool = False) -> Array:
+        """Codes, float32 [B, latent] or [B, h, w, latent]."""
+        return self.project(self.encoder(x, train=train).astype(jnp.float32))
+
+    def decode(self, z: Array, channels: int, train: bool = False) -> Array:
+        """Parameters of p(x | z), [B, H, W, channels]."""
+        return self.decoder(z, channels, train=train)
+
+    def __call__(self, x: Array, channels: int, train: bool = False) -> Array:
+        """Both."""
+        return self.decode(self.encode(x, train), channels, train)
+
+
 class VaeNet(nn.Module):
     """q(z | x) and p(x | z) with a vector z [B, latent]."""
 

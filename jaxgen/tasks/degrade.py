@@ -41,9 +41,16 @@ def mask(x: Array, strength: float, rng: Array) -> Array:
     return jnp.where(hidden, 0.0, x)
 
 
+def salt_pepper(x: Array, strength: float, rng: Array) -> Array:
+    """White or black over a random share `strength` of the pixels."""
+    draw = jax.random.uniform(rng, (*x.shape[:-1], 1))
+    return jnp.where(draw < strength / 2, 1.0, jnp.where(draw < strength, -1.0, x))
+
+
 DEGRADATIONS: dict[str, Callable[[Array, float, Array], Array]] = {
     "noise": noise,
     "blur": blur,
     "downsample": downsample,
     "mask": mask,
+    "salt_pepper": salt_pepper,
 }

@@ -1,0 +1,85 @@
+"""Autoencoders: what each corruption leaves, what each loss asks for, and noise that is taken off."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxgen.core.method import Encodes, Reconstructs, Restores, Samples, Scores
+from jaxgen.core.net import Net
+from jaxgen.core.spec import pictures
+from jaxgen.losses.pixel_likelihood import Bernoulli, Gaussian, Laplace
+from jaxgen.methods.autoencoder import Autoencoder
+from jaxgen.methods.corrupt import GaussianNoise, Masking, NoCorruption, SaltAndPepper, corrupted
+from jaxgen.nets.autoencoder import AutoencoderNet, ConvDecoder, ConvEncoder, MlpDecoder, MlpEncoder
+
+KEY = jax.random.key(0)
+
+
+def autoencoder(shape=(8, 8, 1), width=64, latent=32, **fields):
+    module = AutoencoderNet(MlpEncoder(width, 1, "relu"), MlpDecoder(shape, width, 1, "relu"), latent)
+    return Autoencoder(net=Net(module, optax.adam(2e-3)), spec=pictures(shape), **fields)
+
+
+def test_corruptions_spoil_the_share_that_they_say():
+    x = jnp.full((50, 20, 20, 3), 0.25)
+    assert (corrupted(NoCorruption(), x, KEY) == x).all()
+    noisy = corrupted(GaussianNoise(sigma=0.5), x, KEY)
+    np.testing.assert_allclose([(noisy - x).mean(), (noisy - x).std()], [0.0, 0.5], atol=0.01)
+    masked = corrupted(Masking(p=0.3, value=-1.0), x, KEY)
+    np.testing.assert_allclose((masked == -1.0).mean(), 0.3, atol=0.01)
+    assert ((masked == x).all(-1) | (masked == -1.0).all(-1)).all()  # whole pixels
+    spoilt = corrupted(SaltAndPepper(p=0.3), x, KEY)
+    np.testing.assert_allclose([(spoilt == 1.0).mean(), (spoilt == -1.0).mean()], 0.15, atol=0.01)
+    both = corrupted((SaltAndPepper(p=1.0), GaussianNoise(sigma=0.5)), x, KEY)  # in turn: the noise comes last
+    np.testing.assert_allclose(jnp.abs(both).mean(), 1.0, atol=0.05)
+    assert len(jnp.unique(both)) > 1_000
+
+
+def test_losses_are_those_of_the_papers():
+    x = {"image": jax.random.uniform(KEY, (6, 8, 8, 1), minval=-1.0)}
+    want = {
+        Gaussian(): lambda y, x: 0.5 * (y - x) ** 2 + 0.5 * np.log(2 * np.pi),
+        Laplace(): lambda y, x: jnp.abs(y - x) + np.log(2),
+        Bernoulli(binarize="none"): lambda y, x: optax.sigmoid_binary_cross_entropy(y, (x + 1) / 2),
+    }
+    for likelihood, loss in want.items():
+        method = autoencoder(likelihood=likelihood)
+        w = jax.jit(method.init)(KEY, x).view()
+        out = method.net.apply(w.nets["net"], x["image"], 1)[0]
+        found = jax.jit(method.eval_step)(w, x, KEY)
+        np.testing.assert_allclose(found["loss"], loss(out, x["image"]).mean((1, 2, 3)), rtol=1e-5)
+
+
+def test_capabilities_and_codes_with_places():
+    module = AutoencoderNet(ConvEncoder(8, 4), ConvDecoder((7, 10, 3), 8, 4), 5)
+    method = Autoencoder(net=Net(module, optax.adam(1e-3)), spec=pictures((7, 10, 3)))
+    assert all(isinstance(method, c) for c in (Reconstructs, Restores, Encodes))
+    assert not isinstance(method, Samples | Scores)
+    batch = {"image": jnp.zeros((2, 7, 10, 3), jnp.uint8)}
+    w = jax.eval_shape(method.init, KEY, batch).view()
+    z = jax.eval_shape(method.encode, w, batch["image"], KEY)
+    assert z.shape == (2, 2, 3, 5) and jax.eval_shape(method.decode, w, z).shape == (2, 7, 10, 3)
+
+
+@pytest.mark.slow
+def test_a_denoising_one_takes_off_more_noise_than_a_plain_one(digits):
+    held_out, found = digits["eval"] / 127.5 - 1.0, {}
+    noisy = held_out + 0.5 * jax.random.normal(KEY, held_out.shape)
+    for corrupt in (NoCorruption(), GaussianNoise(sigma=0.5)):
+        method = autoencoder(width=256, latent=128, corrupt=corrupt)
+
+        @jax.jit
+        def run(state, method=method):
+            def step(state, i):
+                rng = jax.random.fold_in(KEY, i)
+                rows = jax.random.randint(rng, (64,), 0, len(digits["train"]))
+                return method.train_step(state, {"image": digits["train"][rows]}, rng)
+
+            return jax.lax.scan(step, state, jnp.arange(1_500))[0]
+
+        w = run(jax.jit(method.init)(KEY, {"image": digits["train"][:64]})).view()
+        found[type(corrupt)] = ((jax.jit(method.restore)(w, {"image": noisy}, KEY) - held_out) ** 2).mean()
+    assert found[GaussianNoise] < 0.25 / 4  # 6 dB
+    assert found[GaussianNoise] < 0.8 * found[NoCorruption]
