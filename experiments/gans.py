@@ -177,6 +177,7 @@ def one(name: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
 def table(results: dict[str, list[dict[str, float]]]) -> str:
     """As Markdown: mean and, of several seeds, their standard deviation."""
     keys = ("images", "cpu_minutes", "fid", "agreement", "rarest_label", "modes", "near", "least_share")
+    keys = [key for key in keys if any(key in found for row in results.values() for found in row)]
     lines = [f"| row | bar | {' | '.join(k.replace('_', ' ') for k in keys)} | met |", "|---" * (len(keys) + 3) + "|"]
     for name, row in ROWS.items():
         if not (found := results.get(name)):
@@ -201,12 +202,14 @@ def table(results: dict[str, list[dict[str, float]]]) -> str:
 
 
 def write(results: dict) -> None:
-    """result.json and the table of the README."""
+    """result.json and the tables of the README: of these two cores, and of runs on another machine that were brought here."""
     (OUT / "result.json").write_text(json.dumps(results, indent=1) + "\n")
     page = OUT / "README.md"
-    begin, end = "<!-- made by gans.py -->", "<!-- end -->"
-    before, _, after = page.read_text().partition(begin)
-    page.write_text(f"{before}{begin}\n\n{table(results)}\n\n{end}{after.partition(end)[2]}")
+    for record in ("result.json", "h200/result.json"):
+        begin, end = f"<!-- made by gans.py of {record} -->", "<!-- end -->"
+        before, _, after = page.read_text().partition(begin)
+        found = json.loads((OUT / record).read_text())
+        page.write_text(f"{before}{begin}\n\n{table(found)}\n\n{end}{after.partition(end)[2]}")
 
 
 def main() -> None:

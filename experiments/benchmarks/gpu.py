@@ -1,11 +1,12 @@
 """What one GPU makes of our nets against PyTorch and against its own ceilings, in one command: `gpu.sh` beside this.
 
-    python experiments/benchmarks/gpu.py [--rows A,B] [--seconds 540] [--data FILE.npz] [--out F] [--tiny]
+    python experiments/benchmarks/gpu.py [--rows A,B] [--seconds 530] [--together 4] [--data FILE.npz] [--out F] [--tiny]
 
-Rows run one after the other, the most telling first, each in a process of its own (`gpu_rows.py`), which gives the card's memory
-back, survives what breaks another and is stopped at its limit. The record is rewritten after every row; what the time did
-not suffice for is named in it. The two sides of a row share one process and take turns. `of_ceiling` is the rate of the
-counted products over that of one large product on the same card in the same run.
+Every row is a process of its own (`gpu_rows.py`), which gives the card's memory back and survives what breaks another. Rows
+begin in the order of their names, `--together` at a time, since most of their time they compile. One alone is timed at a time: the
+others are frozen meanwhile. The record is rewritten after every row; what the time did not suffice for is named in it. The two
+sides of a row share one process and take turns. `of_ceiling` is the rate of the counted products over that of one large product on
+the same card in the same run.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gpu_sides import thaw
 from turns import installed
 
 HERE = Path(__file__).parent
@@ -31,47 +33,46 @@ LEAST = 15  # seconds under which no row is begun
 
 @dataclass(frozen=True)
 class Row:
-    """A function of `gpu_rows.py`, what it is called with, and how long it may take.
+    """A function of `gpu_rows.py` and what it is called with.
 
     target: (figure, least value) of our best contender. ceiling: the product that its rate is held against.
     """
 
     work: str
-    seconds: float
     options: dict = field(default_factory=dict)
     target: tuple[str, float] | None = None
     ceiling: str = "product_bf16"
     env: dict[str, str] = field(default_factory=dict)
 
 
-def alone(seconds: float, case: str, env: dict[str, str] | None = None, **options) -> Row:
+def changed(case: str, env: dict[str, str] | None = None, **options) -> Row:
     """Our step alone, changed in one thing: to be set against the row that it varies."""
-    return Row("train", seconds, dict(case=case, torch=False, scan=1, **options), env=env or {})
+    return Row("train", dict(case=case, torch=False, scan=1, **options), env=env or {})
 
 
 ROWS = {
-    "ceilings": Row("ceilings", 40),
-    "ddpm": Row("train", 130, dict(case="full_bf16"), ("ratio_compile", 1.3)),
-    "dit_xl": Row("train", 150, dict(case="dit_xl_bf16", extra=dict(scan=True)), ("of_ceiling", 0.45)),  # as its config
-    "stylegan2_256": Row("gan", 200, dict(case="stylegan2_256"), ("images_per_s", 125.0)),  # 8 s per thousand
-    "dcgan": Row("gan", 60, dict(case="dcgan"), ("ratio_compile", 1.5)),
-    "sngan": Row("gan", 80, dict(case="sngan"), ("ratio_compile", 1.5)),
-    "dit_s": Row("train", 80, dict(case="dit_s_bf16")),
-    "edm": Row("train", 110, dict(case="edm_bf16")),
-    "attention": Row("attention", 50),
-    "ddim": Row("ddim", 70, dict(case="full_bf16")),
-    "fid": Row("fid", 70, {}, ("ratio_contiguous", 1.5), "product_fp32"),
-    "trainer": Row("trainer", 90, dict(case="full_bf16")),
+    "ceilings": Row("ceilings"),
+    "ddpm": Row("train", dict(case="full_bf16"), ("ratio_compile", 1.3)),
+    "dit_xl": Row("train", dict(case="dit_xl_bf16", extra=dict(scan=True)), ("of_ceiling", 0.45)),  # as its config
+    "stylegan2_256": Row("gan", dict(case="stylegan2_256"), ("images_per_s", 125.0)),  # 8 s per thousand
+    "dcgan": Row("gan", dict(case="dcgan"), ("ratio_compile", 1.5)),
+    "sngan": Row("gan", dict(case="sngan"), ("ratio_compile", 1.5)),
+    "fid": Row("fid", {}, ("ratio_contiguous", 1.5), "product_fp32"),
+    "dit_s": Row("train", dict(case="dit_s_bf16")),
+    "edm": Row("train", dict(case="edm_bf16")),
+    "attention": Row("attention"),
+    "ddim": Row("ddim", dict(case="full_bf16")),
+    "trainer": Row("trainer", dict(case="full_bf16")),
     # what to try on the worst row, as the time allows
-    "dit_xl_256": alone(60, "dit_xl_bf16", batch=256, extra=dict(scan=True)),
-    "dit_xl_remat": alone(50, "dit_xl_bf16", extra=dict(scan=True, remat=True)),
-    "dit_xl_256_remat": alone(50, "dit_xl_bf16", batch=256, extra=dict(scan=True, remat=True)),
-    "dit_xl_unrolled": alone(100, "dit_xl_bf16"),
-    "ddpm_512": alone(60, "full_bf16", batch=512),
-    "ddpm_O1": alone(60, "full_bf16", dict(JAX_OPTIMIZATION_LEVEL="O1")),
-    "ddpm_latency_hiding": alone(60, "full_bf16", dict(XLA_FLAGS="--xla_gpu_enable_latency_hiding_scheduler=true")),
-    "ddpm_triton_gemm": alone(60, "full_bf16", dict(XLA_FLAGS="--xla_gpu_triton_gemm_any=true")),
-    "ddim_1": Row("ddim", 60, dict(case="full_bf16", batch=1)),
+    "dit_xl_256": changed("dit_xl_bf16", batch=256, extra=dict(scan=True)),
+    "dit_xl_remat": changed("dit_xl_bf16", extra=dict(scan=True, remat=True)),
+    "dit_xl_256_remat": changed("dit_xl_bf16", batch=256, extra=dict(scan=True, remat=True)),
+    "dit_xl_unrolled": changed("dit_xl_bf16"),
+    "ddpm_512": changed("full_bf16", batch=512),
+    "ddpm_O1": changed("full_bf16", dict(JAX_OPTIMIZATION_LEVEL="O1")),
+    "ddpm_latency_hiding": changed("full_bf16", dict(XLA_FLAGS="--xla_gpu_enable_latency_hiding_scheduler=true")),
+    "ddpm_triton_gemm": changed("full_bf16", dict(XLA_FLAGS="--xla_gpu_triton_gemm_any=true")),
+    "ddim_1": Row("ddim", dict(case="full_bf16", batch=1)),
 }
 
 
@@ -107,21 +108,20 @@ def card() -> dict[str, str]:
 
 
 class Child:
-    """The process of a row: it imports at once, and begins when it is told for how long it may run."""
+    """The process of a row; `seconds` are what is left for it."""
 
-    def __init__(self, name: str, folder: Path, log: Path, tiny: bool, data: str, compile: bool) -> None:
-        self.name, self.row, self.file = name, ROWS[name], folder / f"{name}.json"
-        told = dict(
-            work=self.row.work, options=self.row.options, tiny=tiny, data=data, compile=compile, out=str(self.file)
-        )
+    def __init__(
+        self, name: str, seconds: float, folder: Path, log: Path, tiny: bool, data: str, compile: bool
+    ) -> None:
+        self.row, self.file, self.start = ROWS[name], folder / f"{name}.json", time.monotonic()
+        told = dict(work=self.row.work, options=self.row.options, tiny=tiny, data=data, compile=compile)
+        told |= dict(out=str(self.file), seconds=seconds)
         env = {**os.environ, **self.row.env}
         if "XLA_FLAGS" in self.row.env:
             env["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {self.row.env['XLA_FLAGS']}".strip()
         command = [sys.executable, "-u", str(HERE / "gpu_rows.py"), json.dumps(told)]
         with log.open("ab") as words:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=words, stderr=words, env=env, start_new_session=True
-            )
+            self.process = subprocess.Popen(command, stdout=words, stderr=words, env=env, start_new_session=True)
 
     def stop(self) -> None:
         """End it with all that it started."""
@@ -129,19 +129,15 @@ class Child:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
-    def result(self, seconds: float) -> dict:
-        """What it found within so many seconds."""
-        start, ended = time.monotonic(), ""
-        try:
-            self.process.communicate(f"{seconds}\n".encode(), timeout=seconds)
-            if self.process.returncode:
-                ended = f"its process ended with {self.process.returncode}, see the log"
-        except subprocess.TimeoutExpired:
-            ended = f"cut short after {seconds:.0f} s"
+    def result(self, cut: bool) -> dict:
+        """What it found until it ended or is now cut short."""
         self.stop()
         found = json.loads(self.file.read_text()) if self.file.is_file() else dict(contenders={}, notes=[])
-        found["notes"] += [ended] if ended else []
-        return {**found, "seconds": round(time.monotonic() - start, 1)}
+        if cut:
+            found["notes"].append(f"cut short after {time.monotonic() - self.start:.0f} s")
+        elif self.process.returncode:
+            found["notes"].append(f"its process ended with {self.process.returncode}, see the log")
+        return {**found, "seconds": round(time.monotonic() - self.start, 1)}
 
 
 def completed(row: Row, found: dict, ceiling: float | None, tiny: bool) -> dict:
@@ -169,6 +165,17 @@ def completed(row: Row, found: dict, ceiling: float | None, tiny: bool) -> dict:
         best = max((c[figure] for k, c in found["contenders"].items() if "jaxgen" in k and figure in c), default=None)
         found["target"] = dict(figure=figure, least=least, found=best, met=None if best is None else best >= least)
     return found
+
+
+def complete(rows: dict[str, dict], tiny: bool) -> None:
+    """`completed` for all rows; a ceiling is the better of the two sides."""
+    ceilings: dict[str, float] = {}
+    for contender, c in rows.get("ceilings", dict(contenders={}))["contenders"].items():
+        if "ms" in c and "flop" in c:
+            what = contender.split(":")[-1]
+            ceilings[what] = max(ceilings.get(what, 0.0), 1e3 * c["flop"] / c["ms"])
+    for name, found in rows.items():
+        completed(ROWS[name], found, ceilings.get(ROWS[name].ceiling), tiny)
 
 
 def lines(name: str, found: dict) -> list[str]:
@@ -207,6 +214,7 @@ def main() -> None:
         "--out", default="gpu.json", metavar="FILE", help="the record; FILE.log beside it has all words"
     )
     parser.add_argument("--tiny", action="store_true", help="tiny nets on a CPU")
+    parser.add_argument("--together", type=int, default=4, help="rows that compile at the same time; default 4")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     args = parser.parse_args()
     start = time.monotonic()
@@ -235,36 +243,29 @@ def main() -> None:
     )
     out, log = Path(args.out), Path(f"{args.out}.log")
     log.write_text("")
-    ceilings: dict[str, float] = {}
+    running: dict[str, Child] = {}
+    waiting, end = list(names), start + args.seconds
     with tempfile.TemporaryDirectory() as folder:
-        launch = lambda name: Child(name, Path(folder), log, args.tiny, args.data, not args.no_compile)  # noqa: E731
-        children = [launch(names[0])]
         try:
-            for i, name in enumerate(names):
-                if i + 1 < len(names):  # the next one imports while this one measures
-                    children.append(launch(names[i + 1]))
-                left = args.seconds - (time.monotonic() - start)
-                if left < LEAST:
-                    break
-                row = ROWS[name]
-                result = completed(
-                    row,
-                    children[i].result(left if args.tiny else min(row.seconds, left)),
-                    ceilings.get(row.ceiling),
-                    args.tiny,
-                )
-                if name == "ceilings":
-                    for contender, c in result["contenders"].items():
-                        if "tflop_per_s" in c:  # the better of the two sides
-                            what = contender.split(":")[-1]
-                            ceilings[what] = max(ceilings.get(what, 0.0), 1e12 * c["tflop_per_s"])
-                report["rows"][name] = result
-                report["left_out"].remove(name)
-                report["seconds"] = round(time.monotonic() - start, 1)
-                out.write_text(json.dumps(report, indent=2) + "\n")
-                print("\n".join(lines(name, result)))
+            while running or (waiting and end - time.monotonic() >= LEAST):
+                while waiting and len(running) < args.together and (left := end - time.monotonic()) >= LEAST:
+                    told = (Path(folder), log, args.tiny, args.data, not args.no_compile)
+                    name = waiting.pop(0)
+                    running[name] = Child(name, left, *told)
+                time.sleep(0.1)
+                late = time.monotonic() > end
+                for name in [name for name, child in running.items() if late or child.process.poll() is not None]:
+                    child = running.pop(name)
+                    cut = child.process.poll() is None
+                    report["rows"][name] = child.result(cut)
+                    thaw(child.process.pid, Path(folder))
+                    report["left_out"].remove(name)
+                    report["seconds"] = round(time.monotonic() - start, 1)
+                    complete(report["rows"], args.tiny)
+                    out.write_text(json.dumps(report, indent=2) + "\n")
+                    print("\n".join(lines(name, report["rows"][name])))
         finally:
-            for child in children:
+            for child in running.values():
                 child.stop()
     report["card_after"] = card()
     out.write_text(json.dumps(report, indent=2) + "\n")

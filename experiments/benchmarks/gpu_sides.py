@@ -4,15 +4,17 @@ A side that is not there, does not compile or fails is left out and named; what 
 with half the batch.
 """
 
+import fcntl
 import gc
 import json
 import math
 import os
+import signal
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -39,6 +41,38 @@ class OutOfMemory(Exception):
     """The card's memory does not suffice for what the message names."""
 
 
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """While this process is timed: all others that keep a record in the folder are frozen, with what they started."""
+    mine = os.getpid()
+    with (folder / "turn").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        holder = folder / "holder"
+        holder.write_text(str(mine))
+        _tell(folder, signal.SIGSTOP, mine)
+        time.sleep(0.3)  # what they have given to the card ends
+        try:
+            yield
+        finally:
+            thaw(mine, folder)
+
+
+def thaw(pid: int, folder: Path) -> None:
+    """Those that a process froze go on; also where it died before it could say so."""
+    holder = folder / "holder"
+    if holder.is_file() and holder.read_text() == str(pid):
+        holder.unlink()
+        _tell(folder, signal.SIGCONT, pid)
+
+
+def _tell(folder: Path, what: signal.Signals, but: int) -> None:
+    for file in folder.glob("*.pid"):
+        pid = int(file.stem)
+        if pid != but:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, what)
+
+
 def out_of_memory(error: Exception) -> bool:
     """Whether JAX or PyTorch says so."""
     words = f"{type(error).__name__} {error}".lower()
@@ -53,6 +87,7 @@ class Bench:
 
     def __init__(self, out: str, tiny: bool = False, data: str = "", compile: bool = True) -> None:
         self.file, self.tiny, self.data, self.compile = Path(out), tiny, data, compile
+        (self.file.parent / f"{os.getpid()}.pid").touch()
         self.contenders: dict[str, Callable[[int], Any]] = {}
         self.found: dict[str, Any] = dict(contenders={}, checks={}, notes=[])
         self.end = math.inf
@@ -138,6 +173,14 @@ class Bench:
 
     def measure(self, rounds: int = ROUNDS) -> None:
         """Milliseconds per step of every contender so far, all taking turns."""
+        with alone(self.file.parent):
+            per_step = self._rounds(rounds)
+        for name, ms in per_step.items():
+            row = dict(ms=statistics.median(ms), min=min(ms), max=max(ms), n=len(ms))
+            self.found["contenders"][name] |= row
+        self.save()
+
+    def _rounds(self, rounds: int) -> dict[str, list[float]]:
         calls, per_step = {}, {}
         for name, call in self.contenders.items():
             call(1)
@@ -152,10 +195,7 @@ class Bench:
                 call(calls[name])
                 seconds = (time.perf_counter() - start) / calls[name] / self.found["contenders"][name].get("steps", 1)
                 per_step[name].append(1e3 * seconds)
-        for name, ms in per_step.items():
-            row = dict(ms=statistics.median(ms), min=min(ms), max=max(ms), n=len(ms))
-            self.found["contenders"][name] |= row
-        self.save()
+        return per_step
 
     def halving(self, batch: int, work: Callable[[int], None]) -> None:
         """`work(batch)`, with half the batch as often as memory does not suffice."""

@@ -3,8 +3,10 @@
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +56,36 @@ def test_what_the_time_does_not_suffice_for_is_named(tmp_path):
     run = subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True)
     assert run.returncode == 0 and "--rows=ddpm,fid runs them" in run.stdout
     assert json.loads(out.read_text())["left_out"] == ["ddpm", "fid"]
+
+
+def test_others_are_frozen_while_one_is_timed(gpu, tmp_path):
+    """And go on after it, also after one that died meanwhile."""
+    sides, beats = gpu["sides"], tmp_path / "beats"
+    script = f"import time\nwhile True:\n    open({str(beats)!r}, 'a').write('.')\n    time.sleep(0.01)"
+    other = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    (tmp_path / f"{other.pid}.pid").touch()
+
+    def beating() -> bool:
+        before = beats.stat().st_size
+        return any(time.sleep(0.05) or beats.stat().st_size > before for _ in range(100))
+
+    try:
+        while not beats.is_file():
+            time.sleep(0.05)
+        with sides.alone(tmp_path):
+            before = beats.stat().st_size
+            time.sleep(0.3)
+            assert beats.stat().st_size == before
+        assert beating()
+        os.killpg(other.pid, signal.SIGSTOP)
+        (tmp_path / "holder").write_text("1")
+        sides.thaw(2, tmp_path)  # not its own
+        assert (tmp_path / "holder").is_file()
+        sides.thaw(1, tmp_path)
+        assert beating()
+    finally:
+        other.kill()
+        other.wait()
 
 
 def test_memory_that_does_not_suffice_halves_the_batch(gpu, tmp_path):
