@@ -18,11 +18,10 @@ def get_config(arg: str = "") -> ConfigDict:
             name="vqvae_net",
             encoder=dict(name="conv_encoder", **sizes),
             decoder=dict(name="conv_decoder", **sizes),
-            quantizer=dict(name="ema_quantizer", codes=64, dim=16, decay=0.99),
+            quantizer=dict(name="ema_quantizer", codes=64, dim=16, decay=0.99, beta=0.25),
             optimizer=dict(name="adam", lr=1e-3, schedule="cosine"),
         ),
         likelihood=dict(name="gaussian", sigma=0.5),
-        beta=0.25,
     )
     c.eval = dict(loss=dict(every=1_000), reconstruct=dict(every=1_000), codes=dict(every=1_000))
     small = {f"method.net.{part}.{key}": 16 for part in ("encoder", "decoder") for key in ("width", "hidden")}

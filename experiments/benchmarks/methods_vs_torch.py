@@ -127,7 +127,9 @@ def twin_arguments(exp: Any) -> dict[str, Any]:
     if m["name"] == "vae":
         own = dict(latent=m["net"]["latent"], clip=m["net"]["optimizer"]["clip"], beta=m["beta"])
     else:
-        own = dict(quantizer=sizes(m["net"]["quantizer"]), sigma=m["likelihood"]["sigma"], beta=m["beta"])
+        q = m["net"]["quantizer"]
+        told = {k: q[k] for k in ("codes", "dim", "decay", "eps", "dead")}
+        own = dict(quantizer=told, sigma=m["likelihood"]["sigma"], beta=q["beta"])
     return dict(shape=shape, optimizers=adam, **parts, **own)
 
 

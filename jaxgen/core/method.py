@@ -149,7 +149,7 @@ class Encodes(Protocol):
     """Has a latent space; any Encodes can serve as a codec of another method."""
 
     def encode(self, w: Weights, x: Array, rng: Array) -> Array:
-        """[B, H, W, C] -> latents or code indices."""
+        """[B, H, W, C] -> latents or code indices, [B, ...]; of several levels a tuple, coarse first."""
 
     def decode(self, w: Weights, z: Array) -> Array:
         """latents or code indices -> float32 [B, H, W, C]."""

@@ -219,19 +219,30 @@ class Codes:
     num: Natural = 0
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
-        """usage: share of the codes that occur; perplexity: exp of their entropy, in codes."""
+        """usage: share of the codes that occur; perplexity: exp of their entropy, in codes; of a pyramid at each level too."""
 
-        def chosen(w: Weights, batch: Batch, rng: Array) -> Array:
+        def chosen(w: Weights, batch: Batch, rng: Array) -> list[Array]:
             seen, rng = looked_at(exp, w, batch, rng)
-            ids = exp.method.encode(w, seen[exp.spec.target], rng)
-            return jax.vmap(lambda row: jnp.bincount(row.ravel(), length=exp.method.codes))(ids)  # [B, K]
+            ids = jax.tree.leaves(exp.method.encode(w, seen[exp.spec.target], rng))
+            count = jax.vmap(lambda row: jnp.bincount(row.ravel(), length=exp.method.codes))
+            return [count(level) for level in ids]  # [B, K] each
 
-        program, count = exp.jit(self, chosen), np.zeros(exp.method.codes)
+        program, counts = exp.jit(self, chosen), []
         for batch, mask in exp.held_out(source, self.num):
-            count += np.asarray(jax.device_get(program(ema, batch, exp.root)) * mask[:, None]).sum(0)
-        used = count[count > 0] / count.sum()
-        figures = {"usage": len(used) / len(count), "perplexity": float(np.exp(-(used * np.log(used)).sum()))}
+            found = jax.device_get(program(ema, batch, exp.root))
+            counts.append([(np.asarray(level) * mask[:, None]).sum(0) for level in found])
+        levels = np.sum(counts, 0)  # [levels, K]
+        figures = _occupied(levels.sum(0), "")
+        for i, count in enumerate(levels if len(levels) > 1 else ()):
+            figures |= _occupied(count, f"_{i}")
         return Report(figures, about=drawn(source, self.num))
+
+
+def _occupied(count: np.ndarray, name: str) -> dict[str, float]:
+    """usage and perplexity of codes that occur so often [K]."""
+    used = count[count > 0] / count.sum()
+    perplexity = float(np.exp(-(used * np.log(used)).sum()))
+    return {f"usage{name}": len(used) / len(count), f"perplexity{name}": perplexity}
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from jaxgen.core.spec import TargetShape
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import image_shape
 from jaxgen.nets.layers import Conv, ConvTranspose, Dense
-from jaxgen.nets.quantize import Quantized
+from jaxgen.nets.quantize import Ids, Quantized
 
 Array = jax.Array
 
@@ -71,11 +71,12 @@ class Residual(nn.Module):
 
     hidden: int
     dtype: str = "float32"
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        h = Conv(self.hidden, 3, use_bias=False, dtype=self.dtype)(nn.relu(x))
-        return x + Conv(x.shape[-1], 1, use_bias=False, dtype=self.dtype)(nn.relu(h))
+        h = Conv(self.hidden, 3, use_bias=self.use_bias, dtype=self.dtype)(nn.relu(x))
+        return x + Conv(x.shape[-1], 1, use_bias=self.use_bias, dtype=self.dtype)(nn.relu(h))
 
 
 class ConvEncoder(nn.Module):
@@ -177,7 +178,7 @@ class VaeNet(nn.Module):
 
 
 class VqVaeNet(nn.Module):
-    """Encoder, codebook of `quantizer.dim` numbers a code, decoder."""
+    """Encoder, codes for features of `quantizer.dim` numbers, decoder. ids: int32 [B, h, w], or a pyramid of such maps."""
 
     encoder: nn.Module
     decoder: nn.Module
@@ -186,27 +187,28 @@ class VqVaeNet(nn.Module):
     def setup(self) -> None:
         self.project = Dense(self.quantizer.dim)
 
-    def quantize(self, x: Array, train: bool = False) -> Quantized:
+    def quantize(self, x: Array, train: bool = False, step: Array | int = 0) -> Quantized:
         """x [B, H, W, C] -> codes of its features."""
-        return self.quantizer(self.project(self.encoder(x, train=train).astype(jnp.float32)), train=train)
+        features = self.project(self.encoder(x, train=train).astype(jnp.float32))
+        return self.quantizer(features, train=train, step=step)
 
-    def encode(self, x: Array, train: bool = False) -> Array:
-        """ids int32 [B, h, w]."""
+    def encode(self, x: Array, train: bool = False) -> Ids:
+        """The picture's ids."""
         return self.quantize(x, train).ids
 
-    def vectors(self, ids: Array, train: bool = False) -> Array:
+    def vectors(self, ids: Ids, train: bool = False) -> Array:
         """ids [...] -> entries of the codebook [..., D]."""
-        return self.quantizer.lookup(ids)
+        return self.quantizer.vectors(ids)
 
-    def nearest(self, z: Array, train: bool = False) -> Array:
+    def nearest(self, z: Array, train: bool = False) -> Ids:
         """Vectors [..., D] -> ids int32 [...] of the entries nearest to them."""
         return self.quantizer.nearest(z)
 
-    def decode(self, ids: Array, channels: int, train: bool = False) -> Array:
-        """ids [B, h, w] -> parameters of p(x | z), [B, H, W, channels]."""
-        return self.decoder(self.vectors(ids), channels, train=train)
+    def decode(self, ids: Ids, channels: int, train: bool = False) -> Array:
+        """ids -> parameters of p(x | z), [B, H, W, channels]."""
+        return self.decoder(self.quantizer.lookup(ids), channels, train=train)
 
-    def __call__(self, x: Array, channels: int, train: bool = False) -> tuple[Array, Quantized]:
+    def __call__(self, x: Array, channels: int, train: bool = False, step: Array | int = 0) -> tuple[Array, Quantized]:
         """Parameters of p(x | z_q(x)), and z_q."""
-        quantized = self.quantize(x, train)
+        quantized = self.quantize(x, train, step)
         return self.decoder(quantized.codes, channels, train=train), quantized

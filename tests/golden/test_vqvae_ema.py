@@ -28,7 +28,7 @@ def test_vqvae_ema(folder):
             q, new = quantizer.apply(
                 {"codebook": book}, x, train=True, mutable=["codebook"], rngs={"codebook": jax.random.key(0)}
             )
-            return q.codes.sum() + q.commitment.mean(), (q, new["codebook"])
+            return q.codes.sum() + q.metrics["commitment"].mean(), (q, new["codebook"])
 
         return jax.grad(loss, has_aux=True)(x)
 
@@ -42,7 +42,7 @@ def test_vqvae_ema(folder):
         grad, (q, book) = step(book, jnp.asarray(arrays[f"x{i}"]))
         np.testing.assert_array_equal(q.ids, arrays[f"ind{i}"])
         np.testing.assert_allclose(q.codes, arrays[f"quantized{i}"], **tolerance)
-        np.testing.assert_allclose(q.commitment.mean(), arrays[f"diff{i}"], **tolerance)
+        np.testing.assert_allclose(q.metrics["commitment"].mean(), arrays[f"diff{i}"], **tolerance)
         np.testing.assert_allclose(grad, arrays[f"grad_x{i}"], **tolerance)
         if f"embed{i + 1}" in arrays:
             np.testing.assert_allclose(book["embed"], arrays[f"embed{i + 1}"].T, **tolerance)

@@ -71,7 +71,7 @@ def test_every_function_of_every_method_keeps_its_promise(exp, request):
         chex.assert_shape(jax.eval_shape(method.reconstruct, w, few, key), (num, *spec.shape))
     if isinstance(method, Encodes):
         codes = jax.eval_shape(method.encode, w, few[spec.target], key)
-        assert codes.shape[0] == num
+        assert all(level.shape[0] == num for level in jax.tree.leaves(codes))
         chex.assert_shape(jax.eval_shape(method.decode, w, codes), (num, *spec.shape))
     if isinstance(method, Scores):
         chex.assert_shape(jax.eval_shape(method.log_prob, w, few, key), (num,))

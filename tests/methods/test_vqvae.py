@@ -14,7 +14,7 @@ from jaxgen.losses.pixel_likelihood import Gaussian
 from jaxgen.methods.vqvae import VqVae
 from jaxgen.nets import quantize
 from jaxgen.nets.autoencoder import ConvDecoder, ConvEncoder, VqVaeNet
-from jaxgen.nets.quantize import EmaQuantizer, GradientQuantizer
+from jaxgen.nets.quantize import EmaQuantizer, FsqQuantizer, GradientQuantizer, GumbelQuantizer, MultiscaleQuantizer
 
 KEY = jax.random.key(0)
 
@@ -43,7 +43,18 @@ def test_nearest_is_the_nearest():
     np.testing.assert_array_equal(quantize.nearest(z, embed), want)
 
 
-@pytest.mark.parametrize("quantizer", [EmaQuantizer(codes=5, dim=3), GradientQuantizer(codes=5, dim=3)], ids=type)
+QUANTIZERS = {
+    "ema": EmaQuantizer(codes=5, dim=3),
+    "gradient": GradientQuantizer(codes=5, dim=3),
+    "legacy": GradientQuantizer(codes=5, dim=3, legacy=True),
+    "cosine": GradientQuantizer(codes=5, dim=3, cosine=True, project=2),
+    "gumbel": GumbelQuantizer(codes=5, dim=3),
+    "multiscale": MultiscaleQuantizer(codes=5, dim=3, sizes=(1, 2)),
+    "fsq": FsqQuantizer(levels=(5, 4, 2)),
+}
+
+
+@pytest.mark.parametrize("quantizer", [QUANTIZERS["ema"], QUANTIZERS["gradient"]], ids=type)
 def test_straight_through(quantizer):
     """The Jacobian of the codes is the identity; codes are rows of the codebook; each loss pulls one side."""
     z = jax.random.normal(KEY, (2, 4, 3))
@@ -56,21 +67,58 @@ def test_straight_through(quantizer):
     np.testing.assert_allclose(jax.grad(lambda z: (run(z).codes * upstream).sum())(z), upstream)
     q = run(z)
     looked_up = quantizer.apply(variables, q.ids, method="lookup")
-    np.testing.assert_allclose(q.codes, looked_up, atol=1e-6)
-    np.testing.assert_allclose(jax.grad(lambda z: run(z).commitment.sum())(z), 2 * (z - looked_up) / 12, atol=1e-6)
-    assert (jax.grad(lambda z: run(z).codebook.sum())(z) == 0).all()
+    np.testing.assert_array_equal(q.codes, looked_up)
+    np.testing.assert_allclose(jax.grad(lambda z: run(z).loss.sum())(z), 0.25 * 2 * (z - looked_up) / 12, atol=1e-6)
+
+
+def test_a_sum_in_bfloat16_does_not_give_the_code_back_and_ours_does():
+    z = 100.0 * jax.random.normal(KEY, (2, 4, 3))
+    quantizer = EmaQuantizer(codes=5, dim=3)
+    variables = quantizer.init(KEY, z)
+    q = quantizer.apply(variables, z.astype(jnp.bfloat16))
+    codes = quantizer.apply(variables, q.ids, method="lookup")
+    half, coded = z.astype(jnp.bfloat16), codes.astype(jnp.bfloat16)
+    assert (half + (coded - half) != coded).mean() > 0.3
+    assert q.codes.dtype == jnp.float32
+    np.testing.assert_array_equal(q.codes, codes)
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_the_protocol(name):
+    """Ids are in range, lookup gives what the decoder saw, nearest gives the ids back, gradients reach the features."""
+    quantizer, z = QUANTIZERS[name], jax.random.normal(KEY, (3, 2, 2, 3))
+    variables = quantizer.init(KEY, z)
+    q = quantizer.apply(variables, z)
+    for ids in jax.tree.leaves(q.ids):
+        assert ids.dtype == jnp.int32 and (ids >= 0).all() and (ids < quantizer.codes).all()
+    np.testing.assert_allclose(quantizer.apply(variables, q.ids, method="lookup"), q.codes, atol=1e-6)
+    vectors = quantizer.apply(variables, q.ids, method="vectors")
+    again = quantizer.apply(variables, vectors, method="nearest")
+    if name == "multiscale":  # what is left of a sum need not choose the same codes
+        again = quantizer.apply(variables, z, method="nearest")
+    jax.tree.map(np.testing.assert_array_equal, again, q.ids)
+    assert q.loss.shape == (3,) and {"perplexity", "usage"} <= set(q.metrics)
+
+    def trained(z):
+        rngs = {"codebook": KEY}
+        q, new = quantizer.apply(variables, z, train=True, step=3, mutable=["codebook"], rngs=rngs)
+        return (q.codes**2).sum(), (q, new)
+
+    grad, (q, new) = jax.grad(trained, has_aux=True)(z)
+    assert np.isfinite(grad).all() and (grad != 0).any()
+    assert jax.tree.structure(new) == jax.tree.structure({k: v for k, v in variables.items() if k == "codebook"})
 
 
 def test_gradient_codebook_moves_towards_its_encodings():
-    quantizer = GradientQuantizer(codes=5, dim=3)
+    quantizer = GradientQuantizer(codes=5, dim=3, beta=0.0)
     z = jax.random.normal(KEY, (2, 4, 3))
-    params = quantizer.init(KEY, z)["params"]
-    grads = jax.grad(lambda p: quantizer.apply({"params": p}, z).codebook.mean())(params)["embed"]
-    moved = {"embed": params["embed"] - 0.5 * grads}
-    before, after = (quantizer.apply({"params": p}, z).codebook.mean() for p in (params, moved))
-    assert after < before
-    hidden = jax.grad(lambda p: quantizer.apply({"params": p}, z).commitment.mean())(params)["embed"]
-    assert (hidden == 0).all()
+    variables = quantizer.init(KEY, z)
+    loss = lambda p: quantizer.apply({**variables, "params": p}, z).loss.mean()  # noqa: E731
+    params = variables["params"]
+    grads = jax.grad(loss)(params)["embed"]
+    assert loss({"embed": params["embed"] - 0.5 * grads}) < loss(params)
+    without = GradientQuantizer(codes=5, dim=3, beta=0.0, legacy=True)  # its beta is of this very term
+    assert (jax.grad(lambda p: without.apply({**variables, "params": p}, z).loss.mean())(params)["embed"] == 0).all()
 
 
 def test_kmeans_finds_separate_clusters():
@@ -101,18 +149,24 @@ def test_averages_converge_to_kmeans():
     np.testing.assert_allclose(embed[used], (total / number[:, None])[used], atol=1e-3)
 
 
+@pytest.mark.parametrize("cls", [EmaQuantizer, GradientQuantizer])
 @pytest.mark.parametrize("start", ["kmeans", "data"])
-def test_first_batch_starts_the_codebook(start):
+def test_first_batch_starts_the_codebook(cls, start):
     z, _ = blobs(64, CENTRES)
-    quantizer = EmaQuantizer(codes=8, dim=2, start=start, dead=0.0)
+    quantizer = cls(codes=8, dim=2, start=start, dead=0.0)
     variables = quantizer.init(KEY, z)
     assert not variables["codebook"]["ready"]
     q, new = jax.jit(lambda v: apply(quantizer, v, z))(variables)
-    assert new["codebook"]["ready"] and float(q.commitment.mean()) < 0.01
+    new = {**variables, **new}
+    assert new["codebook"]["ready"] and float(q.metrics["commitment"].mean()) < 0.01
     if start == "data":  # each code is a point
         assert float(((q.codes[:, None] - z[None]) ** 2).sum(-1).min(1).max()) < 1e-9
+    else:  # the averages that k-means leaves are where they would stay
+        book = quantizer.apply(new, method="book")
+        _, after = jax.jit(lambda v: apply(quantizer, v, z))(new)
+        np.testing.assert_allclose(quantizer.apply({**variables, **after}, method="book"), book, atol=1e-3)
     again, _ = jax.jit(lambda v: apply(quantizer, v, z + 100.0))(new)
-    assert float(again.commitment.mean()) > 1000.0  # the second batch starts nothing
+    assert float(again.metrics["commitment"].mean()) > 1000.0  # the second batch starts nothing
 
 
 def test_dead_codes_restart_on_the_data_and_live_ones_stay():
@@ -130,26 +184,82 @@ def test_dead_codes_restart_on_the_data_and_live_ones_stay():
     np.testing.assert_array_equal(untouched.embed, book.embed)
 
 
-def test_restart_fills_a_collapsed_codebook():
+@pytest.mark.parametrize("cls", [EmaQuantizer, GradientQuantizer])
+def test_restart_fills_a_collapsed_codebook(cls):
     """All codes in one corner: without restarts three of four clusters share a code for ever."""
     z, _ = blobs(256, CENTRES)
     used = {}
     for dead in (0.0, 0.1):
-        quantizer = EmaQuantizer(codes=4, dim=2, decay=0.8, start="normal", dead=dead)
+        quantizer = cls(codes=4, dim=2, decay=0.8, start="normal", dead=dead)
         embed = jnp.array([[1.5, 1.5], [50.0, 50.0], [60.0, 60.0], [70.0, 70.0]])
-        book = {"embed": embed, "count": jnp.ones(4), "sum": embed, "ready": jnp.ones((), bool)}
-        variables = {"codebook": book}
+        variables = quantizer.init(KEY, z)
+        book = {**variables["codebook"], "ready": jnp.ones((), bool)}
+        if cls is EmaQuantizer:
+            variables = {"codebook": {**book, "embed": embed, "sum": embed}}
+        else:
+            variables = {"params": {"embed": embed}, "codebook": book}
         step = jax.jit(lambda v, k, quantizer=quantizer: apply(quantizer, v, z, k))
         for i in range(60):
-            q, variables = step(variables, jax.random.fold_in(KEY, i))
+            q, new = step(variables, jax.random.fold_in(KEY, i))
+            variables |= new
         used[dead] = float(q.metrics["usage"])
     assert used == {0.0: 0.25, 0.1: 1.0}
 
 
+def test_the_temperature_falls_by_step():
+    quantizer = GumbelQuantizer(codes=4, dim=2, anneal=100)
+    found = [float(quantizer.temperature(step)) for step in (0, 50, 100, 1000)]
+    np.testing.assert_allclose(found, [1.0, 0.5 + 1 / 32, 1 / 16, 1 / 16], rtol=1e-6)
+
+
+def test_rounded_numbers_take_every_level():
+    """As many codes as combinations, each found again; far outside the ends are met."""
+    quantizer = FsqQuantizer(levels=(3, 4, 2))
+    ids = jnp.arange(24)
+    vectors = quantizer.apply({}, ids, method="vectors")
+    assert len(np.unique(vectors, axis=0)) == 24
+    np.testing.assert_array_equal(quantizer.apply({}, vectors, method="nearest"), ids)
+    z = jnp.stack(jnp.meshgrid(*[jnp.linspace(-5, 5, 41)] * 3), -1).reshape(1, -1, 3)
+    assert len(np.unique(quantizer.apply({}, z).ids)) == 24
+    np.testing.assert_allclose(quantizer.apply({}, jnp.zeros((1, 1, 3))).codes, 0.0, atol=1e-6)  # zero stays
+
+
+def test_a_pyramid_of_all_scales_says_more_than_its_first():
+    z = jax.random.normal(KEY, (4, 4, 4, 3))
+    quantizer = MultiscaleQuantizer(codes=64, dim=3, sizes=(1, 2, 4), mix=0.0)
+    variables, step = jax.jit(quantizer.init)(KEY, z), jax.jit(lambda v, rng: apply(quantizer, v, z, rng)[1])
+    for i in range(3):
+        variables = {**variables, **step(variables, jax.random.fold_in(KEY, i))}
+    ids = jax.jit(lambda v: quantizer.apply(v, z).ids)(variables)
+    sums = jax.jit(lambda v: quantizer.apply(v, ids, method="sums"))(variables)
+    left = [float(((z - said) ** 2).mean()) for said in sums]
+    assert left[2] < 0.6 * left[1] < 0.6 * left[0]
+
+
+@pytest.mark.parametrize(
+    "quantizer, message",
+    [
+        (
+            EmaQuantizer(codes=9, dim=3),
+            r"8 encodings in a batch are too few for k-means of 9 codes; set quantizer.start=data",
+        ),
+        (MultiscaleQuantizer(codes=2, dim=3, sizes=(2, 2)), r"must grow; set quantizer.sizes=\(2,\)"),
+        (
+            MultiscaleQuantizer(codes=2, dim=3, sizes=(1, 4)),
+            r"must be that of the features, 2x2; set quantizer.sizes=\(1, 2\)",
+        ),
+        (MultiscaleQuantizer(codes=2, dim=3, sizes=(1, 2), project=2), "set quantizer.project=0"),
+    ],
+)
+def test_what_does_not_fit_is_named(quantizer, message):
+    with pytest.raises(UserError, match=message):
+        quantizer.init(KEY, jnp.zeros((2, 2, 2, 3)))
+
+
 def test_perplexity_and_usage():
-    q = quantize.quantized(jnp.zeros((1, 4, 2)), jnp.array([[0, 0, 1, 1]]), jnp.zeros((8, 2)), moved=False)
-    np.testing.assert_allclose(q.metrics["perplexity"], 2.0, rtol=1e-5)
-    assert float(q.metrics["usage"]) == 0.25
+    found = quantize.occupancy(jnp.array([[0, 0, 1, 1]]), 8)
+    np.testing.assert_allclose(found["perplexity"], 2.0, rtol=1e-5)
+    assert float(found["usage"]) == 0.25
 
 
 def test_wrong_start_is_named():
