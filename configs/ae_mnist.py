@@ -11,15 +11,16 @@ from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    c = ConfigDict(dict(seed=0, steps=6_000, log_every=200, save_every=2_000, steps_per_call=10))
+    c = ConfigDict(dict(seed=0, steps=4_000, log_every=200, save_every=2_000, steps_per_call=10))
     c.data = dict(name="tfds", dataset="mnist", batch=100)
+    sizes = dict(width=32, hidden=32, downs=2, blocks=2)
     c.method = dict(
         name="autoencoder",
         net=dict(
             name="autoencoder_net",
-            latent=512,
-            encoder=dict(name="mlp_encoder", width=1000, depth=2, act="relu"),
-            decoder=dict(name="mlp_decoder", width=1000, depth=2, act="relu"),
+            latent=16,
+            encoder=dict(name="conv_encoder", **sizes),
+            decoder=dict(name="conv_decoder", **sizes),
             optimizer=dict(name="adam", lr=1e-3, schedule="cosine"),
         ),
         likelihood=dict(name="gaussian"),
@@ -29,5 +30,5 @@ def get_config(arg: str = "") -> ConfigDict:
         reconstruct=dict(every=2_000),
         restoration=dict(every=2_000, degradation="noise", strength=0.5),
     )
-    small = {"method.net.encoder.width": 16, "method.net.decoder.width": 16, "method.net.latent": 8}
+    small = {f"method.net.{part}.{key}": 8 for part in ("encoder", "decoder") for key in ("width", "hidden")}
     return tiny(c, **small) if arg == "tiny" else c

@@ -27,7 +27,11 @@ def get_config(arg: str = "") -> ConfigDict:
         beta_warmup=2_000,
     )
     c.eval = dict(
-        loss=dict(every=5_000), likelihood=dict(every=50_000), grid=dict(every=5_000), reconstruct=dict(every=5_000)
+        loss=dict(every=5_000),
+        likelihood=dict(every=50_000),
+        grid=dict(every=5_000),
+        reconstruct=dict(every=5_000),
+        traversals=dict(every=5_000),
     )
     small = {f"method.net.{part}.{key}": 16 for part in ("encoder", "decoder") for key in ("width", "hidden")}
     return tiny(c, **small, **{"method.net.latent": 8, "method.iwae_samples": 4}) if arg == "tiny" else c

@@ -26,7 +26,11 @@ def get_config(arg: str = "") -> ConfigDict:
         likelihood=dict(name="logistic"),
     )
     c.eval = dict(
-        loss=dict(every=1_000), likelihood=dict(every=0), grid=dict(every=1_000), reconstruct=dict(every=1_000)
+        loss=dict(every=1_000),
+        likelihood=dict(every=0),
+        grid=dict(every=1_000),
+        reconstruct=dict(every=1_000),
+        traversals=dict(every=1_000),
     )
     small = {"method.net.encoder.width": 32, "method.net.decoder.width": 32, "method.net.latent": 8}
     return tiny(c, **small, **{"method.iwae_samples": 4}) if arg == "tiny" else c

@@ -27,7 +27,11 @@ def get_config(arg: str = "") -> ConfigDict:
         iwae_samples=50,
     )
     c.eval = dict(
-        loss=dict(every=5_000), likelihood=dict(every=50_000), grid=dict(every=5_000), reconstruct=dict(every=5_000)
+        loss=dict(every=5_000),
+        likelihood=dict(every=50_000),
+        grid=dict(every=5_000),
+        reconstruct=dict(every=5_000),
+        traversals=dict(every=5_000),
     )
     small = {"method.net.encoder.width": 32, "method.net.decoder.width": 32, "method.net.latent": 8}
     return tiny(c, **small, **{"method.iwae_samples": 4}) if arg == "tiny" else c

@@ -13,6 +13,7 @@ from jaxgen.core.conditions import Cond, read
 from jaxgen.core.inputs import Input
 from jaxgen.core.lender import Frozen, Loan
 from jaxgen.core.net import Net
+from jaxgen.core.optim import Careful
 from jaxgen.core.parallel import microbatches
 from jaxgen.core.ranges import Count
 from jaxgen.core.spec import DataSpec, Spec
@@ -103,6 +104,18 @@ class HasLatent(Samples, Protocol):
 
     def from_latents(self, w: Weights, z: Array, cond: Cond, rng: Array | None = None) -> Array:
         """What `sample` makes of latents [num, ...]. Without rng nothing else is drawn: noise stays as it is, pixels are means."""
+
+
+@runtime_checkable
+class Infers(HasLatent, Protocol):
+    """Its latents are vectors of a prior N(0, I), and it knows what a picture says of them."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Latents of the groups in which they are drawn, the upper first."""
+
+    def inferred(self, w: Weights, batch: Batch, rng: Array) -> tuple[Array, Array]:
+        """The posterior's mean, and how far each latent's posterior is from its prior in nats: [B, D] both."""
 
 
 @runtime_checkable
@@ -279,6 +292,8 @@ class LossMethod:
         grads = self.net.lined_up(net, grads)
         metrics["grad_norm"] = optax.global_norm(grads)
         net = self.net.update(net, grads, vars, step=state.step)
+        if isinstance(net.opt, Careful):
+            metrics["skipped"] = (net.opt.in_a_row > 0).astype(jnp.float32)
         return state.replace(step=state.step + 1, nets={**state.nets, "net": net}, extra=extra), metrics
 
     def eval_step(self, w: Weights, batch: Batch, rng: Array) -> PerExample:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +85,39 @@ def to_within(bound: float) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+class Careful(NamedTuple):
+    """The state of `careful`."""
+
+    inner: PyTree
+    norms: Array  # [64] of the last gradients, the newest last; NaN before there were any
+    in_a_row: Array  # int32 [], updates that were left out just now
+
+
+def careful(tx: optax.GradientTransformation, most: float) -> optax.GradientTransformationExtraArgs:
+    """No update where the gradient's norm is above `most` times the running median, but never more than 3 in a row.
+
+    A fixed threshold can leave out every update for good (openai/vdvae, issue 25); what is left out counts in the median.
+    """
+    tx = optax.with_extra_args_support(tx)
+
+    def init(params: PyTree) -> Careful:
+        return Careful(tx.init(params), jnp.full((64,), jnp.nan), jnp.zeros((), jnp.int32))
+
+    def update(updates: PyTree, state: Careful, params: PyTree = None, **more: Any):
+        norm, known = optax.global_norm(updates), jnp.isfinite(state.norms).sum() >= 16
+        skip = known & (norm > most * jnp.nanmedian(state.norms)) & (state.in_a_row < 3)
+        change, inner = tx.update(updates, state.inner, params, **more)
+        change, inner = jax.tree.map(
+            lambda new, old: jnp.where(skip, old, new),
+            (change, inner),
+            (jax.tree.map(jnp.zeros_like, change), state.inner),
+        )
+        norms = jnp.append(state.norms[1:], norm.astype(jnp.float32))
+        return change, Careful(inner, norms, jnp.where(skip, state.in_a_row + 1, 0))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
 @dataclass(frozen=True)
 class Optimizer:
     """What all optimizers share. Order: freeze -> clip -> scale -> decay -> learning rate -> unit magnitude -> bound."""
@@ -98,6 +131,7 @@ class Optimizer:
     weight_decay: NonNegative = 0.0  # decoupled (AdamW)
     decay: str = r".*kernel"  # regex of the params that weight decay touches
     unit: str = ""  # regex of the params kept at unit magnitude: forced weight normalisation (EDM2, section 2.3)
+    skip: NonNegative = 0.0  # updates whose gradient has so many times the median norm are left out; 0 switches it off
     bound: NonNegative = 0.0  # every weight is kept within +-bound (WGAN); 0 switches it off
     train: str = r".*"  # regex of the params that are trained
     elementwise: ClassVar[bool] = False  # `scale` treats every number by itself; not inherited
@@ -156,8 +190,12 @@ class Optimizer:
         if self.bound:
             parts.append(to_within(self.bound))
         tx = optax.chain(*parts)
-        if self.train == r".*":
-            return tx
+        if self.train != r".*":
+            tx = self._trained(tx)
+        return careful(tx, self.skip) if self.skip else tx
+
+    def _trained(self, tx: optax.GradientTransformation) -> optax.GradientTransformation:
+        """For the params that `train` names alone."""
 
         def labels(params: PyTree) -> PyTree:
             return jax.tree.map(lambda m: "train" if m else "freeze", mask(self.train)(params))

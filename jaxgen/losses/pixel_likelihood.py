@@ -27,9 +27,15 @@ Array = jax.Array
 LOG_2PI = float(np.log(2 * np.pi))
 
 
+def kl_each(mean: Array, log_var: Array, prior_mean: Array | float = 0.0, prior_log_var: Array | float = 0.0) -> Array:
+    """KL(N(mean, exp(log_var)) || N(prior_mean, exp(prior_log_var))) of every number (Kingma & Welling, app. B)."""
+    less = log_var - prior_log_var
+    return 0.5 * (jnp.exp(less) + (mean - prior_mean) ** 2 * jnp.exp(-jnp.asarray(prior_log_var)) - 1.0 - less)
+
+
 def kl_normal(mean: Array, log_var: Array) -> Array:
-    """KL(N(mean, exp(log_var)) || N(0, 1)) summed over all but the first axis -> [B] (Kingma & Welling, app. B)."""
-    return per_example(0.5 * (jnp.exp(log_var) + mean**2 - 1.0 - log_var))
+    """KL(N(mean, exp(log_var)) || N(0, 1)) summed over all but the first axis -> [B]."""
+    return per_example(kl_each(mean, log_var))
 
 
 def log_normal(z: Array, mean: Array | float, log_var: Array | float) -> Array:

@@ -9,15 +9,17 @@ An encoder is called as encoder(x [B, H, W, C], train) -> features [B, ...]; a d
 
 import math
 from collections.abc import Callable
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxgen.core.conditions import Cond
 from jaxgen.core.ranges import Count, Natural, Precision
-from jaxgen.core.spec import TargetShape
+from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
-from jaxgen.nets.conditioning import image_shape
+from jaxgen.nets.conditioning import image_shape, one_hot
 from jaxgen.nets.layers import Conv, ConvTranspose, Dense
 from jaxgen.nets.quantize import Ids, Quantized
 
@@ -152,29 +154,71 @@ class AutoencoderNet(nn.Module):
         return self.decode(self.encode(x, train), channels, train)
 
 
+class Group(NamedTuple):
+    """Latents that are drawn at once, all float32 [B, ...]: q(z | x) and, given the groups above, the prior."""
+
+    mean: Array
+    log_var: Array
+    prior_mean: Array
+    prior_log_var: Array
+
+
+class Inferred(NamedTuple):
+    """A draw of the latents and what comes of it."""
+
+    out: Array  # parameters of p(x | z), [B, H, W, channels]
+    z: Array  # float32 [B, latent], of a prior N(0, I): (z - prior mean) / prior standard deviation of all groups
+    groups: tuple[Group, ...]  # the upper first
+
+
 class VaeNet(nn.Module):
-    """q(z | x) and p(x | z) with a vector z [B, latent]."""
+    """q(z | x, cond) and p(x | z, cond) with a vector z [B, latent] and a prior N(0, I).
+
+    Labels, where it is told any (conditional VAE, Sohn et al. 2015), stand behind the encoder's features and behind z.
+    """
+
+    takes: ClassVar[tuple[str, ...]] = ("label",)
 
     encoder: nn.Module
     decoder: nn.Module
     latent: Count = 20
+    conditions: Conditions = Spec()
 
     def setup(self) -> None:
         self.posterior = Dense(2 * self.latent)
 
-    def encode(self, x: Array, train: bool = False) -> tuple[Array, Array]:
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Latents of every group."""
+        return (self.latent,)
+
+    def told(self, x: Array, cond: Cond | None) -> Array:
+        """x [B, D] and the one-hot vectors of all labels."""
+        labels = [one_hot(self.conditions, cond, name, len(x)) for name in sorted(self.conditions.of("label"))]
+        return jnp.concatenate([x, *labels], -1) if labels else x
+
+    def encode(self, x: Array, cond: Cond | None = None, train: bool = False) -> tuple[Array, Array]:
         """Mean and log-variance of q(z | x), float32 [B, latent] each."""
         features = self.encoder(x, train=train).astype(jnp.float32)
-        mean, log_var = jnp.split(self.posterior(features.reshape(x.shape[0], -1)), 2, axis=-1)
+        mean, log_var = jnp.split(self.posterior(self.told(features.reshape(len(x), -1), cond)), 2, axis=-1)
         return mean, log_var
 
-    def decode(self, z: Array, channels: int, train: bool = False) -> Array:
-        """Parameters of p(x | z), [B, H, W, channels]."""
-        return self.decoder(z, channels, train=train)
+    def infer(
+        self, seen: tuple[Array, Array], noise: Array, channels: int, cond: Cond | None = None, train: bool = False
+    ) -> Inferred:
+        """What `encode` saw, and noise ~ N(0, I) [B, latent] -> a draw of q(z | x)."""
+        mean, log_var = seen
+        z = mean + jnp.exp(0.5 * log_var) * noise
+        none = jnp.zeros_like(mean)
+        return Inferred(self.decode(z, channels, cond, train), z, (Group(mean, log_var, none, none),))
 
-    def __call__(self, x: Array, channels: int, train: bool = False) -> Array:
+    def decode(self, z: Array, channels: int, cond: Cond | None = None, train: bool = False) -> Array:
+        """Parameters of p(x | z), [B, H, W, channels]."""
+        return self.decoder(self.told(z, cond), channels, train=train)
+
+    def __call__(self, x: Array, channels: int, cond: Cond | None = None, train: bool = False) -> Array:
         """The mean's decoding: touches every parameter."""
-        return self.decode(self.encode(x, train)[0], channels, train)
+        return self.decode(self.encode(x, cond, train)[0], channels, cond, train)
 
 
 class VqVaeNet(nn.Module):

@@ -310,3 +310,17 @@ def test_an_unknown_schedule_names_those_there_are():
 def test_state_is_one_value():
     state = fit(1)[-1]
     assert isinstance(state, TrainState) and jax.tree.structure(state) == jax.tree.structure(fit(0)[-1])
+
+
+def test_an_update_far_above_the_usual_is_left_out_but_not_for_ever():
+    tx = Sgd(lr=1.0, skip=10.0).build()
+    sizes = jnp.array([100.0, *[1.0] * 20, *[11.0] * 40])
+
+    def go(state, size):
+        change, state = tx.update(jnp.array([size, 0.0]), state, jnp.zeros(2), step=0)
+        return state, -change[0]
+
+    took = np.asarray(jax.lax.scan(go, tx.init(jnp.zeros(2)), sizes)[1])
+    np.testing.assert_array_equal(took[:21], sizes[:21])  # nothing is usual at first
+    np.testing.assert_array_equal(took[21:29], [0.0, 0.0, 0.0, 11.0] * 2)
+    np.testing.assert_array_equal(took[-10:], 11.0)  # it has become usual

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxgen.core.method import Encodes, Reconstructs, Samples, Scores
+from jaxgen.core.method import Encodes, Infers, Reconstructs, Samples, Scores
 from jaxgen.core.net import Net
 from jaxgen.core.spec import pictures
 from jaxgen.losses.pixel_likelihood import Bernoulli, DiscretisedLogistic, Gaussian
 from jaxgen.methods.vae import Vae
 from jaxgen.nets.autoencoder import ConvDecoder, ConvEncoder, MlpDecoder, MlpEncoder, VaeNet
+from jaxgen.nets.vdvae import Vdvae
 
 KEY = jax.random.key(0)
 
@@ -37,7 +38,9 @@ def train(method, images, steps, batch=64):
 
 def test_capabilities():
     method = vae((4, 4, 1))
-    assert all(isinstance(method, c) for c in (Samples, Reconstructs, Encodes, Scores)) and method.takes == ()
+    assert all(isinstance(method, c) for c in (Samples, Reconstructs, Encodes, Scores, Infers)) and method.takes == (
+        "label",
+    )
 
 
 def test_bounds_under_the_exact_likelihood():
@@ -87,6 +90,65 @@ def test_beta_and_its_warmup():
         out = evaluate(state.replace(step=jnp.int32(step)).view(), x, KEY)
         np.testing.assert_allclose(out["loss"], out["nll"] + beta * out["kl"], rtol=1e-5)
         np.testing.assert_allclose(out["elbo"], -out["nll"] - out["kl"], rtol=1e-5)
+
+
+def test_prices_of_the_divergence():
+    """Capacity costs what is above or below it; free nats of a channel cost as much as those that it uses up to there."""
+    x = {"image": jax.random.uniform(KEY, (6, 4, 4, 1), minval=-1.0)}
+    fields = dict(shape=(4, 4, 1), beta=2.0, likelihood=Gaussian())
+    method = vae(**fields)
+    state = jax.jit(method.init)(KEY, x)
+    w = state.view()
+    plain = jax.jit(method.eval_step)(w, x, KEY)
+    for step, capacity in ((4, 10.0), (9, 20.0), (50, 20.0)):
+        held = vae(**fields, capacity=20.0, capacity_steps=10)
+        found = jax.jit(held.eval_step)(state.replace(step=jnp.int32(step)).view(), x, KEY)
+        np.testing.assert_allclose(found["loss"], plain["nll"] + 2.0 * jnp.abs(plain["kl"] - capacity), rtol=1e-5)
+    _, each = jax.jit(method.inferred)(w, x, KEY)
+    free = float(each.mean())
+    freed = vae(**fields, free=free)
+    found = jax.jit(freed.eval_step)(w, x, KEY)
+    np.testing.assert_allclose(found["loss"], plain["nll"] + 2.0 * jnp.maximum(each, free).sum(-1), rtol=1e-5)
+    trained = jax.jit(lambda w: freed.loss(w, x, KEY, True).each.mean())(w)  # in training the batch's mean is compared
+    np.testing.assert_allclose(trained, plain["nll"].mean() + 2.0 * jnp.maximum(each.mean(0), free).sum(), rtol=1e-5)
+
+
+def test_a_label_is_told_to_both_sides():
+    spec = pictures((4, 4, 1), 3)
+    module = VaeNet(MlpEncoder(16), MlpDecoder((4, 4, 1), 16), 2, conditions=spec.conditions)
+    method = Vae(net=Net(module, optax.adam(1e-3)), spec=spec)
+    x = {"image": jax.random.uniform(KEY, (3, 4, 4, 1), minval=-1.0), "label": jnp.array([0, 1, 2])}
+    w = jax.jit(method.init)(KEY, x).view()
+    z = jnp.zeros((4, 2))
+    made = method.from_latents(w, z, {"label": jnp.array([0, 1, 2, 3])})  # the last is the null label
+    assert len(jnp.unique(made.reshape(4, -1), axis=0)) == 4
+    np.testing.assert_array_equal(method.decode(w, z[:1]), made[3:])
+    still = {**x, "image": jnp.zeros((3, 4, 4, 1))}
+    assert len(jnp.unique(method.inferred(w, still, KEY)[0], axis=0)) == 3
+
+
+def test_groups_of_a_hierarchical_one_have_the_divergence_of_their_densities():
+    """The analytic KL of all groups, and the draws' log q(z | x) - log p(z) that the bound of K draws uses, agree."""
+    module = Vdvae((4, 4, 1), width=4, z=1, enc="4d2", dec="2x1,4m2")
+    method = Vae(net=Net(module, optax.adam(1e-3)), spec=pictures((4, 4, 1)), likelihood=Gaussian(), iwae_samples=1)
+    assert module.sizes == method.sizes == (4, 16) and module.latent == 20
+    x = {"image": jnp.repeat(jax.random.uniform(KEY, (1, 4, 4, 1), minval=-1.0), 1_000, 0)}
+
+    @jax.jit
+    def look(rng):
+        w = method.init(rng, x).view()
+        noisy = jax.tree.map(
+            lambda p: p + 0.2 * jax.random.normal(rng, p.shape), w.nets["net"]
+        )  # priors begin at N(0, I)
+        w = w.replace(nets={"net": noisy})
+        z, divergences = method.inferred(w, jax.tree.map(lambda v: v[:1], x), rng)
+        return method.eval_step(w, x, rng), method.log_prob(w, x, rng), z, divergences
+
+    found, one_draw, z, divergences = look(KEY)
+    np.testing.assert_allclose(found["kl"], found["kl_2x2"] + found["kl_4x4"], rtol=1e-4)
+    assert found["kl"].mean() > 0.5
+    np.testing.assert_allclose(one_draw.mean(), found["elbo"].mean(), atol=6 * one_draw.std() / 1_000**0.5)
+    assert z.shape == divergences.shape == (1, 20)
 
 
 def test_bits_only_where_pixels_have_levels():
