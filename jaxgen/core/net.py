@@ -193,7 +193,7 @@ class Net:
 
         def measured() -> PyTree:
             held = jax.lax.stop_gradient(variables)
-            _, found = self.module.apply(held, *args, train=True, mutable=["start"], **options)
+            _, found = self.module.apply(held, *args, train=True, mutable=list(others(held)), **options)
             return {**found["start"], "ready": jnp.ones((), bool)}
 
         return jax.lax.cond(variables["start"]["ready"], lambda: variables["start"], measured)

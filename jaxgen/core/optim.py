@@ -248,6 +248,20 @@ class RAdam(Optimizer):
 
 
 @dataclass(frozen=True)
+class Adamax(Optimizer):
+    """Adam by the largest gradient of the past in place of the mean square (Kingma & Ba 2014, algorithm 2)."""
+
+    elementwise: ClassVar[bool] = True
+    b1: BelowOne = 0.9
+    b2: BelowOne = 0.999
+    eps: Positive = 1e-8
+
+    def scale(self) -> optax.GradientTransformation:
+        """Bias-corrected momentum over a decaying maximum."""
+        return optax.scale_by_adamax(self.b1, self.b2, self.eps)
+
+
+@dataclass(frozen=True)
 class RmsProp(Optimizer):
     """RMSProp (Tieleman & Hinton 2012) as PyTorch has it: g / (sqrt(v) + eps), v from 0. TensorFlow's is g / sqrt(v + eps)."""
 

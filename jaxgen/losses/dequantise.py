@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxgen.core.ranges import Count
 from jaxgen.core.spec import Levels
 from jaxgen.errors import UserError
-from jaxgen.images import from_levels, to_float, to_levels
+from jaxgen.images import from_levels, to_float, to_levels, within
 
 Array = jax.Array
 LogDensity = Callable[[Array], Array]  # u [B, ...] in [0, 1] -> log p(u) [B]
@@ -37,11 +37,11 @@ class Dequantise(Protocol):
     def pixels(self, u: Array) -> Array:
         """The way back: u -> floats in [-1, 1]."""
 
-    def once(self, log_density: LogDensity, x: Array, rng: Array) -> Array:
-        """log P(x) [B] in nats from one draw, as training takes it."""
+    def cost(self, dims: int) -> float:
+        """log P(x) is log p(u) less these nats."""
 
     def log_prob(self, log_density: LogDensity, x: Array, rng: Array) -> Array:
-        """log P(x) [B] in nats, as near as it gets."""
+        """log P(x) [B] in nats, as near as it gets; training takes one draw."""
 
 
 @dataclass(frozen=True)
@@ -65,15 +65,15 @@ class Uniform:
 
     def pixels(self, u: Array) -> Array:
         """The level in whose share it lies."""
-        return from_levels(jnp.clip(jnp.floor(u * self.levels), 0, self.levels - 1), self.levels)
+        return within(from_levels(jnp.floor(u * self.levels), self.levels))
 
-    def once(self, log_density: LogDensity, x: Array, rng: Array) -> Array:
-        """log p(u) - D log L."""
-        return log_density(self.spread(x, rng)) - math.prod(x.shape[1:]) * math.log(self.levels)
+    def cost(self, dims: int) -> float:
+        """D log L."""
+        return dims * math.log(self.levels)
 
     def log_prob(self, log_density: LogDensity, x: Array, rng: Array) -> Array:
-        """The same."""
-        return self.once(log_density, x, rng)
+        """By one draw."""
+        return log_density(self.spread(x, rng)) - self.cost(x[0].size)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,8 @@ class Importance(Uniform):
 
     def log_prob(self, log_density: LogDensity, x: Array, rng: Array) -> Array:
         """log of the mean over the draws, made one after the other."""
-        found = jax.lax.map(lambda key: self.once(log_density, x, key), jax.random.split(rng, self.draws))
+        once = super().log_prob
+        found = jax.lax.map(lambda key: once(log_density, x, key), jax.random.split(rng, self.draws))
         return jax.nn.logsumexp(found, axis=0) - math.log(self.draws)
 
 
@@ -103,10 +104,10 @@ class NoNoise:
         """[0, 1] as [-1, 1]."""
         return 2.0 * u - 1.0
 
-    def once(self, log_density: LogDensity, x: Array, rng: Array) -> Array:
-        """log p(u) - D log 2."""
-        return log_density(self.spread(x, rng)) - math.prod(x.shape[1:]) * math.log(2.0)
+    def cost(self, dims: int) -> float:
+        """D log 2."""
+        return dims * math.log(2.0)
 
     def log_prob(self, log_density: LogDensity, x: Array, rng: Array) -> Array:
-        """The same."""
-        return self.once(log_density, x, rng)
+        """Exactly."""
+        return log_density(self.spread(x, rng)) - self.cost(x[0].size)

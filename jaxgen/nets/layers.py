@@ -118,11 +118,15 @@ class Conv(nn.Module):
     kernel_init: Initializer = torch_kernel_init
     bias_init: Initializer = nn.initializers.zeros
     spectral: bool = False
+    weight_norm: bool = False  # every output's kernel has a length of its own, "scale" (Salimans & Kingma 2016, eq. 2)
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.kernel_init, (*pair(self.kernel_size), x.shape[-1], self.features))
         kernel = normalised(self, kernel) if self.spectral else kernel
+        if self.weight_norm:
+            length = jnp.sqrt((kernel * kernel).sum((0, 1, 2)))
+            kernel *= self.param("scale", lambda _: length) / length
         y = conv2d(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, self.padding)
         if self.use_bias:
             y += self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)

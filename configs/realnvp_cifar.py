@@ -1,0 +1,30 @@
+"""RealNVP (Dinh et al. 2016, arXiv:1605.08803) on CIFAR-10: two scales, couplings of eight blocks of 64, logit of 0.05 + 0.9 u.
+
+Published: 3.49 bits/dim. Adam, batch, clipping and the decay of weight norm's scales as in chrischute/real-nvp.
+
+python -m jaxgen.main --config=configs/realnvp_cifar.py --workdir=runs/realnvp_cifar    # add :tiny for a CPU run of seconds
+"""
+
+from ml_collections import ConfigDict
+
+from jaxgen.config.files import tiny
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    c = ConfigDict(dict(seed=0, steps=100_000, log_every=100, save_every=5_000))
+    c.data = dict(name="tfds", dataset="cifar10", batch=64, augment=("flip",))
+    c.method = dict(
+        name="flow",
+        net=dict(
+            name="realnvp",
+            scales=2,
+            width=64,
+            blocks=8,
+            optimizer=dict(name="adam", lr=1e-3, weight_decay=5e-5, decay=".*Conv.*/scale", clip=100.0),
+            ema=0.9999,
+        ),
+        dequantise=dict(name="importance", draws=16),
+    )
+    c.eval = dict(loss=dict(every=5_000), likelihood=dict(every=0), grid=dict(every=5_000))
+    small = {"method.net.width": 8, "method.net.blocks": 0, "method.dequantise.draws": 2}
+    return tiny(c, **small) if arg == "tiny" else c
