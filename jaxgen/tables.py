@@ -41,6 +41,8 @@ TABLES: dict[str, dict[str, str]] = {
         "gan": "jaxgen.methods.gan:Gan",
         "lapgan": "jaxgen.methods.lapgan:Lapgan",
         "vqvae": "jaxgen.methods.vqvae:VqVae",
+        "causal_tokens": "jaxgen.methods.tokens:CausalTokens",
+        "masked_tokens": "jaxgen.methods.tokens:MaskedTokens",
         "classifier": "jaxgen.methods.classifier:Classifier",
         "noisy_classifier": "jaxgen.methods.classifier:NoisyClassifier",
         "progressive_distillation": "jaxgen.methods.progressive_distillation:ProgressiveDistillation",
@@ -49,6 +51,8 @@ TABLES: dict[str, dict[str, str]] = {
     "module": {
         "unet": "jaxgen.nets.unet:UNet",
         "dit": "jaxgen.nets.dit:DiT",
+        "causal_transformer": "jaxgen.nets.transformer:CausalTransformer",
+        "masked_transformer": "jaxgen.nets.transformer:MaskedTransformer",
         "ddpmpp": "jaxgen.nets.edm_unet:DdpmPP",
         "ncsnpp": "jaxgen.nets.edm_unet:NcsnPP",
         "adm": "jaxgen.nets.edm_unet:Adm",
@@ -178,11 +182,13 @@ TABLES: dict[str, dict[str, str]] = {
         "none": "jaxgen.diffusion.guide:NoGuide",
         "cfg": "jaxgen.diffusion.guide:ClassifierFree",
         "interval": "jaxgen.diffusion.guide:Interval",
+        "rising": "jaxgen.diffusion.guide:Rising",
         "rescaled": "jaxgen.diffusion.guide:Rescaled",
         "negative": "jaxgen.diffusion.guide:Negative",
         "auto": "jaxgen.diffusion.guide:Autoguidance",
         "classifier": "jaxgen.diffusion.guide:ByClassifier",
     },
+    "draw": {"draw": "jaxgen.methods.tokens:Draw"},
     "run": {"run": "jaxgen.runs.frozen:FrozenRun"},
     "curriculum": {
         "doubling": "jaxgen.methods.consistency:Doubling",
@@ -288,7 +294,7 @@ KEYS: dict[str, str] = {
     "guide": "guide", "grid": "grid", "nll": "nll", "likelihood": "likelihood", "dequantise": "dequantise",
     "corrupt": "corruption", "loss": "gan_loss",
     "disc_penalties": "penalty", "gen_penalties": "gen_penalty", "augment": "gan_augment", "truncate": "truncate",
-    "fade": "fade",
+    "fade": "fade", "draw": "draw",
     "run": "run", "teacher": "run", "weak": "run", "judge": "run", "curriculum": "curriculum",
 }  # fmt: skip
 

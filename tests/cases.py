@@ -13,6 +13,9 @@ CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 CHOSEN = ("vae_digits", "dcgan_digits", "wgan_gp_digits", "vqvae_digits")
 
 
+# side of the pictures -> the VQ-VAE of their codes, at full size, and how often it halves them
+FIRST_STAGES = {28: ("vqvae_mnist.py", 2), 32: ("vqvae_cifar.py", 2), 256: ("vqvae_cifar.py", 4)}
+
 # Level 0 without the newer fusions compiles five times faster; what is computed stays the same. An unknown flag ends the process,
 # so the second is for the releases in which it was seen to help.
 QUICK_COMPILATION = "--xla_backend_optimization_level=0"
@@ -57,7 +60,9 @@ def lend(config, spec, folder: Path, weights: bool = True):
             own.eval = {}
         changes["method.teacher.path"] = untrained(configs.normalise(own), spec, folder, weights)
     if "codec" in config.tasks and not config.tasks.codec.run.path:
-        own = configs.override(configs.load(f"{ROOT}/configs/vqvae_digits.py:tiny"), {"mesh": {"data": 1}})
+        first, downs = FIRST_STAGES.get(spec.shape[0], ("vqvae_digits.py:tiny", 1))
+        sizes = {f"method.net.{part}.downs": downs for part in ("encoder", "decoder")}
+        own = configs.override(configs.load(f"{ROOT}/configs/{first}"), {"mesh": {"data": 1}, **sizes})
         changes["tasks.codec.run.path"] = untrained(own, spec, folder, weights)
     return configs.override(config, changes)
 

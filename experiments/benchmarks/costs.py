@@ -57,7 +57,8 @@ def duration(seconds: float) -> str:
 def row(name: str, folder: Path) -> dict[str, str]:
     """A line of the table."""
     config = configs.override(configs.load(name), {"mesh": {"data": 1}})
-    own = {"digits": Digits().open("train").spec, "folder": pictures((32, 32, 3)), "ring": POINT, "grid": POINT}
+    side = config.data.get("size", 32)
+    own = {"digits": Digits().open("train").spec, "folder": pictures((side, side, 3), 10), "ring": POINT, "grid": POINT}
     spec = own.get(config.data.name)
     spec = spec or SPECS[config.data.dataset]
     total = 0.0

@@ -92,7 +92,7 @@ class Samples(Protocol):
     """Can make new images."""
 
     def sample(self, w: Weights, rng: Array, num: int, cond: Cond) -> Array:
-        """float32 [num, *spec.shape], pictures in [-1, 1]; `cond` holds every condition of the spec, [num, ...]."""
+        """float32 [num, *spec.shape], pictures in [-1, 1] (tokens int32); `cond` holds every condition of the spec, [num, ...]."""
 
 
 @runtime_checkable

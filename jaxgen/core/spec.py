@@ -144,8 +144,8 @@ class Spec(Mapping[str, Field]):
 
     @property
     def vocabulary(self) -> int:
-        """Values of a token of the target; 0: it is not made of tokens."""
-        return self[self.target].values
+        """Values of a token of the target: codes, or the levels of pixels; 0: it is not made of tokens."""
+        return self[self.target].values or self.levels
 
     def abstract(self, num: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Shapes and dtypes of a batch of so many examples; text stays on the host."""

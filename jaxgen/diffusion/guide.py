@@ -51,7 +51,7 @@ def with_x0(out: Output, x0: Array) -> Output:
     return out._replace(x0=x0) if isinstance(out, Estimate) else x0
 
 
-def away_from(out: Output, worse: Array, scale: float) -> Array:
+def away_from(out: Output, worse: Array, scale: Array | float) -> Array:
     """worse + scale (x_0 - worse), written so that scale 1 is exact."""
     return (1.0 - scale) * worse + scale * x0_of(out)
 
@@ -134,10 +134,39 @@ class Negative:
             )
         return {self.conditions.label: self.avoid}
 
+    def against(self, null: Cond) -> Cond:
+        """What is avoided, and null."""
+        worse = {k: jnp.broadcast_to(jnp.asarray(v, null[k].dtype), null[k].shape) for k, v in self.avoided.items()}
+        return {**null, **worse}
+
     def __call__(self, model: CondModel, cond: Cond, null: Cond, other: CondModel = missing) -> Model:
         """Classifier-free guidance with what is avoided in place of null."""
-        worse = {k: jnp.broadcast_to(jnp.asarray(v, null[k].dtype), null[k].shape) for k, v in self.avoided.items()}
-        return ClassifierFree(self.scale)(model, cond, {**null, **worse})
+        return ClassifierFree(self.scale)(model, cond, self.against(null))
+
+
+def worse(guide: Guide, null: Cond) -> Cond:
+    """The conditions that a guide sets those asked for against: null, but for `Negative`."""
+    return guide.against(null) if isinstance(guide, Negative) else null
+
+
+@dataclass(frozen=True)
+class Rising:
+    """Classifier-free guidance that rises from none at t = 1 to `scale` at t = 0 (MUSE, Chang et al. 2023, section 2.7)."""
+
+    evaluations: ClassVar[int] = 2
+    inputs: ClassVar[tuple[str, ...]] = ("scale",)
+    needs: ClassVar[tuple[str, ...]] = ("null",)
+    scale: NonNegative = 3.0
+
+    def __call__(self, model: CondModel, cond: Cond, null: Cond, other: CondModel = missing) -> Model:
+        """The last argument is the time [B]."""
+
+        def guided(*args: Array) -> Output:
+            out, without = both(model, args, cond, null)
+            scale = 1.0 + (self.scale - 1.0) * (1.0 - args[-1])
+            return with_x0(out, away_from(out, without, spread(scale, without)))
+
+        return guided
 
 
 @dataclass(frozen=True)

@@ -191,8 +191,9 @@ class Transformer(nn.Module):
             self.position = self.param("position", init, (self.places + (not self.causal), self.width))
         # inside a scan XLA cannot undo the rematerialisation anyway
         kind = remat(Block, self.remat, prevent_cse=not self.scan, static_argnums=(3,))
-        fields = dict(heads=self.heads, hidden=round(self.mlp_ratio * self.width), causal=self.causal, norm=self.norm)
-        fields |= dict(gated=self.gated, qk_norm=self.qk_norm, use_bias=self.use_bias, dropout=self.dropout)
+        hidden = max(1, round(self.mlp_ratio * self.width))
+        fields = dict(heads=self.heads, hidden=hidden, causal=self.causal, norm=self.norm, gated=self.gated)
+        fields |= dict(qk_norm=self.qk_norm, use_bias=self.use_bias, dropout=self.dropout)
         names = ["blocks"] if self.scan else [f"block{i}" for i in range(self.depth)]
         self.stack = [kind(**fields, dtype=self.dtype, name=name) for name in names]
         self.last = NORMS[self.norm](1e-5, dtype=self.dtype)

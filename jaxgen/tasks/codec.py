@@ -37,7 +37,7 @@ class Codec(Task):
     last: ClassVar[bool] = True
 
     run: Lender
-    tokens: bool = False  # the codes' indices, int32 [h w], for models of sequences
+    tokens: bool = False  # the codes' indices, int32 [h, w], for models of tokens; of a pyramid [N], coarse first
     mean: tuple[Number, ...] = ()  # of each channel of the latents; () is measured
     std: tuple[Positive, ...] = ()
 
@@ -61,10 +61,11 @@ class Codec(Task):
         return Spec({**spec, spec.target: Field(z.shape[1:], str(z.dtype), kind, "target", values)})
 
     def encode(self, lent: Frozen, x: Array, rng: Array) -> Array:
-        """Pictures [B, H, W, C] -> latents [B, h, w, D] as the run has them, or int32 tokens [B, N]."""
+        """Pictures [B, H, W, C] -> latents [B, h, w, D] as the run has them, or int32 tokens [B, h, w] or [B, N]."""
         z = lent.model.encode(lent.weights, x, rng)
         if self.tokens:
-            return z.reshape(len(z), -1)
+            maps = jax.tree.leaves(z)
+            return jnp.concatenate([ids.reshape(len(ids), -1) for ids in maps], 1) if len(maps) > 1 else maps[0]
         z = lent.model.vectors(lent.weights, z) if isinstance(lent.model, Quantizes) else z
         return z if z.ndim > 2 else z[:, None, None]
 
@@ -78,13 +79,15 @@ class Codec(Task):
     def undo(self, frozen: dict[str, Frozen], x: Array) -> Array:
         """Latents or tokens -> pictures [B, H, W, C] in [-1, 1]."""
         model, w = frozen[NAME].model, frozen[NAME].weights
-        shape = jax.eval_shape(model.encode, w, jnp.zeros((len(x), *model.spec.shape)), jax.random.key(0)).shape
+        like = jax.eval_shape(model.encode, w, jnp.zeros((len(x), *model.spec.shape)), jax.random.key(0))
         if self.tokens:
-            return model.decode(w, x.reshape(shape))
-        z = x * jnp.asarray(self.std) + jnp.asarray(self.mean) if self.mean else x
-        return jnp.clip(
-            model.decode(w, model.nearest(w, z) if isinstance(model, Quantizes) else z.reshape(shape)), -1.0, 1.0
-        )
+            maps, kind = jax.tree.flatten(like)
+            parts = jnp.split(x.reshape(len(x), -1), np.cumsum([ids.size // len(x) for ids in maps])[:-1], 1)
+            z = kind.unflatten(part.reshape(ids.shape) for part, ids in zip(parts, maps, strict=True))
+        else:
+            z = x * jnp.asarray(self.std) + jnp.asarray(self.mean) if self.mean else x
+            z = model.nearest(w, z) if isinstance(model, Quantizes) else z.reshape(like.shape)
+        return jnp.clip(model.decode(w, z), -1.0, 1.0)
 
     def loans(self) -> dict[str, Loan]:
         """The run."""

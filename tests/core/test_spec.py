@@ -68,7 +68,7 @@ def test_levels_are_those_of_uint8_pictures_alone():
 def test_facts_are_those_of_the_spec():
     facts = given(pictures((8, 8, 1), 10), 4, 100, (0, 100))
     assert facts == {"spec": pictures((8, 8, 1), 10), "shape": (8, 8, 1), "classes": 10, "conditions": labels(10),
-                     "levels": 256, "batch": 4, "steps": 100, "phase": (0, 100), "vocabulary": 0}  # fmt: skip
+                     "levels": 256, "batch": 4, "steps": 100, "phase": (0, 100), "vocabulary": 256}  # fmt: skip
 
 
 def test_every_condition_has_a_null_of_its_own_shape():

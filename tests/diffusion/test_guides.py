@@ -113,13 +113,14 @@ def test_null_as_the_condition_is_the_model(name, kind, output):
 def test_guidance_is_linear_in_its_scale(name, kind, output):
     """Through scale 1, the model, and scale 0, the worse one; the variance is that of the conditions throughout."""
     (model, x), (cond, null) = MODELS[output], told(kind)
-    at = {scale: rule(name, scale)(model, cond, null, weak)(x, T) for scale in (0.0, 1.0, 3.0)}
+    t = jnp.zeros_like(T) if name == "rising" else T  # which has its scale at the end alone
+    at = {scale: rule(name, scale)(model, cond, null, weak)(x, t) for scale in (0.0, 1.0, 3.0)}
     close(x0_of(at[3.0]), 3 * x0_of(at[1.0]) - 2 * x0_of(at[0.0]), rtol=1e-4, atol=1e-4)
     if name in DROPPED:
-        close(x0_of(at[0.0]), x0_of(model(x, T, null)))
+        close(x0_of(at[0.0]), x0_of(model(x, t, null)))
         assert np.abs(x0_of(at[3.0]) - x0_of(at[1.0])).max() > 0.1  # and it says something
     if output == "estimate":
-        close(at[3.0].fraction, model(x, T, cond).fraction)
+        close(at[3.0].fraction, model(x, t, cond).fraction)
 
 
 @pytest.mark.parametrize("name", DROPPED)
@@ -132,6 +133,15 @@ def test_condition_and_null_are_one_call_of_twice_the_batch(name):
 
     rule(name, 3.0)(counted, cond, null)(X, T)
     assert calls == ([2 * B, B] if name == "interval" else [2 * B])  # inside the interval, and outside
+
+
+def test_guidance_rises_in_time():
+    """None at t = 1, all of it at t = 0, half of what it adds in between."""
+    (cond, null), t = told("several"), jnp.array([1.0, 0.5, 0.0, 0.25])
+    found = rule("rising", 3.0)(denoiser, cond, null)(X, t)
+    at = {scale: rule("cfg", scale)(denoiser, cond, null)(X, t) for scale in (1.0, 2.0, 3.0, 2.5)}
+    for i, want in enumerate(at.values()):
+        close(found[i], want[i], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("output", MODELS)

@@ -162,7 +162,8 @@ def test_a_net_at_the_edge_is_built_or_refused(member):
     given = {"shape": (8, 8, 3), "classes": 2}
     net = cls(**least(cls), **{k: given[what] for k, what in registry.asked(cls).items() if what in given})
     image, vector = jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 1))
-    inputs = {"x": image, "z": vector, "t": jnp.ones(1), "clock": jnp.ones(1), "channels": 3}
+    ids = jnp.zeros((1, 8 * 8 * 3), jnp.int32)
+    inputs = {"x": image, "z": vector, "ids": ids, "t": jnp.ones(1), "clock": jnp.ones(1), "channels": 3}
     wanted = [k for k in inspect.signature(cls.__call__).parameters if k in inputs]
     if "quantizer" in member:
         inputs["z"] = jnp.zeros((1, 1, 1, 1))

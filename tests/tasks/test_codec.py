@@ -115,7 +115,8 @@ def test_mistakes_are_one_line(tiny, codecs, tmp_path):
     with pytest.raises(UserError, match=r"there is no checkpoint of step 7 in .*; there are: \[2, 4\]"):
         open_with(**{"tasks.codec.run.step": 7})
     with pytest.raises(UserError, match=r"config\.method vae makes image, not latent"):
-        config = configs.override(tiny("vae_digits"), {"tasks.codec": {"run": str(codecs["vqvae"])}})
+        plain = {"method.likelihood": "learned_gaussian", "tasks.codec": {"run": str(codecs["vqvae"])}}
+        config = configs.override(tiny("vae_digits"), plain)
         Experiment.open(config, open_source(config, "train").spec)
     with pytest.raises(UserError, match="which is no codec"):
         other = untrained(configs.override(configs.load("configs/classifier_digits.py:tiny"), {"mesh": {"data": 1}}),
