@@ -11,7 +11,7 @@ from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    c = ConfigDict(dict(seed=0, steps=50_000, log_every=100, save_every=5_000))
+    c = ConfigDict(dict(seed=0, steps=20_000, log_every=100, save_every=5_000))
     c.data = dict(name="tfds", dataset="mnist", batch=64)
     c.method = dict(
         name="flow",

@@ -11,7 +11,7 @@ from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    c = ConfigDict(dict(seed=0, steps=2_000, log_every=100, save_every=500, steps_per_call=10))
+    c = ConfigDict(dict(seed=0, steps=1_000, log_every=100, save_every=500, steps_per_call=10))
     c.data = dict(name="digits", batch=64)
     c.method = dict(
         name="flow",
@@ -20,11 +20,13 @@ def get_config(arg: str = "") -> ConfigDict:
             scales=2,
             width=32,
             blocks=2,
-            optimizer=dict(name="adam", lr=1e-3, weight_decay=5e-5, decay=".*Conv.*/scale", clip=100.0),
+            optimizer=dict(
+                name="adam", lr=1e-3, schedule="cosine", weight_decay=5e-5, decay=".*Conv.*/scale", clip=100.0
+            ),
             ema=0.999,
         ),
         dequantise=dict(name="importance", draws=16),
     )
-    c.eval = dict(loss=dict(every=250), likelihood=dict(every=0), grid=dict(every=1_000))
+    c.eval = dict(loss=dict(every=250), likelihood=dict(every=0), grid=dict(every=500))
     small = {"method.net.width": 8, "method.net.blocks": 0, "method.dequantise.draws": 2}
     return tiny(c, **small) if arg == "tiny" else c
