@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -93,6 +94,14 @@ class Samples(Protocol):
 
     def sample(self, w: Weights, rng: Array, num: int, cond: Cond) -> Array:
         """float32 [num, *spec.shape], pictures in [-1, 1] (tokens int32); `cond` holds every condition of the spec, [num, ...]."""
+
+
+@runtime_checkable
+class Refuses(Samples, Protocol):
+    """Not every value of its conditions can be asked for."""
+
+    def refuse(self, cond: dict[str, np.ndarray]) -> None:
+        """A UserError for values [N, ...] of some conditions that its samples cannot meet."""
 
 
 @runtime_checkable

@@ -124,7 +124,7 @@ class Optimizer:
 
     lr: Positive = 1e-3
     warmup: Natural = 0  # steps of linear warm-up from 0
-    schedule: str = "constant"  # constant | cosine | linear (both end at lr * final) | inverse_sqrt
+    schedule: str = "constant"  # constant | cosine | linear | exponential (all three end at lr * final) | inverse_sqrt
     final: NonNegative = 0.0
     hold: Natural = 0  # inverse_sqrt: lr / sqrt(max(step / hold, 1)) (EDM2, eq. 67)
     clip: NonNegative = 0.0  # global gradient norm; 0 switches it off
@@ -135,7 +135,9 @@ class Optimizer:
     bound: NonNegative = 0.0  # every weight is kept within +-bound (WGAN); 0 switches it off
     train: str = r".*"  # regex of the params that are trained
     elementwise: ClassVar[bool] = False  # `scale` treats every number by itself; not inherited
-    schedule_steps: RunLength = 0  # the step at which cosine and linear end; 0: the run's length when it first started
+    schedule_steps: RunLength = (
+        0  # the step at which cosine, linear and exponential end; 0: the run's length when it first started
+    )
 
     def rate(self) -> optax.Schedule:
         """step -> learning rate."""
@@ -144,6 +146,7 @@ class Optimizer:
             "constant": lambda: optax.constant_schedule(self.lr),
             "cosine": lambda: optax.cosine_decay_schedule(self.lr, after, alpha=self.final),
             "linear": lambda: optax.linear_schedule(self.lr, self.lr * self.final, after),
+            "exponential": lambda: optax.exponential_decay(self.lr, after, self.final),
             "inverse_sqrt": lambda: lambda step: self.lr / jnp.sqrt(jnp.maximum((step + self.warmup) / self.hold, 1.0)),
         }
         if self.schedule not in shapes:
@@ -152,7 +155,9 @@ class Optimizer:
             raise UserError(
                 "optimizer.schedule='inverse_sqrt' needs the number of steps at the full learning rate; set optimizer.hold=1000"
             )
-        if self.schedule in ("cosine", "linear") and self.schedule_steps <= 0:
+        if self.schedule == "exponential" and not self.final:
+            raise UserError("optimizer.schedule='exponential' never ends at 0; set optimizer.final=0.01")
+        if self.schedule in ("cosine", "linear", "exponential") and self.schedule_steps <= 0:
             raise UserError(
                 f"optimizer.schedule={self.schedule!r} needs optimizer.schedule_steps, the length of the run"
             )

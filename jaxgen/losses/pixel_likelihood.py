@@ -6,9 +6,11 @@ log-scales; a mixture's lie as PixelCNN++ has them. Images x are float32 [B, H, 
     Bernoulli            log p = sum x' l - softplus(l), x' = (x + 1) / 2                (Kingma & Welling 2013, C.1)
     Gaussian             log p = sum -(x - mu)^2 / (2 sigma^2) - log sigma - log(2 pi) / 2                       (C.2)
     discretised logistic log p = sum log(F(x + 1/255) - F(x - 1/255)), open at both ends   (Salimans et al. 2017, eq. 2)
-    mixture of them      log p = sum_pixels log sum_k pi_k prod_channels P_k(x_c | x_<c)                 (eq. 1 and 3)
+    categorical          log p = sum log softmax(l)_x                  (van den Oord et al. 2016, arXiv:1601.06759, sec. 3.2)
+    mixture of logistics log p = sum_pixels log sum_k pi_k prod_channels P_k(x_c | x_<c)                 (eq. 1 and 3)
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
@@ -71,6 +73,7 @@ class Likelihood(Protocol):
     """What a decoder's output means."""
 
     levels: int  # values a pixel can take; 0 for a density, whose bits per dimension would mean nothing
+    whole: bool  # where there are levels: whether the values of a pixel depend on each other, so that they are drawn together
 
     def params(self, channels: int) -> int:
         """Output channels of the decoder for images with so many channels."""
@@ -97,6 +100,7 @@ class Bernoulli:
     """
 
     levels: ClassVar[int] = 2
+    whole: ClassVar[bool] = False
     binarize: str = "dynamic"
 
     def __post_init__(self) -> None:
@@ -128,6 +132,10 @@ class Bernoulli:
     def sample(self, out: Array, rng: Array) -> Array:
         """-1 or 1."""
         return _signs(jax.random.bernoulli(rng, jax.nn.sigmoid(out.astype(jnp.float32))))
+
+    def tempered(self, out: Array, temperature: float) -> Array:
+        """The parameters of p^(1 / temperature)."""
+        return out / temperature
 
 
 @dataclass(frozen=True)
@@ -228,6 +236,7 @@ class LearnedGaussian:
 class OnLevels:
     """What a likelihood of levels shares."""
 
+    whole: ClassVar[bool] = False
     levels: Levels = 256
 
     def __post_init__(self) -> None:
@@ -240,6 +249,36 @@ class OnLevels:
     def prepare(self, x: Array, rng: Array) -> Array:
         """On the levels exactly: uint8 has them rounded."""
         return to_level(x, self.levels)
+
+
+@dataclass(frozen=True)
+class Categorical(OnLevels):
+    """A probability for every level of every value: a softmax (van den Oord et al. 2016, arXiv:1601.06759, section 3.2)."""
+
+    def params(self, channels: int) -> int:
+        """A logit for every level of every value, those of the first level first."""
+        return self.levels * channels
+
+    def log_prob(self, out: Array, x: Array) -> Array:
+        """The logarithm of the softmax at the level."""
+        at = to_levels(x, self.levels)[..., None, :]
+        return per_example(jnp.take_along_axis(jax.nn.log_softmax(self._logits(out), -2), at, -2))
+
+    def mean(self, out: Array) -> Array:
+        """E[x]."""
+        levels = from_levels(jnp.arange(self.levels), self.levels)
+        return (jax.nn.softmax(self._logits(out), -2) * levels[:, None]).sum(-2)
+
+    def sample(self, out: Array, rng: Array) -> Array:
+        """A level."""
+        return from_levels(jax.random.categorical(rng, self._logits(out), axis=-2), self.levels)
+
+    def tempered(self, out: Array, temperature: float) -> Array:
+        """The parameters of p^(1 / temperature)."""
+        return out / temperature
+
+    def _logits(self, out: Array) -> Array:
+        return out.astype(jnp.float32).reshape(*out.shape[:-1], self.levels, -1)
 
 
 @dataclass(frozen=True)
@@ -268,6 +307,11 @@ class DiscretisedLogistic(OnLevels):
         mean, log_scale = self._split(out)
         return to_level(mean + jnp.exp(log_scale) * jax.random.logistic(rng, mean.shape), self.levels)
 
+    def tempered(self, out: Array, temperature: float) -> Array:
+        """Scales times the temperature."""
+        mean, log_scale = jnp.split(out, 2, axis=-1)
+        return jnp.concatenate([mean, log_scale + math.log(temperature)], -1)
+
     def _split(self, out: Array) -> tuple[Array, Array]:
         mean, log_scale = jnp.split(out.astype(jnp.float32), 2, axis=-1)
         return mean, jnp.maximum(log_scale, self.least)  # at the bound its gradient is 0.5, torch.clamp's is 1
@@ -281,6 +325,7 @@ class LogisticMixture(OnLevels):
     independent in it. `out` is logits [K], then for every channel means [K], log-scales [K] and, for RGB, coefficients [K].
     """
 
+    whole: ClassVar[bool] = True
     mixtures: Count = 10
     least: Number = -7.0  # bound on log-scales
 
@@ -310,10 +355,19 @@ class LogisticMixture(OnLevels):
         noise = jnp.exp(log_scale) * jax.random.logistic(draw_rng, mean.shape)
         return self._in_turn(mean, coefficients, lambda located: to_level(located + noise, self.levels))[..., 0]
 
+    def tempered(self, out: Array, temperature: float) -> Array:
+        """The components' p^(1 / temperature), and their scales times the temperature."""
+        rest = out[..., self.mixtures :].reshape(*out.shape[:-1], -1, self._parts(out), self.mixtures)
+        rest = rest.at[..., 1, :].add(math.log(temperature)).reshape(*out.shape[:-1], -1)
+        return jnp.concatenate([out[..., : self.mixtures] / temperature, rest], -1)
+
+    def _parts(self, out: Array) -> int:
+        return 3 if out.shape[-1] == self.params(3) else 2
+
     def _split(self, out: Array) -> tuple[Array, Array, Array, Array]:
         """Logits [B, H, W, K]; means, log-scales and coefficients [B, H, W, C, K] each."""
         k, out = self.mixtures, out.astype(jnp.float32)
-        parts = 3 if out.shape[-1] == self.params(3) else 2
+        parts = self._parts(out)
         rest = out[..., k:].reshape(*out.shape[:-1], -1, parts, k)
         mean, log_scale = rest[..., 0, :], jnp.maximum(rest[..., 1, :], self.least)
         return out[..., :k], mean, log_scale, jnp.tanh(rest[..., 2, :]) if parts == 3 else jnp.zeros_like(mean)

@@ -21,7 +21,7 @@ from jaxgen.core import conditions, keys, parallel
 from jaxgen.core.inputs import Input, holding
 from jaxgen.core.layout import Layout
 from jaxgen.core.lender import Frozen, Loan
-from jaxgen.core.method import Borrows, Encodes, Inherits, Method, Metrics, Samples, Tunes
+from jaxgen.core.method import Borrows, Encodes, Inherits, Method, Metrics, Refuses, Samples, Tunes
 from jaxgen.core.net import Net
 from jaxgen.core.spec import Spec, given
 from jaxgen.core.state import Array, NetState, PyTree, TrainState, Variables, Weights
@@ -570,6 +570,8 @@ class Experiment:
             raise UserError(f"method {self.config.method.name} cannot sample by itself: {why}; use --mode=eval")
         asked = dict(asked or {})
         conditions.refuse_unknown(self.spec, asked, "sampling")
+        refuse = self.method.refuse if isinstance(self.method, Refuses) else lambda cond: None
+        refuse(asked)
         wanted = [name for name in self.from_data if name not in asked]
         if wanted:
             source = source or self.open_source("eval")
@@ -590,6 +592,7 @@ class Experiment:
             placed = parallel.put_batch(self.mesh, data), parallel.put_batch(self.mesh, cond)
             images, cond = program(w, (*placed, self.settings), keys.named(root, "sample", i))
             found = (*jax.device_get((images, cond)), parallel.to_host(placed[0]))
+            refuse(found[1])  # what tasks made of the data
             sound = np.isfinite(found[0][:count]).reshape(count, -1).all(1)
             if not sound.all():
                 raise BrokenSamples(f"{(~sound).sum()} of {len(sound)} samples are NaN or infinite")

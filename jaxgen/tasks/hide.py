@@ -35,7 +35,12 @@ def _half(size: float, height: int, width: int, num: int, rng: Array) -> Area:
     return tuple(jnp.array(bands)[jax.random.randint(rng, (num,), 0, len(bands))].T)
 
 
-SHAPES: dict[str, Callable[[float, int, int, int, Array], Area]] = {"box": _box, "half": _half}
+def _lower(size: float, height: int, width: int, num: int, rng: Array) -> Area:
+    """A band with `size` of the height, along the lower border."""
+    return tuple(jnp.full((num,), at) for at in (height - round(size * height), height, 0, width))
+
+
+SHAPES: dict[str, Callable[[float, int, int, int, Array], Area]] = {"box": _box, "half": _half, "lower": _lower}
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Hide(Task):
     Every example has a place of its own; all frames of a clip share it.
     """
 
-    shape: str = "box"  # "box": anywhere; "half": along one of the four borders
+    shape: str = "box"  # "box": anywhere; "half": along one of the four borders; "lower": the lower one
     size: Inside = 0.5  # of what is hidden, in sides of the picture
 
     def __post_init__(self) -> None:

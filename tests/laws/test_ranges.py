@@ -17,6 +17,7 @@ from jaxgen.config import registry
 from jaxgen.core.ranges import Range
 from jaxgen.diffusion.process import VP
 from jaxgen.errors import UserError
+from jaxgen.nets.causal import Around
 
 MEMBERS = [(table, name) for table, members in registry.TABLES.items() for name in members]
 
@@ -164,6 +165,7 @@ def test_a_net_at_the_edge_is_built_or_refused(member):
     image, vector = jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 1))
     ids = jnp.zeros((1, 8 * 8 * 3), jnp.int32)
     inputs = {"x": image, "z": vector, "ids": ids, "t": jnp.ones(1), "clock": jnp.ones(1), "channels": 3}
+    inputs["around"] = Around.of(image)
     wanted = [k for k in inspect.signature(cls.__call__).parameters if k in inputs]
     if "quantizer" in member:
         inputs["z"] = jnp.zeros((1, 1, 1, 1))

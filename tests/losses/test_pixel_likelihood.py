@@ -8,6 +8,7 @@ import pytest
 from jaxgen.errors import UserError
 from jaxgen.losses.pixel_likelihood import (
     Bernoulli,
+    Categorical,
     DiscretisedLogistic,
     Gaussian,
     LearnedGaussian,
@@ -18,6 +19,7 @@ from jaxgen.losses.pixel_likelihood import (
 
 KEY = jax.random.key(0)
 ALL = [Bernoulli(), Gaussian(sigma=0.3), LearnedGaussian(), DiscretisedLogistic(), LogisticMixture(mixtures=2)]
+ALL.append(Categorical(levels=17))
 
 
 def test_kl_equals_its_monte_carlo_estimate():
@@ -59,6 +61,31 @@ def test_logistic_mixture_sums_to_one_and_is_drawn_from(channels, scale):
     found = jnp.abs(drawn - colours[:, 0, 0]).max(-1)[:, 0] < 1e-6  # [draws, colours]
     assert (found.sum(-1) == 1).all()
     np.testing.assert_allclose(found.mean(0), jnp.exp(log_p), atol=0.015)
+
+
+@pytest.mark.parametrize("likelihood", [Categorical(levels=4), Bernoulli()], ids=lambda v: type(v).__name__)
+def test_levels_have_the_probabilities_of_their_logits(likelihood):
+    """Two channels, which know nothing of each other; at half the temperature probabilities are squared."""
+    out = jax.random.normal(KEY, (likelihood.params(2),))
+    levels = jnp.linspace(-1.0, 1.0, likelihood.levels)
+    pairs = jnp.stack(jnp.meshgrid(levels, levels, indexing="ij"), -1).reshape(-1, 1, 1, 2)
+    log_p = lambda o: likelihood.log_prob(jnp.broadcast_to(o, (len(pairs), 1, 1, o.size)), pairs)  # noqa: E731
+    logits = out.reshape(-1, 2) if likelihood.levels > 2 else jnp.stack([jnp.zeros(2), out])
+    shares = jax.nn.softmax(logits, 0)
+    np.testing.assert_allclose(jnp.exp(log_p(out)).reshape(len(levels), -1), shares[:, :1] * shares[:, 1], rtol=1e-5)
+    squared = jnp.exp(2 * log_p(out))
+    np.testing.assert_allclose(jnp.exp(log_p(likelihood.tempered(out, 0.5))), squared / squared.sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "likelihood", [DiscretisedLogistic(), LogisticMixture(mixtures=3)], ids=lambda v: type(v).__name__
+)
+def test_a_lower_temperature_narrows_logistics(likelihood):
+    """The spread of samples falls with it, and nothing is left of it at 0."""
+    out = 0.3 * jax.random.normal(KEY, (2_000, 1, 1, likelihood.params(3))).at[1:].set(0.0)
+    out = jnp.broadcast_to(out[:1], out.shape)
+    spread = [float(likelihood.sample(likelihood.tempered(out, t), KEY).std(0).mean()) for t in (0.3, 0.1, 1e-4)]
+    assert spread[0] > 1.5 * spread[1] and spread[2] < 0.01
 
 
 @pytest.mark.parametrize("likelihood", [Gaussian(sigma=0.2), LearnedGaussian()])
