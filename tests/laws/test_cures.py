@@ -198,6 +198,7 @@ CASES = {
     "a task": Case("ddpm_digits", {"tasks.hid": {}}, "hid"),
     "nothing hidden": Case("inpaint_digits", {"tasks.hide.size": 0.01}),
     "a factor": Case("super_resolution_digits", {"tasks.shrink.factor": 3}),
+    "a likelihood of codes": Case("ae_digits", {"eval.likelihood.num": 8}),
     "a likelihood of labels": Case("classifier_digits", {"eval.likelihood.num": 8}),
     "a condition that no net takes": Case("vae_digits", {"tasks.hide": {}}),
     "an augmentation that no net is told": Case("vae_digits", {"data.augment": ("geometric",)}),

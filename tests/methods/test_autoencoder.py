@@ -5,14 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases import ROOT
 
+from jaxgen.config import files as configs
 from jaxgen.core.method import Encodes, Reconstructs, Restores, Samples, Scores
 from jaxgen.core.net import Net
 from jaxgen.core.spec import pictures
+from jaxgen.errors import UserError
 from jaxgen.losses.pixel_likelihood import Bernoulli, Gaussian, Laplace
 from jaxgen.methods.autoencoder import Autoencoder
 from jaxgen.methods.corrupt import GaussianNoise, Masking, NoCorruption, SaltAndPepper, corrupted
 from jaxgen.nets.autoencoder import AutoencoderNet, ConvDecoder, ConvEncoder, MlpDecoder, MlpEncoder
+from jaxgen.runs.experiment import Experiment
 
 KEY = jax.random.key(0)
 
@@ -61,6 +65,15 @@ def test_capabilities_and_codes_with_places():
     w = jax.eval_shape(method.init, KEY, batch).view()
     z = jax.eval_shape(method.encode, w, batch["image"], KEY)
     assert z.shape == (2, 2, 3, 5) and jax.eval_shape(method.decode, w, z).shape == (2, 7, 10, 3)
+
+
+def test_asking_it_to_sample_is_one_clear_line():
+    config = configs.normalise(configs.load(f"{ROOT}/configs/ae_digits.py:tiny"))
+    exp = Experiment.open(config, pictures((8, 8, 1)))
+    with pytest.raises(
+        UserError, match=r"^method autoencoder cannot sample by itself: it needs a prior over its codes; use"
+    ):
+        next(exp.samples(exp.abstract.view(), 4))
 
 
 @pytest.mark.slow
