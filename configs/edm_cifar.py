@@ -32,6 +32,6 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 TINY = {
-    "method.net.width": 16, "method.net.attend": (8,), "method.net.mults": (1, 2), "method.net.blocks": 1,
+    "method.net.width": 16, "method.net.attend": (), "method.net.mults": (1, 2), "method.net.blocks": 1,
     "method.solver.steps": 3,
 }  # fmt: skip

@@ -33,6 +33,6 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 TINY = {
-    "method.net.width": 16, "method.net.groups": 8, "method.net.attend": (4,), "method.net.mults": (1, 2),
+    "method.net.width": 16, "method.net.groups": 8, "method.net.mults": (1,),
     "method.net.blocks": 1, "method.solver.steps": 4,
 }  # fmt: skip

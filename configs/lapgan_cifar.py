@@ -30,4 +30,4 @@ def get_config(arg: str = "") -> ConfigDict:
     return tiny(c, **TINY) if arg == "tiny" else c
 
 
-TINY = {f"method.{net}.width": 8 for net in ("gen", "disc", "base_gen", "base_disc")}
+TINY = {"method.levels": 1, **{f"method.{net}.width": 8 for net in ("gen", "disc", "base_gen", "base_disc")}}

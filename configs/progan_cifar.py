@@ -37,5 +37,7 @@ TINY = {
     "phases": ({"until": 2, "tasks.coarse.factor": 2},),
     "method.fade.steps": 2,
     "method.gen.channels": 64,
+    "method.gen.base": 8,
     "method.disc.channels": 64,
+    "method.disc.base": 8,
 }

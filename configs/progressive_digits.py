@@ -37,4 +37,4 @@ def get_config(arg: str = "") -> ConfigDict:
     return tiny(c, **TINY) if arg == "tiny" else c
 
 
-TINY = {"method.net.width": 16, "method.rounds": 2, "method.round_steps": 2}
+TINY = {"method.net.width": 16, "method.net.mults": (1,), "method.rounds": 2, "method.round_steps": 2}

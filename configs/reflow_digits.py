@@ -32,4 +32,4 @@ def get_config(arg: str = "") -> ConfigDict:
     return tiny(c, **TINY) if arg == "tiny" else c
 
 
-TINY = {"method.net.width": 16, "method.pairs.steps": 2, "method.probes": 2}
+TINY = {"method.net.width": 16, "method.net.mults": (1,), "method.pairs.steps": 2, "method.probes": 2}

@@ -31,5 +31,10 @@ def get_config(arg: str = "") -> ConfigDict:
         ),
     )
     c.eval = dict(loss=dict(every=2_500), grid=dict(every=2_500))
-    small = {"method.gen.width": 8, "method.disc.width": 8, "method.disc.attend": (8,)}
-    return tiny(c, **small) if arg == "tiny" else c
+    return tiny(c, **TINY) if arg == "tiny" else c
+
+
+TINY = {
+    "method.gen.width": 8, "method.gen.base": 8, "method.disc.width": 8, "method.disc.downs": 1, "method.disc.plain": 1,
+    "method.disc.attend": (8,),
+}  # fmt: skip

@@ -32,5 +32,9 @@ def get_config(arg: str = "") -> ConfigDict:
         ),
     )
     c.eval = dict(loss=dict(every=1_000), grid=dict(every=1_000))
-    small = {"method.gen.width": 8, "method.disc.width": 8, "method.gen.attend": (8,), "method.disc.attend": (4,)}
-    return tiny(c, **small) if arg == "tiny" else c
+    return tiny(c, **TINY) if arg == "tiny" else c
+
+
+TINY = {
+    "method.gen.width": 8, "method.gen.attend": (8,), "method.disc.width": 8, "method.disc.downs": 1, "method.disc.attend": (4,),
+}  # fmt: skip

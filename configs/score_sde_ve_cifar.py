@@ -32,6 +32,6 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 TINY = {  # no corrector: its step is divided by the score, which is next to nothing after four steps of training
-    "method.net.width": 16, "method.net.attend": (8,), "method.net.mults": (1, 2), "method.net.blocks": 1,
+    "method.net.width": 16, "method.net.attend": (), "method.net.mults": (1, 2), "method.net.blocks": 1,
     "method.solver.steps": 3, "method.solver.corrections": 0,
 }  # fmt: skip

@@ -26,5 +26,10 @@ def get_config(arg: str = "") -> ConfigDict:
         disc=dict(name="resnet_discriminator", width=128, spectral=True, pool="sum", optimizer=adam),
     )
     c.eval = dict(loss=dict(every=2_500), grid=dict(every=2_500))
-    small = {"method.gen.width": 8, "method.disc.width": 8, "method.n_critic": 2}
-    return tiny(c, **small) if arg == "tiny" else c
+    return tiny(c, **TINY) if arg == "tiny" else c
+
+
+TINY = {
+    "method.gen.width": 8, "method.gen.base": 8, "method.disc.width": 8, "method.disc.downs": 1, "method.disc.plain": 1,
+    "method.n_critic": 2,
+}  # fmt: skip

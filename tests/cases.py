@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import platform
 from pathlib import Path
 
 from jaxgen.runs import setup
@@ -21,12 +22,13 @@ FIRST_STAGES = {28: ("vqvae_mnist.py", 2), 32: ("vqvae_cifar.py", 2), 256: ("vqv
 QUICK_COMPILATION = "--xla_backend_optimization_level=0"
 if (0, 10) <= setup.jaxlib_version() < (0, 11):
     QUICK_COMPILATION += " --xla_cpu_use_fusion_emitters=false"
-# XLA's options for laws that compare two programs bit by bit: these fusions keep the order of additions
-FUSIONS = {"xla_cpu_use_fusion_emitters": True} if "fusion_emitters" in QUICK_COMPILATION else None
+if platform.machine() == "x86_64":  # without fused multiply-adds numbers have the same bits however XLA fuses a program
+    QUICK_COMPILATION += " --xla_cpu_max_isa=AVX"
 
 
 def kinds() -> list[str]:
-    """One config for every method with its nets, losses, adaptive parts and tasks: digits where there are any.
+    """One config for every method with its nets, losses, adaptive parts and tasks, whatever their numbers: digits where there
+    are any.
 
     Being trained, resumed, evaluated and sampled is asked of every config; the law of devices and of scans of these.
     """
@@ -37,10 +39,20 @@ def kinds() -> list[str]:
         config = configs.load(f"{ROOT}/configs/{name}.py:tiny").to_dict()
         method = config["method"]
         nets = [method[k]["name"] for k in ("net", "gen", "disc") if k in method]
-        keys = ("name", "loss", "disc_penalties", "gen_penalties", "augment", "n_critic", "objective", "decay")
-        parts = [str(method.get(key)) for key in keys]
+        keys = ("name", "loss", "disc_penalties", "gen_penalties", "augment", "objective", "decay")
+        parts = [str(members(method.get(key))) for key in keys]
         found.setdefault(" ".join([*nets, *parts, *config.get("tasks", {})]), name)
     return sorted(found.values())
+
+
+def members(part: object) -> object:
+    """A part of a config without its numbers."""
+    if isinstance(part, dict):
+        found = {key: members(value) for key, value in sorted(part.items())}
+        return {key: value for key, value in found.items() if value is not None}
+    if isinstance(part, tuple):
+        return [members(each) for each in part]
+    return part if isinstance(part, (str, bool)) else None
 
 
 def lend(config, spec, folder: Path, weights: bool = True):

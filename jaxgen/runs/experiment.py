@@ -372,11 +372,10 @@ class Experiment:
         """Inside jit: the inverse, as a step takes it."""
         return state.replace(nets={**state.nets, **{k: v.apart(state.nets[k]) for k, v in self.layouts.items()}})
 
-    def compile_steps(self, num: int, data: dict[str, Any] | None, options: dict[str, Any] | None = None) -> Any:
+    def compile_steps(self, num: int, data: dict[str, Any] | None) -> Any:
         """The compiled program `(state, batches, data, root) -> (state, metrics [num])` of `num` steps in one dispatch.
 
         With `data` (the whole set, on every device) `batches` are int32 indices [num, B]; without, fields [num, B, ...].
-        `options` are XLA's, for this program.
         """
         self.refuse_batch()
         spread = parallel.batch_sharding(self.mesh, leading=1)
@@ -404,12 +403,10 @@ class Experiment:
             abstract = self.read_spec.abstract(self.batch)
             batches = jax.tree.map(lambda s: jax.ShapeDtypeStruct((num, *s.shape), s.dtype), abstract)
         places = (self.shardings, spread, parallel.replicated(self.mesh), parallel.replicated(self.mesh))
-        owner = ("steps", num, *sorted((k, v.shape) for k, v in (data or {}).items()), *(options or {}).items())
+        owner = ("steps", num, *sorted((k, v.shape) for k, v in (data or {}).items()))
         if owner not in self.compiled:
             ends = (self.shardings, parallel.replicated(self.mesh))
-            program = jax.jit(
-                steps, donate_argnums=0, in_shardings=places, out_shardings=ends, compiler_options=options
-            )
+            program = jax.jit(steps, donate_argnums=0, in_shardings=places, out_shardings=ends)
             self.compiled[owner] = program.lower(self.abstract, batches, data or {}, self.root).compile()
         return self.compiled[owner]
 

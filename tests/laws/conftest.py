@@ -14,16 +14,16 @@ from jaxgen.runs.experiment import Experiment, open_source
 
 @pytest.fixture
 def advance() -> Callable:
-    """(config, start or None, first step, steps, steps per call, XLA options) -> (experiment, state, metrics)."""
+    """(config, start or None, first step, steps, steps per call) -> (experiment, state, metrics)."""
 
-    def go(config, state=None, start=0, num=2, per_call=1, options=None):
+    def go(config, state=None, start=0, num=2, per_call=1):
         source = open_source(config, "train")
         exp = Experiment.open(config, source.spec)
         data = {k: v for k, v in load_all(source, 1 << 30).items() if k in exp.read_spec}
         data = parallel.put_replicated(exp.mesh, data)
         stream = index_stream(len(source), exp.batch, config.seed)
         state = exp.init() if state is None else jax.device_put(state, exp.shardings)
-        program, history = exp.compile_steps(per_call, data, options), []
+        program, history = exp.compile_steps(per_call, data) if num else None, []
         for step in range(start, start + num, per_call):
             indices = np.stack([stream.batch_at(step + i) for i in range(per_call)])
             batch = parallel.put_batch(exp.mesh, {"i": indices}, leading=1)["i"]
