@@ -68,6 +68,9 @@ VAE = dict(told=("likelihood_nats", "elbo", "kl", "active_units"), pictures=DRAW
 GROUPS = dict(told=(*VAE["told"], "kl_7x7", "kl_14x14", "kl_28x28"), pictures=DRAWN)
 IWAE = {"method.iwae_samples": 64}
 FIXED = "fixed binarisation"
+PIXELS = dict(pictures=("ema",))
+BITS = dict(most={"likelihood_bits_per_dim": 2.0}, told=("likelihood_nats",), **PIXELS)
+EPOCHS = {"data.batch": 32, "steps": 4_000, "steps_per_call": 10, "eval.likelihood.num": 2_000}  # 128,000 images
 ROWS: dict[str, Row] = {
     # the noise has a standard deviation of 0.5, of pixels in [-1, 1]: 12.04 dB, before a file cuts it off at black and white
     "digits/autoencoder": Row("ae_digits", **NOISY),
@@ -84,6 +87,29 @@ ROWS: dict[str, Row] = {
         published=f"-81.7 (Soenderby et al. 2016, {FIXED})", **GROUPS,
     ),
     "mnist/beta-VAE": Row("beta_vae_mnist", {"eval.likelihood": {}}, **VAE),
+    "digits/PixelCNN": Row("pixelcnn_digits", **BITS),
+    "digits/gated PixelCNN": Row("gated_pixelcnn_digits", **BITS),
+    "digits/PixelCNN++": Row("pixelcnnpp_digits", **BITS),
+    "digits/row LSTM": Row("pixelrnn_row_digits", **BITS),
+    "digits/diagonal BiLSTM": Row("pixelrnn_diagonal_digits", **BITS),
+    "mnist/PixelCNN": Row(
+        "pixelcnn_mnist", EPOCHS, {"likelihood_nats": -88.0}, published=f"-81.30 (van den Oord et al. 2016, {FIXED})", **PIXELS,
+    ),
+    "mnist/gated PixelCNN": Row("gated_pixelcnn_mnist", EPOCHS, {"likelihood_nats": -87.0}, **PIXELS),
+    "mnist/row LSTM": Row(
+        "pixelrnn_row_mnist", EPOCHS | {"method.net.depth": 1}, {"likelihood_nats": -90.0},
+        published=f"-80.54 (van den Oord et al. 2016, {FIXED})", **PIXELS,
+    ),
+    "mnist/diagonal BiLSTM": Row(
+        "pixelrnn_diagonal_mnist", EPOCHS | {"method.net.depth": 1}, {"likelihood_nats": -89.0},
+        published=f"-80.75 (van den Oord et al. 2016, one layer of 32, {FIXED})", **PIXELS,
+    ),
+    "cifar/PixelCNN++": Row(
+        "pixelcnnpp_cifar",
+        {"method.net.width": 32, "method.net.blocks": 1, "method.net.dropout": 0.0, "method.net.ema": 0.99, "data.batch": 32,
+         "steps": 1_250, "method.net.optimizer.schedule": "cosine", "eval.likelihood.num": 1_000},
+        most={"likelihood_bits_per_dim": 4.6}, published="2.92 (Salimans et al. 2017)", **PIXELS,
+    ),
 }  # fmt: skip
 
 
