@@ -69,6 +69,12 @@ CASES = {
     ),
     "vae": Case("vae_cifar", "TorchVae", {"data.batch": 32, **SMALL}, about="VAE, 32x32"),
     "vqvae": Case("vqvae_cifar", "TorchVqVae", {"data.batch": 32, **SMALL}, about="VQ-VAE, 32x32"),
+    "pixelcnnpp": Case(
+        "pixelcnnpp_cifar",
+        "TorchPixelCnnPP",
+        {"data.batch": 16, "method.net.width": 32, "method.net.blocks": 1, "method.net.dropout": 0.0},
+        about="PixelCNN++, 32x32",
+    ),
 }
 HALF = {"method.gen.dtype": "bfloat16", "method.disc.dtype": "bfloat16"}
 GPU_CASES = {  # at the size of the papers; StyleGAN2 has types of its own, and the same noise for every image
@@ -123,6 +129,9 @@ def twin_arguments(exp: Any) -> dict[str, Any]:
         own = {k: m[k] for k in ("order", "n_critic", "gen_batch", "z_dim", "prior")}
         more = dict(game=type(method.loss).__name__, penalties=found, **own)
         return dict(shape=shape, optimizers=adam, **players, **more)
+    if m["name"] == "autoregressive":
+        own = {k: m["net"][k] for k in ("width", "blocks", "levels")}
+        return dict(shape=shape, optimizers=adam, mixtures=m["likelihood"]["mixtures"], **own)
     parts = {k: sizes(m["net"][k]) for k in ("encoder", "decoder")}
     if m["name"] == "vae":
         own = dict(latent=m["net"]["latent"], clip=m["net"]["optimizer"]["clip"], beta=m["beta"])

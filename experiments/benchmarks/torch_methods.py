@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch_pixelcnnpp import PixelCnnPP
 from torch_stylegan2 import Modulated, StyleGan2Discriminator, StyleGan2Generator
 
 LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
@@ -32,6 +33,7 @@ def exported(variables: dict) -> dict[str, np.ndarray]:
             value = (
                 value.transpose(2, 3, 0, 1) if parts[-1].startswith("ConvTranspose") else value.transpose(3, 2, 0, 1)
             )
+        value = value.T if leaf == "kernel" and value.ndim == 3 else value  # taps
         found[".".join([*parts, LEAVES.get(leaf, leaf)])] = value.T if leaf == "kernel" and value.ndim == 2 else value
     return found
 
@@ -550,3 +552,17 @@ class TorchVqVae(Twin):
             "commitment": commitment.detach(),
             "perplexity": perplexity,
         }
+
+
+class TorchPixelCnnPP(Twin):
+    """Mixture of discretised logistics of 256 levels, for RGB."""
+
+    def __init__(self, shape, width, blocks, levels, mixtures, optimizers, device):
+        super().__init__({"net": PixelCnnPP(width, blocks, levels, mixtures)}, optimizers, device)
+        self.dims = math.prod(shape)
+
+    def step(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
+        x, net = levels(images), self.nets["net"]
+        loss = net.nll(net(x), x).mean() / self.dims
+        update(self.optimizers["net"], loss)
+        return {"loss": loss.detach(), "bits_per_dim": loss.detach() / math.log(2.0)}

@@ -36,6 +36,7 @@ class Autoregressive(LossMethod):
 
     makes: ClassVar[tuple[str, ...]] = ("image",)
     kind: ClassVar[str] = "exact"
+    completes: ClassVar[bool] = True  # the task `hide` is for samples alone, also of a run that was trained without
 
     likelihood: Likelihood = field(default_factory=Categorical)
     temperature: NonNegative = 1.0  # of samples: below 1 nearer to the most likely value, which 0 takes

@@ -106,7 +106,7 @@ class Product(nn.Module):
                 kernel = kernel.at[-1].multiply(mask)  # the last tap is the pixel itself
             if self.normed:
                 kernel *= lax.rsqrt(jnp.maximum((kernel * kernel).sum((0, 1)), 1e-12))
-                scale = self.param("scale", nn.initializers.ones, (self.features,))
+                scale = self.param("length", nn.initializers.ones, (self.features,))
             if told is not None:
                 bias += Dense(self.features, use_bias=False, name="told")(told)[:, None, None]
             return kernel.astype(self.dtype), bias, scale
@@ -114,7 +114,7 @@ class Product(nn.Module):
         kernel, bias, scale = fixed(self, "weights", make)
         y = run(x.astype(self.dtype), kernel)
         if self.normed:
-            first = self.variable("start", "scale", jnp.ones, (self.features,))
+            first = self.variable("start", "unit", jnp.ones, (self.features,))
             shift = self.variable("start", "shift", jnp.zeros, (self.features,))
             if self.is_mutable_collection("start") and not self.is_initializing():
                 rows = y.astype(jnp.float32).reshape(-1, self.features)

@@ -23,6 +23,7 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxgen.config import files as configs
+from jaxgen.config.registry import lookup
 from jaxgen.core import parallel
 from jaxgen.core.given import expand
 from jaxgen.core.spec import Spec
@@ -38,11 +39,12 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 # is laid out; how the optimizers go on, since a run that diverged must be able to. A checkpoint keeps the config that made it.
 FREE = re.compile(
     r"(steps|log_every|save_every|keep|snapshot_every|steps_per_call|mesh|sharding|eval|watch|phases|since|init"
-    r"|data\.(placement|device_mb|workers|prefetch|data_dir|eval_path|eval_split)|method\.(solver|guide|nll|microbatches|truncate|stats|standing))\b.*"
+    r"|data\.(placement|device_mb|workers|prefetch|data_dir|eval_path|eval_split)|method\.(solver|guide|nll|microbatches|truncate|stats|standing|draw|temperature|pixels))\b.*"
     r"|.*\.(path|remat|dtype)"
     r"|.*\.schedule_steps"
     r"|.*\.optimizer\.(lr|warmup|schedule|final|hold|clip|weight_decay|decay|b1|b2|rho|eps|eps_in_root)"
 )
+SHOWN = re.compile(r"tasks\.hide\b.*")  # by a method that completes pictures without learning to
 OLD = "was written by a jaxgen that stored no Spec of its data (0.1); train it anew, or keep that version for it"
 
 
@@ -107,13 +109,13 @@ class RunDir:
                 f"--workdir={self.path} belongs to method {old.method.name!r} and the config says "
                 f"{config.method.name!r}; choose another --workdir"
             )
-        self._refuse(configs.differences(old, config))
+        self._refuse(configs.differences(old, config), config)
 
     def refuse_rewritten(self, step: int, story: dict[str, Any], config: ConfigDict) -> None:
         """A UserError where `config`, of the phase that owns a checkpoint's step, is not the one that made it."""
         if "config" in story:
             made = configs.from_json(json.dumps(story["config"]))
-            self._refuse(configs.differences(made, config), f" up to step {step}")
+            self._refuse(configs.differences(made, config), config, f" up to step {step}")
 
     def changed_data(self, step: int, old: dict[str, Any], new: dict[str, Any], allow: bool) -> str:
         """What changed since a checkpoint between two `facts` of the data, in words; a UserError unless it can and may be."""
@@ -136,8 +138,10 @@ class RunDir:
         words = _other_examples(self.data(), now)
         return f"the data are not those that {self.path} was trained on: {words}" if words else ""
 
-    def _refuse(self, differences: list[str], when: str = "") -> None:
-        changed = [d for d in differences if not FREE.fullmatch(d.partition(":")[0])]
+    def _refuse(self, differences: list[str], config: ConfigDict, when: str = "") -> None:
+        completes = getattr(lookup("method", config.method.name, "config.method"), "completes", False)
+        free = (FREE, SHOWN) if completes else (FREE,)
+        changed = [d for d in differences if not any(rule.fullmatch(d.partition(":")[0]) for rule in free)]
         if changed:
             listed = "; config.".join(changed[:3])
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""

@@ -1,6 +1,7 @@
 """Pixels made one after the other: exact probabilities, completions, temperature."""
 
 import itertools
+from contextlib import nullcontext
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxgen.config import files as configs
 from jaxgen.core.conditions import nulls
 from jaxgen.core.method import Samples, Scores
 from jaxgen.core.net import Net
@@ -17,6 +19,7 @@ from jaxgen.losses.pixel_likelihood import Bernoulli, Categorical, LogisticMixtu
 from jaxgen.methods.autoregressive import Autoregressive
 from jaxgen.nets.pixelcnn import GatedPixelCnn
 from jaxgen.nets.pixelcnnpp import PixelCnnPP
+from jaxgen.runs.directory import RunDir
 from jaxgen.tasks.hide import Hide
 
 KEY = jax.random.key(0)
@@ -89,3 +92,13 @@ def test_at_temperature_0_the_most_likely_value_is_taken():
     values = jnp.linspace(-1.0, 1.0, 17)
     last = jnp.tile(one[:1], (17, 1, 1, 1)).at[:, 2, 2, 0].set(values)
     assert values[jnp.argmax(method.log_prob(w, {"image": last}, KEY))] == pytest.approx(float(one[0, 2, 2, 0]))
+
+
+def test_a_run_that_was_trained_without_completes_all_the_same(tmp_path):
+    """What is hidden may be said when samples are made, as their temperature may; of other runs it is another model."""
+    for name, free in (("pixelcnn_digits", True), ("vae_digits", False)):
+        run = RunDir(tmp_path / name)
+        run.claim(configs.normalise(configs.load(f"{name}:tiny")))
+        assert run.changed({"method.temperature": 0.5}).method.temperature == 0.5
+        with nullcontext() if free else pytest.raises(UserError, match=r"another config.*tasks\.hide\.shape"):
+            run.changed({"tasks.hide.shape": "lower"})

@@ -13,7 +13,7 @@ import nets_vs_torch
 from sides import difference
 from turns import measure, summary
 
-PARTS = ("gen", "disc", "net.encoder", "net.decoder")
+PARTS = ("gen", "disc", "net", "net.encoder", "net.decoder")
 NARROW = {f"method.{part}.{size}": 8 for part in PARTS for size in ("width", "hidden")}
 
 
