@@ -82,6 +82,8 @@ def measured(
             ema = choice.name if report.about.get("averaged", True) else "raw"
             record = {"metric": key, "value": value, "evaluator": name, **report.about, "ema": ema}
             trained.run.result({**record, **depends})
+        for key, value in report.beside.items() if parallel.is_lead() else ():
+            trained.run.note(trained.at, f"{key}-{choice.name}", value)
         yield name, report
 
 

@@ -44,6 +44,8 @@ TABLES: dict[str, dict[str, str]] = {
         "causal_tokens": "jaxgen.methods.tokens:CausalTokens",
         "masked_tokens": "jaxgen.methods.tokens:MaskedTokens",
         "autoregressive": "jaxgen.methods.autoregressive:Autoregressive",
+        "vqgan": "jaxgen.methods.first_stage:VqGan",
+        "kl_autoencoder": "jaxgen.methods.first_stage:KlAutoencoder",
         "classifier": "jaxgen.methods.classifier:Classifier",
         "noisy_classifier": "jaxgen.methods.classifier:NoisyClassifier",
         "progressive_distillation": "jaxgen.methods.progressive_distillation:ProgressiveDistillation",
@@ -63,6 +65,8 @@ TABLES: dict[str, dict[str, str]] = {
         "vdvae": "jaxgen.nets.vdvae:Vdvae",
         "vqvae_net": "jaxgen.nets.autoencoder:VqVaeNet",
         "vqvae2_net": "jaxgen.nets.vqvae2:VqVae2Net",
+        "ldm_autoencoder": "jaxgen.nets.ldm_autoencoder:LdmAutoencoder",
+        "normal": "jaxgen.nets.ldm_autoencoder:NormalBottleneck",
         "mlp_encoder": "jaxgen.nets.autoencoder:MlpEncoder",
         "mlp_decoder": "jaxgen.nets.autoencoder:MlpDecoder",
         "conv_encoder": "jaxgen.nets.autoencoder:ConvEncoder",
@@ -196,6 +200,11 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "draw": {"draw": "jaxgen.methods.tokens:Draw"},
     "run": {"run": "jaxgen.runs.frozen:FrozenRun"},
+    "perceptual": {
+        "none": "jaxgen.methods.first_stage:NoPerceptual",
+        "lpips": "jaxgen.pretrained.features:Lpips",
+        "native": "jaxgen.runs.frozen:FrozenRun",
+    },
     "curriculum": {
         "doubling": "jaxgen.methods.consistency:Doubling",
         "square_root": "jaxgen.methods.consistency:SquareRoot",
@@ -282,6 +291,7 @@ TABLES: dict[str, dict[str, str]] = {
         "likelihood": "jaxgen.evaluation.per_image:Likelihood",
         "codes": "jaxgen.evaluation.per_image:Codes",
         "traversals": "jaxgen.evaluation.traversals:Traversals",
+        "latent_statistics": "jaxgen.evaluation.per_image:LatentStatistics",
         "modes": "jaxgen.evaluation.modes:Modes",
         "quality": "jaxgen.evaluation.image_sets:SampleQuality",
         "neighbours": "jaxgen.evaluation.image_sets:Neighbours",
@@ -293,8 +303,8 @@ TABLES: dict[str, dict[str, str]] = {
 
 # config key -> table; a "net" is a module with its optimizer and average
 KEYS: dict[str, str] = {
-    "net": "net", "gen": "net", "disc": "net", "base_gen": "net", "base_disc": "net",
-    "encoder": "module", "decoder": "module", "quantizer": "module",
+    "net": "net", "gen": "net", "disc": "net", "base_gen": "net", "base_disc": "net", "ae": "net",
+    "encoder": "module", "decoder": "module", "quantizer": "module", "bottleneck": "module",
     "optimizer": "optimizer", "ema": "ema",
     "process": "process", "predict": "predict", "weight": "weight", "times": "times", "objective": "objective",
     "solver": "solver", "pairs": "solver",
@@ -302,7 +312,7 @@ KEYS: dict[str, str] = {
     "corrupt": "corruption", "loss": "gan_loss",
     "disc_penalties": "penalty", "gen_penalties": "gen_penalty", "augment": "gan_augment", "truncate": "truncate",
     "fade": "fade", "draw": "draw",
-    "run": "run", "teacher": "run", "weak": "run", "judge": "run", "curriculum": "curriculum",
+    "run": "run", "teacher": "run", "weak": "run", "judge": "run", "curriculum": "curriculum", "perceptual": "perceptual",
 }  # fmt: skip
 
 # what a class of one's own, named as "module:Class", must have to be a member of a table

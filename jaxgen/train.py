@@ -567,6 +567,10 @@ class Loop:
                 self.writers.say(f"step {at}  {of}  " + "  ".join(f"{k} {v:.5g}" for k, v in report.scalars.items()))
             for label, images in report.images.items():
                 self.writers.image(at, label, images, report.columns, report.captions)
+            if report.beside:
+                self.checkpoints.wait()  # what lies beside a checkpoint comes after it
+            for key, value in report.beside.items() if parallel.is_lead() else ():
+                self.run.note(at, f"{key}-ema", value)
 
 
 def finished(run: RunDir, samples: bool) -> str:

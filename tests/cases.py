@@ -41,6 +41,7 @@ def kinds() -> list[str]:
         nets = [method[k]["name"] for k in ("net", "gen", "disc") if k in method]
         keys = ("name", "loss", "disc_penalties", "gen_penalties", "augment", "objective", "decay")
         parts = [str(members(method.get(key))) for key in keys]
+        nets += [method[k]["bottleneck"]["name"] for k in ("ae",) if k in method]
         found.setdefault(" ".join([*nets, *parts, *config.get("tasks", {})]), name)
     return sorted(found.values())
 
@@ -62,6 +63,7 @@ def lend(config, spec, folder: Path, weights: bool = True):
     """
     from jaxgen.config import files as configs
     from jaxgen.config import registry
+    from jaxgen.core.spec import pictures
 
     changes = {}
     if "teacher" in config.method and not config.method.teacher.path:
@@ -71,6 +73,12 @@ def lend(config, spec, folder: Path, weights: bool = True):
             own.method = {**{k: v for k, v in config.method.to_dict().items() if k in known}, "name": "diffusion"}
             own.eval = {}
         changes["method.teacher.path"] = untrained(configs.normalise(own), spec, folder, weights)
+    seen = config.method.get("perceptual", {"name": "none"})
+    if seen["name"] == "lpips":  # its weights would be downloaded
+        changes["method.perceptual"] = "none"
+    if seen["name"] == "native" and not seen.path:
+        own = configs.override(configs.load(f"{ROOT}/configs/classifier_digits.py:tiny"), {"mesh": {"data": 1}})
+        changes["method.perceptual.path"] = untrained(own, pictures(spec.shape, 10), folder, weights)
     if "codec" in config.tasks and not config.tasks.codec.run.path:
         first, downs = FIRST_STAGES.get(spec.shape[0], ("vqvae_digits.py:tiny", 1))
         sizes = {f"method.net.{part}.downs": downs for part in ("encoder", "decoder")}

@@ -31,6 +31,7 @@ SPECS = {
     "celeb_a": pictures((128, 128, 3)),
     "mnist": pictures((28, 28, 1), 10),
     "imagenet_resized/64x64": pictures((64, 64, 3), 1_000),
+    "imagenet2012": pictures((256, 256, 3), 1_000),
 }
 SPEEDS = {"a laptop, 100 GFLOP/s": 1e11, "a T4, 10 TFLOP/s": 1e13, "an A100, 100 TFLOP/s": 1e14}
 PAGE = ROOT / "docs" / "costs.md"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.core import keys
-from jaxgen.core.method import Method, Quantizes, Reconstructs, Samples, Scores
+from jaxgen.core.method import Encodes, Method, Quantizes, Reconstructs, Samples, Scores
 from jaxgen.core.ranges import Count, Natural, Seed
 from jaxgen.core.state import Array, Weights
 from jaxgen.core.task import Batch
@@ -38,6 +38,9 @@ class Report:
         default_factory=dict, kw_only=True
     )  # what figures depend on besides: N, protocol, hashes
     note: str = field(default="", kw_only=True)  # what is printed behind every figure
+    beside: dict[str, dict[str, Any]] = field(
+        default_factory=dict, kw_only=True
+    )  # what is kept beside the checkpoint, by name
 
     def broken(self) -> list[str]:
         """The figures and pictures that hold NaN or infinity."""
@@ -243,6 +246,52 @@ def _occupied(count: np.ndarray, name: str) -> dict[str, float]:
     used = count[count > 0] / count.sum()
     perplexity = float(np.exp(-(used * np.log(used)).sum()))
     return {f"usage{name}": len(used) / len(count), f"perplexity{name}": perplexity}
+
+
+@dataclass(frozen=True)
+class LatentStatistics:
+    """Mean and standard deviation of every channel of the latents, which are hardly ever 0 and 1; kept beside the checkpoint.
+
+    Of codes the vectors count. A second stage that models the latents brings them to 0 and 1 by these numbers.
+    """
+
+    needs: ClassVar[Any] = Encodes
+    reads: ClassVar[bool] = True
+    every: Natural = 0
+    num: Natural = 10_000  # images; 0: the whole held-out set
+
+    def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
+        """In float64, over examples and places: the mean of the channels' means, their standard deviation, the extremes."""
+
+        def latents(w: Weights, batch: Batch, rng: Array) -> Array:
+            seen, rng = looked_at(exp, w, batch, rng)
+            z = exp.method.encode(w, seen[exp.spec.target], rng)
+            levels = jax.tree.leaves(exp.method.vectors(w, z) if isinstance(exp.method, Quantizes) else z)
+            return jnp.concatenate([level.reshape(len(level), -1, level.shape[-1]) for level in levels], 1)
+
+        program, moments, least, most = exp.jit(self, latents), [], [], []
+        for i, (batch, mask) in enumerate(exp.held_out(source, self.num)):
+            z = jax.device_get(program(ema, batch, keys.named(exp.root, "latents", i)))[mask > 0].astype(np.float64)
+            if not len(z):
+                continue
+            z = z.reshape(-1, z.shape[-1])
+            moments.append((len(z), z.mean(0), z.var(0)))
+            least.append(z.min(0))
+            most.append(z.max(0))
+        number, means, variances = (np.array(part) for part in zip(*moments, strict=True))
+        share = (number / number.sum())[:, None]
+        mean = (share * means).sum(0)
+        std = np.sqrt((share * (variances + (means - mean) ** 2)).sum(0))
+        low, high = np.min(least, 0), np.max(most, 0)
+        scalars = {
+            "latent_mean": mean.mean(),
+            "latent_std": np.sqrt((std**2).mean()),
+            "latent_min": low.min(),
+            "latent_max": high.max(),
+        }
+        found = {"mean": mean.tolist(), "std": std.tolist(), "min": low.tolist(), "max": high.tolist()}
+        about = drawn(source, self.num)
+        return Report({k: float(v) for k, v in scalars.items()}, about=about, beside={"latents": {**found, **about}})
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from jaxgen.diffusion.process import VP, Process, level_at, spread
 from jaxgen.diffusion.times import Times, Uniform
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
+from jaxgen.metrics.lpips import lpips
 
 
 def cross_entropy(logits: Array, label: Array, smoothing: float, vars: Variables) -> Loss:
@@ -60,6 +61,12 @@ class Classifier(LossMethod):
     def classify(self, w: Weights, x: Array) -> tuple[Array, Array]:
         """(features [B, D], logits [B, classes])."""
         return self.net.apply(w.nets["net"], to_float(x))[0]
+
+    def distance(self, w: Weights, x: Array, y: Array) -> Array:
+        """LPIPS in its own features, without heads: squared distances of unit vectors at every place, [B]."""
+        seen = [self.net.module.apply(w.nets["net"], v, mutable=["taps"])[1]["taps"] for v in (x, y)]
+        taps = [[stage[0] for _, stage in sorted(found.items())] for found in seen]
+        return lpips(*taps, [jnp.ones(tap.shape[-1]) for tap in taps[0]])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,7 +33,8 @@ class PreActivation(nn.Module):
 class ResidualClassifier(nn.Module):
     """[B, H, W, C] -> (features [B, width 2^(stages - 1)], logits [B, classes]), both float32.
 
-    The resolution halves and the width doubles from stage to stage; features are means over positions.
+    The resolution halves and the width doubles from stage to stage; features are means over positions. What every stage ends in
+    is in the collection "taps" for those who ask for it.
     """
 
     classes: Classes
@@ -57,6 +58,8 @@ class ResidualClassifier(nn.Module):
                 x = x if emb is None else x + Dense(x.shape[-1], dtype=self.dtype)(emb)[:, None, None]
                 stride = 2 if stage and not block else 1
                 x = PreActivation(self.width * 2**stage, stride, self.groups, self.dtype)(x)
+            if not self.is_initializing():
+                self.sow("taps", f"stage{stage}", x)
         x = nn.silu(GroupNorm(self.groups, dtype=self.dtype)(x))
         features = x.astype(jnp.float32).mean((1, 2))
         return features, Dense(self.classes)(Dropout(self.dropout)(features, train))

@@ -318,7 +318,7 @@ class GradientQuantizer(NearestQuantizer):
 
     def book(self) -> Array:
         """The entries [codes, d]."""
-        embed = self.embed + self.offset.value
+        embed = jnp.asarray(self.embed) + self.offset.value  # what was imported is numpy's
         return _unit(embed) if self.cosine else embed
 
     def held(self) -> Codebook:
@@ -346,13 +346,13 @@ class GradientQuantizer(NearestQuantizer):
 class GumbelQuantizer(Quantizer):
     """A code is drawn by logits of the features, in training by the Gumbel-softmax, which gradients pass.
 
-    weight: of KL(q | uniform), mean over positions (nats). hard: the forward pass sees one code, the gradient the soft mixture.
+    kl_weight: of KL(q | uniform), mean over positions (nats). hard: the forward pass sees one code, the gradient the soft mixture.
     The temperature falls from `hot` to `cold` by half a cosine over `anneal` steps (DALL-E: 1 to 1/16); 0: the whole run.
     """
 
     codes: Count = 512
     dim: Count = 64
-    weight: NonNegative = 5e-4
+    kl_weight: NonNegative = 5e-4
     hard: bool = True
     hot: Positive = 1.0
     cold: Positive = 1 / 16
@@ -383,13 +383,13 @@ class GumbelQuantizer(Quantizer):
         kl = (jnp.exp(log_q) * (log_q + math.log(self.codes))).sum(-1).reshape(len(z), -1).mean(-1)
         metrics = {"kl": kl, **occupancy(ids, self.codes)}
         if not train:
-            return Quantized(self.vectors(ids), ids, self.weight * kl, metrics)
+            return Quantized(self.vectors(ids), ids, self.kl_weight * kl, metrics)
         noise = jax.random.gumbel(self.make_rng("codebook"), logits.shape)
         metrics["temperature"] = self.temperature(step)
         soft = jax.nn.softmax((logits + noise) / metrics["temperature"])
         if self.hard:
             soft = straight_through(soft, jax.nn.one_hot(soft.argmax(-1), self.codes))
-        return Quantized(jnp.matmul(soft, self.embed, precision="highest"), ids, self.weight * kl, metrics)
+        return Quantized(jnp.matmul(soft, self.embed, precision="highest"), ids, self.kl_weight * kl, metrics)
 
 
 def area(n: int, size: int) -> np.ndarray:

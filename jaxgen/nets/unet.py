@@ -51,7 +51,7 @@ class ResBlock(nn.Module):
     """norm, act, conv, + time embedding, norm, act, dropout, conv, + shortcut: [B, H, W, C] -> [B, H, W, features].
 
     resample: "none", "down" (2x2 means) or "up" (nearest) before the first convolution and on the shortcut.
-    scale_shift: the embedding scales and shifts the second norm instead of being added before it.
+    scale_shift: the embedding scales and shifts the second norm instead of being added before it. emb=None: there is none.
     """
 
     features: int
@@ -63,27 +63,32 @@ class ResBlock(nn.Module):
     resample: str = "none"
     scale: float = 1.0
     dtype: str = "float32"
+    init: Initializer = ddpm_init()
+    last_init: Initializer = ddpm_init(0.0)
 
     @nn.compact
-    def __call__(self, x: Array | tuple[Array, ...], emb: Array, train: bool = False) -> Array:
+    def __call__(self, x: Array | tuple[Array, ...], emb: Array | None = None, train: bool = False) -> Array:
         x = jnp.concatenate(x, -1) if isinstance(x, tuple) else x  # here, so that `remat` need not keep it
         act = ACTIVATIONS[self.activation]
         resample = {"none": lambda x: x, "down": average2x2, "up": upsample2x}[self.resample]
         h = act(GroupNorm(self.groups, self.eps, self.dtype, name="norm0")(x))
         x, h = resample(x), resample(h)
-        h = Conv(self.features, 3, padding=1, dtype=self.dtype, kernel_init=ddpm_init(), name="conv0")(h)
-        width = 2 * self.features if self.scale_shift else self.features
-        emb = Dense(width, dtype=self.dtype, kernel_init=ddpm_init(), name="emb")(act(emb))[:, None, None]  # [B,1,1,F]
+        h = Conv(self.features, 3, padding=1, dtype=self.dtype, kernel_init=self.init, name="conv0")(h)
+        if emb is not None:
+            width = 2 * self.features if self.scale_shift else self.features
+            emb = Dense(width, dtype=self.dtype, kernel_init=self.init, name="emb")(act(emb))[
+                :, None, None
+            ]  # [B,1,1,F]
         norm = GroupNorm(self.groups, self.eps, self.dtype, name="norm1")
-        if self.scale_shift:
+        if emb is not None and self.scale_shift:
             scale, shift = jnp.split(emb, 2, -1)
             h = norm(h) * (1 + scale) + shift
         else:
-            h = norm(h + emb)
+            h = norm(h if emb is None else h + emb)
         h = Dropout(self.dropout)(act(h), train)
-        h = Conv(self.features, 3, padding=1, dtype=self.dtype, kernel_init=ddpm_init(0.0), name="conv1")(h)
+        h = Conv(self.features, 3, padding=1, dtype=self.dtype, kernel_init=self.last_init, name="conv1")(h)
         if x.shape[-1] != self.features:
-            x = Conv(self.features, 1, dtype=self.dtype, kernel_init=ddpm_init(), name="shortcut")(x)
+            x = Conv(self.features, 1, dtype=self.dtype, kernel_init=self.init, name="shortcut")(x)
         return (x + h) / self.scale if self.scale != 1 else x + h
 
 
@@ -96,6 +101,7 @@ class SelfAttention(nn.Module):
     scale: float = 1.0
     dtype: str = "float32"
     qkv_init: Initializer = ddpm_init()
+    out_init: Initializer = ddpm_init(0.0)
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -104,7 +110,7 @@ class SelfAttention(nn.Module):
         h = Dense(3 * c, dtype=self.dtype, kernel_init=self.qkv_init, name="qkv")(h.reshape(b, height * width, c))
         q, k, v = (a.reshape(b, height * width, self.heads, -1) for a in jnp.split(h, 3, -1))
         h = attention(q, k, v).reshape(x.shape)
-        x = x + Dense(c, dtype=self.dtype, kernel_init=ddpm_init(0.0), name="out")(h)
+        x = x + Dense(c, dtype=self.dtype, kernel_init=self.out_init, name="out")(h)
         return x / self.scale if self.scale != 1 else x
 
 

@@ -196,7 +196,7 @@ _RESNET = {
     "shortcut": "conv_shortcut",
 }
 _ATTENTION = {"norm": ("group_norm",), "qkv": ("to_q", "to_k", "to_v"), "out": ("to_out.0",)}
-_LEGACY = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}  # before diffusers 0.15
+LEGACY = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}  # before diffusers 0.15
 _TOP = {
     "conv_in": "conv_in",
     "conv_out": "conv_out",
@@ -207,7 +207,7 @@ _TOP = {
 }
 
 
-def _their_modules(path: tuple[str, ...], levels: int) -> tuple[str, ...]:
+def their_modules(path: tuple[str, ...], levels: int) -> tuple[str, ...]:
     """Our module path, as ("down0_block1", "conv0") -> the names of the diffusers modules it holds."""
     top, *rest = path
     if top in _TOP:
@@ -242,7 +242,7 @@ def from_diffusers(module: UNet, weights: Tensors) -> dict[str, Any]:
     rest = dict(weights)
 
     def take(name: str) -> np.ndarray:
-        for new, old in _LEGACY.items():
+        for new, old in LEGACY.items():
             if name not in rest and f".{new}." in name:
                 name = name.replace(f".{new}.", f".{old}.")
         if name not in rest:
@@ -253,7 +253,7 @@ def from_diffusers(module: UNet, weights: Tensors) -> dict[str, Any]:
         if path[0] == "fourier":
             value = take("time_proj.weight")
         else:
-            names = [f"{m}.{suffix(path[-1])}" for m in _their_modules(path[1:-1], len(module.mults))]
+            names = [f"{m}.{suffix(path[-1])}" for m in their_modules(path[1:-1], len(module.mults))]
             tensors = [take(name) for name in names]
             if want.ndim == 2:  # old checkpoints keep 1x1 convolutions where linear layers are now
                 tensors = [a.reshape(a.shape[:2]) for a in tensors]
@@ -277,7 +277,7 @@ def to_diffusers(module: UNet, variables: Any) -> Tensors:
         if path[0] == "fourier":
             weights["time_proj.weight"] = np.asarray(value)
             continue
-        modules = _their_modules(path[1:-1], len(module.mults))
+        modules = their_modules(path[1:-1], len(module.mults))
         tensors = theirs(path[-1], np.asarray(value), len(modules))
         weights |= {f"{m}.{suffix(path[-1])}": a for m, a in zip(modules, tensors, strict=True)}
     return weights
@@ -302,7 +302,7 @@ def read_folder(folder: str | Path, what: str) -> tuple[dict[str, Any], Tensors]
 def write_folder(folder: str | Path, config: dict[str, Any], weights: Tensors) -> None:
     """Write a folder that diffusers' `from_pretrained` reads."""
     write_tensors(Path(folder) / TENSORS_FILE, weights)
-    (Path(folder) / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (Path(folder) / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def load_unet(folder: str | Path) -> tuple[UNet, dict[str, Any]]:

@@ -19,6 +19,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 
+from jaxgen.core.given import FilePath
 from jaxgen.core.lender import Frozen, Role
 from jaxgen.core.spec import Spec
 from jaxgen.errors import UserError
@@ -205,6 +206,8 @@ class Distance:
         taps = [self._seen(weights, images) for images in (images_a, images_b)]
         return lpips(*taps, weights["heads"])
 
+    distance = __call__  # as a method's perceptual loss asks for it
+
     def features(self, weights: dict[str, Any], images: Array) -> Array:
         """Vectors [B, F] whose squared Euclidean distances are LPIPS."""
         return embedding(self._seen(weights, images), weights["heads"])
@@ -275,25 +278,25 @@ class Inception(Published):
 class Lpips(Published):
     """Lends a `Distance`."""
 
-    net: str = "alex"  # alex, vgg, squeeze
-    path: str = ""  # of the trunk's weights; the heads come with jaxgen
+    trunk: str = "alex"  # alex, vgg, squeeze
+    path: FilePath = ""  # of the trunk's weights; the heads come with jaxgen
 
     @property
     def model(self) -> Distance:
         """Of that trunk."""
-        return Distance(self.net)
+        return Distance(self.trunk)
 
     @property
     def download(self) -> str:
         """The trunk's."""
-        return _trunk(self.net).download
+        return _trunk(self.trunk).download
 
     @property
     def shapes(self) -> dict[str, Any]:
         """Of the trunk's variables and the heads [C_l]."""
-        taps, variables = _abstract(_trunk(self.net).module())
+        taps, variables = _abstract(_trunk(self.trunk).module())
         return {"trunk": variables, "heads": [jax.ShapeDtypeStruct((tap.shape[-1],), jnp.float32) for tap in taps]}
 
     def read(self, path: Path) -> dict[str, Any]:
         """The trunk's from torchvision's file."""
-        return {"trunk": trunk(self.net, path), "heads": shipped_heads(self.net)}
+        return {"trunk": trunk(self.trunk, path), "heads": shipped_heads(self.trunk)}

@@ -114,6 +114,21 @@ class _Parameter:
             self.data = state[0]
 
 
+class _Inert:
+    """Stands for what a pickle names beside the tensors that are asked for: it can be made and filled, and does nothing."""
+
+    def __new__(cls, *_: Any, **__: Any) -> "_Inert":
+        return super().__new__(cls)
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def _pass(self, *_: Any) -> None:
+        pass
+
+    __setstate__ = __setitem__ = append = extend = add = update = _pass
+
+
 def _meaning(module: str, name: str) -> Any:
     """What a name in the pickle stands for; made anew each time, so that no pickle can leave a trace in the next."""
     if module in ("torch", "torch.cuda") and name in STORAGES:
@@ -134,14 +149,28 @@ def _meaning(module: str, name: str) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads one pickle; `dtypes` are the storages that it mentions."""
+    """Reads one pickle; `dtypes` are the storages that it mentions. part: the dict that is wanted; others may be of anything."""
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: BinaryIO, part: str = ""):
         super().__init__(file, encoding="utf-8")
         self.dtypes: dict[str, str] = {}
+        self.part = part
 
     def find_class(self, module: str, name: str) -> Any:
-        return _meaning(module, name)
+        try:
+            return _meaning(module, name)
+        except UserError:
+            if not self.part:
+                raise
+            return type(name, (_Inert,), {})
+
+    def wanted(self, tree: Any) -> Any:
+        """The part of what was read."""
+        if not self.part:
+            return tree
+        if not isinstance(tree, dict) or not isinstance(tree.get(self.part), dict):
+            raise UserError(f"it holds no {self.part}")
+        return tree[self.part]
 
     def persistent_load(self, pid: Any) -> _Storage:
         if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" and isinstance(pid[1], _Kind)):
@@ -193,7 +222,7 @@ def _named(tree: Any, prefix: str = "") -> dict[str, _Tensor]:
 # The layouts
 
 
-def _read_zip(path: Path) -> dict[str, np.ndarray]:
+def _read_zip(path: Path, part: str) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(path) as archive:
         members = {info.filename: info for info in archive.infolist()}
         pickles = [name for name in members if name.endswith("/data.pkl")]
@@ -203,7 +232,8 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
         if f"{root}byteorder" in members and archive.read(f"{root}byteorder") != b"little":
             raise UserError("it was written on a big-endian machine; save it again on a little-endian one")
         with archive.open(pickles[0]) as file:
-            tensors = _named(_Unpickler(file).load())
+            unpickler = _Unpickler(file, part)
+            tensors = _named(unpickler.wanted(unpickler.load()))
         stored: dict[tuple[str, str], np.ndarray] = {}
         for tensor in tensors.values():
             key, dtype = tensor.storage.key, tensor.storage.dtype
@@ -217,14 +247,14 @@ def _read_zip(path: Path) -> dict[str, np.ndarray]:
     return {name: _array(t, stored[t.storage.key, t.storage.dtype], name) for name, t in tensors.items()}
 
 
-def _stream(file: BinaryIO, raw: np.ndarray) -> tuple[Any, dict[str, np.ndarray]]:
+def _stream(file: BinaryIO, raw: np.ndarray, part: str = "") -> tuple[Any, dict[str, np.ndarray]]:
     """(what the pickle describes, its storages by key) of a file in the stream layout and the same as bytes."""
     if _Unpickler(file).load() != MAGIC or _Unpickler(file).load() != PROTOCOL:
         raise UserError("it is not a file of torch.save")
     if _Unpickler(file).load()["little_endian"] is not True:
         raise UserError("it was written on a big-endian machine; save it again on a little-endian one")
-    unpickler = _Unpickler(file)
-    tree = unpickler.load()
+    unpickler = _Unpickler(file, part)
+    tree = unpickler.wanted(unpickler.load())
     keys, stored = _Unpickler(file).load(), {}
     start = file.tell()
     for key in keys:
@@ -238,9 +268,9 @@ def _stream(file: BinaryIO, raw: np.ndarray) -> tuple[Any, dict[str, np.ndarray]
     return tree, stored
 
 
-def _read_stream(path: Path) -> dict[str, np.ndarray]:
+def _read_stream(path: Path, part: str) -> dict[str, np.ndarray]:
     with path.open("rb") as file:  # of the memmap a classifier's 400 MB that nobody uses are never read
-        tree, stored = _stream(file, np.memmap(path, np.uint8, "r"))
+        tree, stored = _stream(file, np.memmap(path, np.uint8, "r"), part)
     return {name: _array(t, stored[t.storage.key], name) for name, t in _named(tree).items()}
 
 
@@ -252,7 +282,7 @@ def read_storage(data: bytes) -> np.ndarray:
     return stored[storage.key]
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+def _read_safetensors(path: Path, _: str) -> dict[str, np.ndarray]:
     found = {}
     for name, entry in safetensors.deserialize(path.read_bytes()):
         if entry["dtype"] not in SAFETENSORS:
@@ -261,8 +291,11 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
-def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
+def read_tensors(path: str | Path, part: str = "") -> dict[str, np.ndarray]:
     """Every tensor of a .pth, .pt or .safetensors file by name; names of nested dicts are joined by dots.
+
+    part: the dict of a pickle that is wanted alone ("state_dict" of a Lightning checkpoint). What the pickle names besides becomes
+    inert placeholders, never imported or called.
 
     The layout is told by the content, not by the suffix. bfloat16 becomes float32, every other type stays. The
     arrays may be read-only views of the file. Raises UserError for a file that is missing, damaged or cut short, or
@@ -280,7 +313,7 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
     else:
         read, kind = _read_stream, "PyTorch file"
     try:
-        tensors = read(path)
+        tensors = read(path, part)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # a damaged file can break its reader in any way; the cure is the same

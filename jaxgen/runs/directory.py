@@ -194,6 +194,18 @@ class RunDir:
             shutil.copytree(other.path / "frozen", part / "frozen")
         part.rename(place)
 
+    def note(self, step: int, name: str, told: dict[str, Any]) -> bool:
+        """Keep something beside the checkpoint of a step, for as long as that is kept; False where there is none."""
+        if step not in saved(self.path):
+            return False
+        write_text(self.path / Checkpoints.folder_name / str(step) / f"{name}.json", json.dumps(told, indent=2))
+        return True
+
+    def noted(self, step: int, name: str) -> dict[str, Any]:
+        """What `note` has kept; {} where nothing was."""
+        file = self.path / Checkpoints.folder_name / str(step) / f"{name}.json"
+        return json.loads(file.read_text()) if file.is_file() else {}
+
     def result(self, record: dict[str, Any]) -> None:
         """Append to results.jsonl, in one piece: others may do so at the same time, and one before may have died halfway."""
         with (self.path / "results.jsonl").open("ab+", buffering=0) as file:

@@ -62,6 +62,11 @@ class FrozenRun:
         return jax.eval_shape(self.method.init, jax.random.key(0), self.spec.abstract(self.config.data.batch))
 
     @property
+    def latents(self) -> dict[str, Any]:
+        """What `latent_statistics` measured of the latents of that checkpoint with these weights; {} where nobody did."""
+        return RunDir(self.path).noted(self.at, f"latents-{self.weights}")
+
+    @property
     def abstract(self) -> Frozen:
         """Shapes and dtypes of what it lends: every average has those of the weights."""
         kept = {"raw": False, "ema": True}.get(self.weights, self.weights)
@@ -78,9 +83,7 @@ class FrozenRun:
     def check(self, name: str, role: Role, spec: Spec, borrower: Any) -> None:
         """A UserError unless it is there and can serve in that role; `name` is the key that holds it."""
         if not self.path:
-            raise UserError(
-                f"{name}.path is empty: name the directory of a trained run ({name}=dict(name='run', path=DIR))"
-            )
+            raise UserError(f"{name}.path is empty: name the directory of a trained run ({name}.path=DIR)")
         if not (RunDir(self.path).path / "config.json").is_file():
             raise UserError(f"{name}.path={self.path} holds no run (no config.json); train it first or name another")
         role.refuse(name, self.path, self.method, self.spec, spec, borrower)

@@ -42,7 +42,19 @@ PACKAGES = {
 SPEC = {"core.spec", "core.given", "core.ranges"}
 ROOMS = {
     "errors": set(),
-    "tables": {"core", "data", "diffusion", "evaluation", "latents", "losses", "methods", "nets", "runs", "tasks"},
+    "tables": {
+        "core",
+        "data",
+        "diffusion",
+        "evaluation",
+        "latents",
+        "losses",
+        "methods",
+        "nets",
+        "pretrained",
+        "runs",
+        "tasks",
+    },
     "images": {"errors"},
     "core": {"errors", "images"},
     "config": {"errors", "core.given", "core.ranges", "core.net"},

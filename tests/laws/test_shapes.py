@@ -18,6 +18,7 @@ SPECS = {
     "celeb_a": pictures((128, 128, 3)),
     "mnist": pictures((28, 28, 1), 10),
     "imagenet_resized/64x64": pictures((64, 64, 3), 1_000),
+    "imagenet2012": pictures((256, 256, 3), 1_000),
 }
 PARAMETERS = {"ddpm_cifar": {"net": 35_746_307}}  # published counts
 

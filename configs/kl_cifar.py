@@ -1,0 +1,42 @@
+"""The KL autoencoder of latent diffusion (Rombach et al. 2021, arXiv:2112.10752) on CIFAR-10: latents 8x8x4.
+
+python -m jaxgen.main --config=kl_cifar --workdir=runs/kl_cifar \
+    --config.method.perceptual.path=runs/classifier_cifar    # add :tiny for a CPU run of seconds
+
+What pictures look like is judged by a classifier of the same data, trained first and named by method.perceptual.path; without one:
+--config.method.perceptual=none. D begins after a third of the run, and counts a tenth later.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxgen.config.files import tiny
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    c = ConfigDict(dict(seed=0, steps=60_000, log_every=100, save_every=5000))
+    c.data = dict(name="tfds", dataset="cifar10", batch=64, augment=("flip",))
+    adam = dict(name="adam", lr=2e-4, b1=0.5, b2=0.9)
+    c.method = dict(
+        name="kl_autoencoder",
+        ae=dict(
+            name="ldm_autoencoder", width=32, mults=(1, 2, 2), blocks=2, z=4,
+            bottleneck=dict(name="normal", dim=4, kl_weight=1e-6),
+            optimizer=adam,
+        ),
+        disc=dict(name="patchgan", width=32, layers=2, optimizer=adam),
+        perceptual=dict(name="native", path=""),
+        disc_weight=0.5,
+        disc_start=0.33,
+        disc_warmup=0.03,
+        disc_ramp=0.07,
+    )  # fmt: skip
+    c.eval = dict(loss=dict(every=2_000), reconstruct=dict(every=2_000), latent_statistics=dict(every=0))
+    return tiny(c, **TINY) if arg == "tiny" else c
+
+
+TINY = {
+    "method.ae.width": 8, "method.ae.mults": (1, 1), "method.ae.blocks": 1, "method.ae.groups": 4, "method.ae.z": 2,
+    "method.ae.attend": (), "method.ae.attend_mid": False, "method.ae.bottleneck.dim": 2,
+    "method.disc.width": 8, "method.disc.layers": 1,
+    "method.perceptual": {"name": "none"}, "method.reduce": "mean", "method.disc_start": 1, "method.disc_warmup": 1,
+}  # fmt: skip

@@ -1,0 +1,39 @@
+"""The KL autoencoder of latent diffusion (Rombach et al. 2021, arXiv:2112.10752) at 256 pixels: latents 32x32x4 (f8).
+
+python -m jaxgen.main --config=kl_f8_imagenet256 --workdir=runs/kl_f8    # add :tiny for a CPU run of seconds
+
+Needs ImageNet as TFDS prepares it and the VGG of LPIPS, which is downloaded (553 MB) or named by method.perceptual.path.
+The paper's rate is 4.5e-6 for each image of an update.
+"""
+
+from ml_collections import ConfigDict
+
+from jaxgen.config.files import tiny
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    c = ConfigDict(dict(seed=0, steps=500_000, log_every=100, save_every=10_000))
+    c.data = dict(name="tfds", dataset="imagenet2012", eval_split="validation", size=256, batch=24, augment=("flip",))
+    adam = dict(name="adam", lr=4.5e-6 * 24, b1=0.5, b2=0.9)
+    c.method = dict(
+        name="kl_autoencoder",
+        ae=dict(
+            name="ldm_autoencoder", width=128, mults=(1, 2, 4, 4), blocks=2, z=4,
+            bottleneck=dict(name="normal", dim=4, kl_weight=1e-6),
+            optimizer=adam,
+        ),
+        disc=dict(name="patchgan", width=64, layers=3, optimizer=adam),
+        perceptual=dict(name="lpips", trunk="vgg"),
+        disc_weight=0.5,
+        disc_start=50_001,
+    )  # fmt: skip
+    c.eval = dict(loss=dict(every=10_000), reconstruct=dict(every=10_000), latent_statistics=dict(every=0))
+    return tiny(c, **TINY) if arg == "tiny" else c
+
+
+TINY = {
+    "method.ae.width": 8, "method.ae.mults": (1, 1), "method.ae.blocks": 1, "method.ae.groups": 4, "method.ae.z": 2,
+    "method.ae.attend": (), "method.ae.attend_mid": False, "method.ae.bottleneck.dim": 2,
+    "method.disc.width": 8, "method.disc.layers": 1,
+    "method.perceptual": {"name": "none"}, "method.reduce": "mean", "method.disc_start": 1, "method.disc_warmup": 1,
+}  # fmt: skip
