@@ -12,7 +12,7 @@ import numpy as np
 STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage", "uint16": "BFloat16Storage"}
 
 
-@dataclass
+@dataclass(frozen=True)
 class Name:
     module: str
     name: str

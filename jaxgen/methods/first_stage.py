@@ -51,9 +51,7 @@ class NoPerceptual:
 class FirstStage:
     """`ae` is called as ae(x, step) -> (reconstruction, Quantized), and in parts: quantize, decode; `disc` as in a Gan.
 
-    distance, reduce: l1 or l2 of the pixels, their mean, or their sum over a picture as in latent diffusion; the perceptual
-    distance counts for every number of the picture then. disc_start, disc_warmup, disc_ramp: steps (50000), or a share of the run
-    (0.5). disc_weight: 0 leaves the discriminator out.
+    disc_start, disc_warmup, disc_ramp: steps (50000), or a share of the run (0.5).
     """
 
     ae: Net
@@ -61,14 +59,14 @@ class FirstStage:
     spec: DataSpec
     perceptual: Any  # none, lpips or native: said by every config
     perceptual_weight: NonNegative = 1.0
-    distance: Literal["l1", "l2"] = "l1"
-    reduce: Literal["mean", "sum"] = "mean"
+    distance: Literal["l1", "l2"] = "l1"  # of the pixels
+    reduce: Literal["mean", "sum"] = "mean"  # over a picture's numbers, for each of which the perceptual one counts
     loss: GanLoss = field(default_factory=Hinge)
-    disc_weight: NonNegative = 0.8
+    disc_weight: NonNegative = 0.8  # of L_G beside its adaptive weight; 0 leaves the discriminator out
     disc_start: Natural | Share = 0
     disc_warmup: Natural | Share = 0
     disc_ramp: Natural | Share = 0
-    steps: RunLength = 0
+    steps: RunLength = 0  # of the run
 
     makes: ClassVar[tuple[str, ...]] = ("image",)
     takes: ClassVar[tuple[str, ...]] = ()

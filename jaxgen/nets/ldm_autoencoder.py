@@ -27,23 +27,23 @@ TORCH = dict(init=torch_kernel_init, last_init=torch_kernel_init)
 
 
 class NormalBottleneck(nn.Module):
-    """Moments [B, h, w, 2 dim] -> z [B, h, w, dim] ~ N(mean, exp(log_var)); kl_weight: of KL in nats an image."""
+    """Moments [B, h, w, 2 dim] -> z [B, h, w, dim] ~ N(mean, exp(log_var))."""
 
-    dim: Count = 4
-    kl_weight: NonNegative = 1e-6
+    dim: Count = 4  # channels of a latent
+    kl_weight: NonNegative = 1e-6  # of KL, in nats an image
 
-    def moments(self, h: Array) -> tuple[Array, Array]:
+    def moments(self, z: Array) -> tuple[Array, Array]:
         """Mean and log-variance (in [-30, 20]), float32 [B, h, w, dim] each."""
-        mean, log_var = jnp.split(h.astype(jnp.float32), 2, -1)
+        mean, log_var = jnp.split(z.astype(jnp.float32), 2, -1)
         return mean, jnp.clip(log_var, -30.0, 20.0)
 
-    def __call__(self, h: Array, train: bool = False, step: Array | int = 0) -> Quantized:
+    def __call__(self, z: Array, train: bool = False, step: Array | int = 0) -> Quantized:
         """In training a draw, else the mean."""
-        mean, log_var = self.moments(h)
+        mean, log_var = self.moments(z)
         z = mean
         if train:
             z = mean + jnp.exp(0.5 * log_var) * jax.random.normal(self.make_rng("codebook"), mean.shape)
-        kl = 0.5 * (mean**2 + jnp.exp(log_var) - 1.0 - log_var).reshape(len(h), -1).sum(-1)
+        kl = 0.5 * (mean**2 + jnp.exp(log_var) - 1.0 - log_var).reshape(len(z), -1).sum(-1)
         return Quantized(z, None, self.kl_weight * kl, {"kl": kl})
 
 
@@ -125,13 +125,7 @@ class Decoder(Trunk):
 
 
 class LdmAutoencoder(nn.Module):
-    """[B, H, W, C] <-> latents [B, H / f, W / f, bottleneck.dim], f = 2^(len(mults) - 1); any H and W that f divides.
-
-    attend: levels (by number, finest first) whose blocks attend; attend_mid: the middle does. z: channels of the encoder's output
-    (twice as many before a posterior) and of the decoder's input. project: size of the convolution on either side of the
-    bottleneck (VAR: 3); 0: there is none, and z must be its `dim`. learn_log_var: a scalar, the log-variance of the distance,
-    is learned (theirs stays 0).
-    """
+    """[B, H, W, C] <-> latents [B, H / f, W / f, bottleneck.dim], f = 2^(len(mults) - 1); any H and W that f divides."""
 
     last_kernel: ClassVar[tuple[str, ...]] = (
         "decoder",
@@ -139,19 +133,21 @@ class LdmAutoencoder(nn.Module):
         "kernel",
     )  # by which a discriminator's weight is found
 
-    bottleneck: nn.Module
+    bottleneck: nn.Module  # a quantiser, or `normal`
     shape: TargetShape = (32, 32, 3)
-    width: Count = 128
-    mults: tuple[Positive, ...] = (1, 2, 4, 4)
-    blocks: Count = 2
-    attend: tuple[Natural, ...] = ()
-    attend_mid: bool = True
-    z: Count = 4
-    project: Natural = 1
-    groups: Count = 32
-    eps: Positive = 1e-6
+    width: Count = 128  # channels of the finest level
+    mults: tuple[Positive, ...] = (1, 2, 4, 4)  # channels of every level, as multiples
+    blocks: Count = 2  # residual blocks of a level (one more in the decoder)
+    attend: tuple[Natural, ...] = ()  # levels by number, finest first, whose blocks attend
+    attend_mid: bool = True  # whether the middle does
+    z: Count = 4  # channels of the encoder's output (twice as many before `normal`) and of the decoder's input
+    project: Natural = (
+        1  # size of the convolutions around the bottleneck (VAR: 3); 0: none, and z is the bottleneck's dim
+    )
+    groups: Count = 32  # of the norms
+    eps: Positive = 1e-6  # of the norms
     dropout: BelowOne = 0.0
-    learn_log_var: bool = False
+    learn_log_var: bool = False  # learn the log-variance of the distance, one scalar (theirs stays 0)
     dtype: Precision = "float32"
 
     def setup(self) -> None:

@@ -171,19 +171,21 @@ class Quantizer(nn.Module):
 class NearestQuantizer(Quantizer):
     """Features are replaced by the nearest of `codes` vectors.
 
-    project: the features are first projected to so few numbers, and the codes back (ViT-VQGAN: 8; 0: they are not).
-    cosine: features and codes have length one. beta: weight of the commitment |z - sg[e]|^2, which draws the encoder to its codes.
     start: where the codes begin: "kmeans" of the first training batch's encodings, random rows of it ("data"), "normal", or
-    "uniform" in +-1/codes. dead: a code chosen less often than this part of its equal share is drawn anew from the batch; 0 never.
+        "uniform" in +-1/codes.
     """
 
-    codes: Count = 512
-    dim: Count = 64
-    project: Natural = 0
-    cosine: bool = False
-    beta: NonNegative = 0.25
+    codes: Count = 512  # entries of the codebook
+    dim: Count = 64  # numbers of a feature
+    project: Natural = (
+        0  # numbers to which features are projected first, and codes back (ViT-VQGAN: 8); 0: they are not
+    )
+    cosine: bool = False  # features and codes have length one
+    beta: NonNegative = 0.25  # of the commitment |z - sg[e]|^2, which draws the encoder to its codes
     start: str = "kmeans"
-    dead: NonNegative = 0.03
+    dead: NonNegative = (
+        0.03  # a code chosen less often than this part of its equal share is drawn anew from the batch; 0: never
+    )
     decay: BelowOne = 0.99  # of the counts by which a code is dead, and of the averages
 
     def setup(self) -> None:
@@ -280,7 +282,7 @@ class NearestQuantizer(Quantizer):
 class EmaQuantizer(NearestQuantizer):
     """Codes are running means of the encodings that chose them (appendix A.1)."""
 
-    eps: Positive = 1e-5
+    eps: Positive = 1e-5  # added to the counts
 
     def hold_book(self, shape: tuple[int, int]) -> None:
         """In the collection "codebook"."""
@@ -305,10 +307,11 @@ class GradientQuantizer(NearestQuantizer):
     """Codes are parameters, moved by the second term of eq. 3, |sg[z] - e|^2.
 
     No gradient can set a code anew: what start and restarts moved it by is in the collection "codebook", and added.
-    legacy: beta weighs that term, and not the commitment, as taming-transformers did at first and published its models.
     """
 
-    legacy: bool = False
+    legacy: bool = (
+        False  # beta weighs that term, not the commitment: taming-transformers' first order, in which it published
+    )
 
     def hold_book(self, shape: tuple[int, int]) -> None:
         """A parameter, and by how much it was moved."""
@@ -346,17 +349,16 @@ class GradientQuantizer(NearestQuantizer):
 class GumbelQuantizer(Quantizer):
     """A code is drawn by logits of the features, in training by the Gumbel-softmax, which gradients pass.
 
-    kl_weight: of KL(q | uniform), mean over positions (nats). hard: the forward pass sees one code, the gradient the soft mixture.
-    The temperature falls from `hot` to `cold` by half a cosine over `anneal` steps (DALL-E: 1 to 1/16); 0: the whole run.
+    The temperature falls from `hot` to `cold` by half a cosine over `anneal` steps (DALL-E: 1 to 1/16).
     """
 
-    codes: Count = 512
-    dim: Count = 64
-    kl_weight: NonNegative = 5e-4
-    hard: bool = True
-    hot: Positive = 1.0
-    cold: Positive = 1 / 16
-    anneal: RunLength = 0
+    codes: Count = 512  # entries of the codebook
+    dim: Count = 64  # numbers of a feature
+    kl_weight: NonNegative = 5e-4  # of KL(q | uniform), mean over positions, in nats
+    hard: bool = True  # the forward pass sees one code, the gradient the soft mixture
+    hot: Positive = 1.0  # the first temperature
+    cold: Positive = 1 / 16  # the last
+    anneal: RunLength = 0  # steps between them; 0: the run's length
 
     def setup(self) -> None:
         self.embed = self.param("embed", nn.initializers.normal(1.0), (self.codes, self.dim))
@@ -433,12 +435,12 @@ class MultiscaleQuantizer(GradientQuantizer):
     """Features [B, H, W, dim] as a pyramid of codes: maps of `sizes`, coarse first, each of what the earlier ones leave.
 
     What is left is averaged to a map's size, its codes are enlarged by cubics to H x W and corrected by a 3x3 convolution phi:
-    h -> (1 - mix) h + mix phi(h). `share` convolutions serve all scales. The loss is the mean over scales.
+    h -> (1 - mix) h + mix phi(h). The loss is the mean over scales.
     """
 
-    sizes: tuple[Count, ...] = (1, 2, 3, 4)
-    share: Count = 4
-    mix: Share = 0.5
+    sizes: tuple[Count, ...] = (1, 2, 3, 4)  # sides of the maps; the last is that of the features
+    share: Count = 4  # convolutions that serve all scales
+    mix: Share = 0.5  # of the convolution
 
     def setup(self) -> None:
         super().setup()
@@ -522,7 +524,7 @@ class MultiscaleQuantizer(GradientQuantizer):
 class FsqQuantizer(Quantizer):
     """Number i of a feature is bounded and rounded to one of `levels[i]` values, from -1 to about 1; a code is all of them."""
 
-    levels: tuple[Count, ...] = (8, 5, 5, 5)
+    levels: tuple[Count, ...] = (8, 5, 5, 5)  # of each number
 
     @property
     def codes(self) -> int:

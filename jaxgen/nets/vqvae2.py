@@ -72,9 +72,9 @@ class VqVae2Net(nn.Module):
     """Two codebooks like `quantizer`; ids: (top [B, H/8, W/8], bottom [B, H/4, W/4]), H and W divisible by 8."""
 
     quantizer: nn.Module
-    width: Count = 128
-    hidden: Count = 32  # of the residual blocks
-    blocks: Natural = 2
+    width: Count = 128  # channels
+    hidden: Count = 32  # channels inside the residual blocks
+    blocks: Natural = 2  # residual blocks of every part
     dtype: Precision = "float32"
 
     def setup(self) -> None:

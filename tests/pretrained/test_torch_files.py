@@ -131,6 +131,22 @@ def test_code_in_a_pickle_is_never_run(layout, protocol, tmp_path, monkeypatch):
     assert (tmp_path / "harm").exists()
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_of_a_lightning_checkpoint_the_state_dict_alone_is_read(layout, tmp_path):
+    """What else it names is neither imported nor called, as a key of a dict or as an object with a state."""
+    storages, target = Storages(), tmp_path / "harm"
+    harm = Call(Name("os", "system"), (f"echo harm > {target}",))
+    own = Call(Name("pytorch_lightning.callbacks", "ModelCheckpoint"), ("x",), {"best": 1})
+    tree = {"state_dict": state_dict(WEIGHTS, storages), "callbacks": {Name("absent", "Class"): harm}, "hyper": own}
+    path = saved(tmp_path, layout(tree, storages), "last.ckpt")
+    assert_same(read_tensors(path, "state_dict"), WEIGHTS)
+    assert not target.exists()
+    with pytest.raises(UserError, match="not run"):
+        read_tensors(path)
+    with pytest.raises(UserError, match="it holds no model"):
+        read_tensors(path, "model")
+
+
 @pytest.mark.parametrize(
     "module, name",
     [("builtins", "eval"), ("builtins", "getattr"), ("torch", "load"), ("torch._utils", "os"), ("os", "FloatStorage")],

@@ -10,6 +10,7 @@ from cases import ROOT
 
 from jaxgen.core.spec import labels
 from jaxgen.nets.dit import DiT, position_waves
+from jaxgen.nets.ldm_autoencoder import LdmAutoencoder, NormalBottleneck
 from jaxgen.nets.unet import UNet
 from jaxgen.pretrained.diffusers import load_unet, save_unet
 from jaxgen.pretrained.dit import to_author
@@ -73,6 +74,28 @@ def test_dit_of_its_authors(here):
     assert again.keys() == stored.keys() - {"pos_embed"}
 
 
+def test_autoencoders(tiny, here):
+    from jaxgen.pretrained.autoencoders import load_diffusers, save_diffusers
+    from jaxgen.train import train
+
+    module = LdmAutoencoder(
+        NormalBottleneck(dim=2), (64, 64, 3), width=4, mults=(1,), blocks=1, z=2, groups=2, attend_mid=False
+    )
+    x = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), x)
+    save_diffusers("vae", module, jax.tree.map(lambda a: np.full(a.shape, 0.1, np.float32), shapes))
+    names = {}
+    exec(block("load_diffusers"), names)
+    assert names["mean"].shape == (1, 64, 64, 2)
+    for file in ("config.json", "diffusion_pytorch_model.safetensors"):
+        assert (here / "again" / file).read_bytes() == (here / "vae" / file).read_bytes()
+    train(tiny("kl_cifar", steps=2, eval={"latent_statistics": {"num": 8}}), here / "runs/kl")
+    exec(block("latents-ema"), names)
+    found = load_diffusers("kl")
+    scale = np.sqrt(np.mean(np.square(found.latents["std"])))
+    assert 0.5 * scale < np.mean(names["std"]) < 2.0 * scale
+
+
 def test_edm(here):
     small = block("from_edm").replace('"model_channels": 128', '"model_channels": 16').replace("[2, 2, 2]", "[1]")
     small = small.replace('"num_blocks": 4', '"num_blocks": 1')
@@ -88,7 +111,7 @@ def test_every_function_that_it_names_is_there():
     import importlib
 
     page = (ROOT / "docs/weights.md").read_text()
-    named = set(re.findall(r"`(diffusers|dit|edm|torch_files)\.(\w+)", page))
+    named = set(re.findall(r"`(autoencoders|diffusers|dit|edm|torch_files)\.(\w+)", page))
     assert len(named) >= 10
     for room, name in named:
         assert hasattr(importlib.import_module(f"jaxgen.pretrained.{room}"), name), (room, name)
