@@ -8,6 +8,7 @@ from typing import Any
 
 from jaxgen.config import registry
 from jaxgen.core import parallel
+from jaxgen.core.lender import Frozen, weights_hash
 from jaxgen.core.state import Weights
 from jaxgen.data.sources import NothingHeldOut, Source
 from jaxgen.errors import NotFinite, UserError
@@ -76,7 +77,7 @@ def measured(
 ) -> Iterator[tuple[str, Report]]:
     """(name, report) of each evaluator with those weights as the averaged ones; figures go to results.jsonl."""
     exp, state = trained.exp, trained.state
-    depends = origin(exp, trained.at, source)
+    depends = origin(exp, trained.at, source, state.frozen)
     for name, report in reports(exp, tests, state.view(), choice.weights(), source, choice.name):
         for key, value in report.scalars.items() if parallel.is_lead() else ():
             ema = choice.name if report.about.get("averaged", True) else "raw"
@@ -182,8 +183,8 @@ def table(names: list[str], rows: dict[str, list[float]], marks: dict[str, int])
     return "\n".join(line.rstrip() for line in lines)
 
 
-def origin(exp: Experiment, step: int, source: Source | None) -> dict[str, Any]:
-    """What every figure depends on: checkpoint, held-out data, sampler, guidance, seed, versions."""
+def origin(exp: Experiment, step: int, source: Source | None, lent: dict[str, Frozen]) -> dict[str, Any]:
+    """What every figure depends on: checkpoint, held-out data, sampler, guidance, frozen models, seed, versions."""
     method = exp.config.method.to_dict()
     machine = environment()
     return {
@@ -191,6 +192,7 @@ def origin(exp: Experiment, step: int, source: Source | None) -> dict[str, Any]:
         "images": step * exp.batch,
         "seed": exp.config.seed,
         **({"data": {"num": len(source), "fingerprint": source.fingerprint()}} if source else {}),
+        **({"lent": {k: weights_hash(getattr(f.weights, "nets", f.weights)) for k, f in lent.items()}} if lent else {}),
         **{key: method[key] for key in ("solver", "guide") if key in method},
         **{key: machine[key] for key in ("jaxgen", "commit", "versions", "devices")},
     }

@@ -4,9 +4,12 @@ A borrower says by a `Role` what it needs, a `Lender` lends. What is lent is a `
 program, sharded by the run's rules, of its own dtype, left alone by training and never saved.
 """
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+import jax
+import numpy as np
 from flax import struct
 
 from jaxgen.core.spec import Spec
@@ -81,3 +84,20 @@ class Loan(NamedTuple):
     lender: Lender
     role: Role
     key: str = ""
+
+
+def weights_hash(variables: Any) -> str:
+    """SHA-256 over the names, types, shapes and numbers of a tree of arrays, in the order of the names: 64 digits.
+
+    The same for equal numbers under equal names, whatever their order, container, device and layout in memory.
+    """
+    leaves = {
+        jax.tree_util.keystr(k, simple=True, separator="/"): v
+        for k, v in jax.tree_util.tree_leaves_with_path(variables)
+    }
+    digest = hashlib.sha256()
+    for name in sorted(leaves):
+        value = np.asarray(leaves[name])
+        digest.update(f"{name} {value.dtype.name} {value.shape}\n".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()

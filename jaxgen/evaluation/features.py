@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from jaxgen.config.registry import nearest
 from jaxgen.core import parallel
-from jaxgen.core.lender import Frozen, Lender
+from jaxgen.core.lender import Frozen, Lender, weights_hash
 from jaxgen.core.method import Classifies
 from jaxgen.core.state import Array
 from jaxgen.data.pipeline import eval_batches, share
@@ -36,7 +36,6 @@ from jaxgen.metrics.kernel import kid
 from jaxgen.metrics.manifold import density_coverage, precision_recall
 from jaxgen.metrics.protocols import NATIVE, PROTOCOLS, FeatureProtocol, prepare
 from jaxgen.metrics.statistics import Statistics, read_statistics, write_statistics
-from jaxgen.pretrained.downloads import weights_hash
 from jaxgen.pretrained.features import Inception
 from jaxgen.runs.frozen import FrozenRun
 

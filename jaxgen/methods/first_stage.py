@@ -27,7 +27,7 @@ from jaxgen.core.state import Array, NetState, TrainState, Variables, Weights
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
 from jaxgen.losses.gan import GanLoss, Hinge
-from jaxgen.methods.gan import HELD, each
+from jaxgen.methods.gan import HELD, each, judged
 from jaxgen.nets.quantize import Ids, Quantizer
 
 LARGEST = 1e4  # of the weight of G's loss
@@ -174,7 +174,7 @@ class FirstStage:
     def _fooled(self, w: Weights, y: Array, rng: Array) -> Array:
         """L_G [] of reconstructions."""
         options = {"train": True, "rngs": {"dropout": rng}, "hold": HELD}
-        return self.loss.gen(self.disc.apply(w.nets["disc"], y, {}, **options)[0], None).mean()
+        return self.loss.gen(judged(self.disc.apply(w.nets["disc"], y, {}, **options)[0]).logit, None).mean()
 
     def update_disc(self, state: TrainState, x: Array, y: Array, rng: Array) -> tuple[NetState, Metrics]:
         """D after an update on images and their reconstructions, from `disc_start` on."""
@@ -199,14 +199,16 @@ class FirstStage:
         return jax.lax.cond(state.step >= self.in_steps(self.disc_start), update, rest, state.nets["disc"])
 
     def _judged(self, disc: Variables, x: Array, rng: Array) -> tuple[Array, Variables]:
-        return self.disc.apply(disc, x, {}, train=True, rngs={"dropout": rng})
+        said, vars = self.disc.apply(disc, x, {}, train=True, rngs={"dropout": rng})
+        return judged(said).logit, vars
 
     def eval_step(self, w: Weights, batch: Batch, rng: Array) -> PerExample:
         """Distances and codes of held-out images, and what D says of them and of their reconstructions, [B] each."""
         x = self.target(batch)
         (y, q), _ = self.ae.apply(w.nets["ae"], x)
         nll, metrics = self.distances(w, x, y)
-        said = {name: each(self.disc.apply(w.nets["disc"], v, {})[0]) for name, v in (("d_real", x), ("d_fake", y))}
+        shown = {"d_real": x, "d_fake": y}
+        said = {name: each(judged(self.disc.apply(w.nets["disc"], v, {})[0]).logit) for name, v in shown.items()}
         metrics = {"loss": nll + q.loss, "nll": nll, **metrics, **q.metrics, **(said if self.disc_weight else {})}
         return {k: v for k, v in metrics.items() if v.ndim == 1}
 

@@ -17,10 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import jax
-import numpy as np
 from tqdm import tqdm
 
 from jaxgen.core.given import expand
@@ -214,20 +212,3 @@ def fetch(name: str, path: str | Path = "") -> Path:
     except OSError as error:
         raise UserError(f"{target.parent} cannot be written ({error.strerror}); set JAXGEN_CACHE") from error
     return target
-
-
-def weights_hash(variables: Any) -> str:
-    """SHA-256 over the names, types, shapes and numbers of a tree of arrays, in the order of the names: 64 digits.
-
-    The same for equal numbers under equal names, whatever their order, container, device and layout in memory.
-    """
-    leaves = {
-        jax.tree_util.keystr(k, simple=True, separator="/"): v
-        for k, v in jax.tree_util.tree_leaves_with_path(variables)
-    }
-    digest = hashlib.sha256()
-    for name in sorted(leaves):
-        value = np.asarray(leaves[name])
-        digest.update(f"{name} {value.dtype.name} {value.shape}\n".encode())
-        digest.update(value.tobytes())
-    return digest.hexdigest()

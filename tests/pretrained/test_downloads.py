@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from cases import ROOT
 
+from jaxgen.core.lender import weights_hash
 from jaxgen.errors import UserError
 from jaxgen.pretrained import downloads
-from jaxgen.pretrained.downloads import TABLE, Download, fetch, weights_hash
+from jaxgen.pretrained.downloads import TABLE, Download, fetch
 
 CONTENT = np.random.default_rng(0).bytes(700_001)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
