@@ -95,7 +95,7 @@ def untrained(config, spec, folder: Path, weights: bool) -> str:
     from jaxgen.runs.experiment import Experiment
 
     text = configs.to_json(config)
-    run = RunDir(folder / hashlib.sha256(text.encode()).hexdigest()[:16])
+    run = RunDir(folder / hashlib.sha256(f"{text}{spec}".encode()).hexdigest()[:16])
     if not run.path.exists():
         run.claim(config)
         run.record({"spec": spec.to_json(), "num": 0}, {})

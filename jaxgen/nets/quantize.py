@@ -190,7 +190,7 @@ class NearestQuantizer(Quantizer):
 
     def setup(self) -> None:
         if self.start not in STARTS:
-            raise UserError(f"quantizer.start={self.start!r} is unknown; there are: {', '.join(STARTS)}")
+            raise UserError(f"start={self.start!r} is unknown; there are: {', '.join(STARTS)}")
         if self.project:
             self.down, self.up = Dense(self.project), Dense(self.dim)
         self.hold_book((self.codes, self.project or self.dim))
@@ -243,7 +243,7 @@ class NearestQuantizer(Quantizer):
         """In the first training step: the codes begin where `start` says, of the batch's rows [N, d]."""
         if self.start == "kmeans" and len(flat) < self.codes:
             raise UserError(
-                f"{len(flat)} encodings in a batch are too few for k-means of {self.codes} codes; set quantizer.start=data"
+                f"{len(flat)} encodings in a batch are too few for k-means of {self.codes} codes; set start=data"
             )
         if self.is_initializing():
             return
@@ -445,11 +445,9 @@ class MultiscaleQuantizer(GradientQuantizer):
     def setup(self) -> None:
         super().setup()
         if any(b <= a for a, b in zip(self.sizes, self.sizes[1:], strict=False)):
-            raise UserError(
-                f"quantizer.sizes={self.sizes} must grow; set quantizer.sizes={tuple(sorted({*self.sizes}))}"
-            )
+            raise UserError(f"sizes={self.sizes} must grow; set sizes={tuple(sorted({*self.sizes}))}")
         if self.project:
-            raise UserError("quantizer.project is not for pyramids; set quantizer.project=0")
+            raise UserError("project is not for pyramids; set project=0")
         self.phi = [Conv(self.dim, 3, padding=1) for _ in range(self.share)]
 
     def _said(self, codes: Array, scale: int, size: tuple[int, int]) -> Array:
@@ -464,8 +462,8 @@ class MultiscaleQuantizer(GradientQuantizer):
         """Features [B, H, W, D] -> their pyramid."""
         if (size := z.shape[1:3]) != (self.sizes[-1],) * 2:
             raise UserError(
-                f"the last of quantizer.sizes={self.sizes} must be that of the features, {size[0]}x{size[1]}; set "
-                f"quantizer.sizes={(*(s for s in self.sizes if s < size[0]), size[0])}"
+                f"the last of sizes={self.sizes} must be that of the features, {size[0]}x{size[1]}; set "
+                f"sizes={(*(s for s in self.sizes if s < size[0]), size[0])}"
             )
         left, said, ids, sums, rows = hold(z), jnp.zeros_like(z), [], [], []
         for i, s in enumerate(self.sizes):

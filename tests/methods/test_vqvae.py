@@ -241,14 +241,14 @@ def test_a_pyramid_of_all_scales_says_more_than_its_first():
     [
         (
             EmaQuantizer(codes=9, dim=3),
-            r"8 encodings in a batch are too few for k-means of 9 codes; set quantizer.start=data",
+            r"8 encodings in a batch are too few for k-means of 9 codes; set start=data",
         ),
-        (MultiscaleQuantizer(codes=2, dim=3, sizes=(2, 2)), r"must grow; set quantizer.sizes=\(2,\)"),
+        (MultiscaleQuantizer(codes=2, dim=3, sizes=(2, 2)), r"must grow; set sizes=\(2,\)"),
         (
             MultiscaleQuantizer(codes=2, dim=3, sizes=(1, 4)),
-            r"must be that of the features, 2x2; set quantizer.sizes=\(1, 2\)",
+            r"must be that of the features, 2x2; set sizes=\(1, 2\)",
         ),
-        (MultiscaleQuantizer(codes=2, dim=3, sizes=(1, 2), project=2), "set quantizer.project=0"),
+        (MultiscaleQuantizer(codes=2, dim=3, sizes=(1, 2), project=2), "set project=0"),
     ],
 )
 def test_what_does_not_fit_is_named(quantizer, message):
