@@ -20,7 +20,7 @@ SPECS = {
     "imagenet_resized/64x64": pictures((64, 64, 3), 1_000),
     "imagenet2012": pictures((256, 256, 3), 1_000),
 }
-PARAMETERS = {"ddpm_cifar": {"net": 35_746_307}}  # published counts
+PARAMETERS = {"ddpm_cifar": {"net": 35_746_307}, "kl_f8_imagenet256": {"ae": 83_653_863}}  # published counts
 
 
 QUICK = (*CHOSEN, "ddpm_digits")  # tracing the paper's nets takes seconds each: the rest runs in the full suite
