@@ -20,8 +20,6 @@ def get_config(arg: str = "") -> ConfigDict:
             levels=3,
             depth=32,
             width=512,
-            learn_top=True,
-            remat="cheap",
             optimizer=dict(name="adamax", lr=1e-3, warmup=980),
             ema=dict(name="decay", rate=1 - 512 / 50_000),
         ),

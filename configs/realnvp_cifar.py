@@ -20,11 +20,12 @@ def get_config(arg: str = "") -> ConfigDict:
             scales=2,
             width=64,
             blocks=8,
+            unroll=4,
             optimizer=dict(name="adam", lr=1e-3, weight_decay=5e-5, decay=".*Conv.*/scale", clip=100.0),
             ema=0.9999,
         ),
         dequantise=dict(name="importance", draws=16),
     )
     c.eval = dict(loss=dict(every=5_000), likelihood=dict(every=0), grid=dict(every=5_000))
-    small = {"method.net.width": 8, "method.net.blocks": 0, "method.dequantise.draws": 2}
+    small = {"method.net.width": 8, "method.net.blocks": 0, "method.net.unroll": 1, "method.dequantise.draws": 2}
     return tiny(c, **small) if arg == "tiny" else c

@@ -20,6 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
             scales=2,
             width=32,
             blocks=2,
+            unroll=4,
             optimizer=dict(
                 name="adam", lr=1e-3, schedule="cosine", weight_decay=5e-5, decay=".*Conv.*/scale", clip=100.0
             ),
@@ -28,5 +29,5 @@ def get_config(arg: str = "") -> ConfigDict:
         dequantise=dict(name="importance", draws=16),
     )
     c.eval = dict(loss=dict(every=250), likelihood=dict(every=0), grid=dict(every=500))
-    small = {"method.net.width": 8, "method.net.blocks": 0, "method.dequantise.draws": 2}
+    small = {"method.net.width": 8, "method.net.blocks": 0, "method.net.unroll": 1, "method.dequantise.draws": 2}
     return tiny(c, **small) if arg == "tiny" else c

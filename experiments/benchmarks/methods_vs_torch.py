@@ -49,6 +49,7 @@ NARROW = {  # a StyleGAN2 of 64 channels throughout, in float32
 }
 NARROW |= {"method.z_dim": 64, "method.gen.w_dim": 64, "method.augment": "none"}
 PATH_LENGTH = {"method.gen_penalties": {"name": "path_length", "strength": 2.0, "every": 4, "apart": True}}
+STEPS = {"method.net.depth": 8, "method.net.width": 64, "method.net.optimizer": "adam"}
 CASES = {
     "dcgan": Case("dcgan_cifar", "TorchGan", {"data.batch": 128, **PLAYERS}, generate=64, about="DCGAN, 32x32"),
     "wgan_gp": Case(
@@ -68,6 +69,7 @@ CASES = {
         about="StyleGAN2, 32x32, 16 steps with R1 and path length",
     ),
     "vae": Case("vae_cifar", "TorchVae", {"data.batch": 32, **SMALL}, about="VAE, 32x32"),
+    "glow": Case("glow_cifar", "TorchFlow", {"data.batch": 32, **STEPS}, about="Glow of 3 x 8 steps, 32x32"),
     "vqvae": Case("vqvae_cifar", "TorchVqVae", {"data.batch": 32, **SMALL}, about="VQ-VAE, 32x32"),
     "pixelcnnpp": Case(
         "pixelcnnpp_cifar",
@@ -132,6 +134,8 @@ def twin_arguments(exp: Any) -> dict[str, Any]:
     if m["name"] == "autoregressive":
         own = {k: m["net"][k] for k in ("width", "blocks", "levels")}
         return dict(shape=shape, optimizers=adam, mixtures=m["likelihood"]["mixtures"], **own)
+    if m["name"] == "flow":
+        return dict(shape=shape, optimizers=adam, **{k: m["net"][k] for k in ("levels", "depth", "width")})
     parts = {k: sizes(m["net"][k]) for k in ("encoder", "decoder")}
     if m["name"] == "vae":
         own = dict(latent=m["net"]["latent"], clip=m["net"]["optimizer"]["clip"], beta=m["beta"])
@@ -152,6 +156,8 @@ def drawn(exp: Any) -> list[np.ndarray]:
     key = keys.named(exp.root, "train", 0)
     if exp.config.method.name == "vae":
         return [np.asarray(jax.random.normal(split(key, 3)[1], (num, method.net.module.latent)))]
+    if exp.config.method.name == "flow":
+        return [np.asarray(jax.random.uniform(key, (num, *exp.spec.shape)).transpose(0, 3, 1, 2))]
     if exp.config.method.name != "gan":
         return []
     disc, gen = split(key)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch_flow import Glow, apart, stacked
 from torch_pixelcnnpp import PixelCnnPP
 from torch_stylegan2 import Modulated, StyleGan2Discriminator, StyleGan2Generator
 
@@ -526,6 +527,29 @@ class TorchVae(Twin):
         inside = below + above + torch.log(-torch.expm1(-2.0 * half * sharp))
         ends = torch.where(x < 0.0, below, above)
         return -torch.where(x.abs() > 1.0 - half, ends, inside).sum((1, 2, 3))
+
+
+class TorchFlow(Twin):
+    """Glow of uniformly dequantised levels, whose steps jaxgen stacks."""
+
+    def __init__(self, shape, optimizers, levels, depth, width, device):
+        super().__init__({"net": Glow(shape, levels, depth, width)}, optimizers, device)
+
+    def load(self, weights: dict[str, dict[str, np.ndarray]]) -> None:
+        fixed = [k for k in self.nets["net"].state_dict() if k.endswith((".mask", ".eye"))]
+        state = {k: torch.tensor(v) for k, v in apart(weights["net"]).items()}
+        missing, _ = self.nets["net"].load_state_dict(state, strict=False)
+        assert set(missing) == set(fixed), missing
+
+    def moments(self) -> dict[str, dict[str, np.ndarray]]:
+        return {k: stacked(v) for k, v in super().moments().items()}
+
+    def step(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
+        k = images.permute(0, 3, 1, 2).float()
+        log_prob, logdet = self.nets["net"]((k + draws.next(lambda: torch.rand_like(k))) / 256.0)
+        loss = k[0].numel() * math.log(256.0) - log_prob.mean()
+        update(self.optimizers["net"], loss)
+        return {"loss": loss.detach(), "logdet": logdet.detach().mean()}
 
 
 class TorchVqVae(Twin):
