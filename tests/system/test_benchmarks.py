@@ -15,6 +15,7 @@ from turns import measure, summary
 
 PARTS = ("gen", "disc", "net", "net.encoder", "net.decoder")
 NARROW = {f"method.{part}.{size}": 8 for part in PARTS for size in ("width", "hidden")}
+NARROW |= {"method.net.depth": 2}
 
 
 def narrow(case: methods_vs_torch.Case) -> methods_vs_torch.Case:
