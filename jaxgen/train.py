@@ -247,7 +247,7 @@ class Loop:
         self.owners: dict[str, str] = {}  # figure -> the evaluator that has its plain name
         self.faults: dict[str, str] = {}  # evaluator -> what went wrong last
         self.watch = Watch(exp.config)
-        exp.refuse_batch()
+        exp.refuse_batch(len(source))
         if self.held_out:
             self.held_out[0]  # what cannot be read is told before the first step
         self.programs: dict[int, Ahead[Compiled]] = {}

@@ -43,32 +43,34 @@ def first_net(config: ConfigDict) -> str:
     return next(f"config.method.{k}" for k, v in config.method.items() if hasattr(v, "optimizer"))
 
 
-def slower_disc(config: ConfigDict) -> str:
-    """What to change where a discriminator wins."""
-    disc, penalty = config.method.disc, config.method.disc_penalties
+def slower_disc(config: ConfigDict, base: str = "") -> str:
+    """What to change where a discriminator wins; base: "base_" for the coarsest game of LAPGAN."""
+    disc, penalty = config.method[f"{base}disc"], config.method.get("disc_penalties")
     more = [f"--config.method.disc_penalties.strength={4 * penalty.strength:g}"] if named(penalty, "r1") else []
     if named(penalty, "none") and disc.get("norm") != "batch":
         more = ["--config.method.disc_penalties=r1"]
-    more += ["--config.method.disc.spectral=True"] if disc.get("spectral") is False else []
+    more += [f"--config.method.{base}disc.spectral=True"] if disc.get("spectral") is False else []
     anew = f", or anew in another --workdir with {' or '.join(more)}" if more else ""
-    return f"add --config.method.disc.optimizer.lr={disc.optimizer.lr / 2:.2g}{anew}"
+    return f"add --config.method.{base}disc.optimizer.lr={disc.optimizer.lr / 2:.2g}{anew}"
 
 
 def louder(config: ConfigDict) -> str:
     """What to change where generated images are all alike."""
     ways = [f"--config.data.batch={2 * config.data.batch}"]
-    if named(config.method.disc_penalties, "none") and config.method.disc.get("norm") != "batch":
+    if named(config.method.get("disc_penalties"), "none") and config.method.disc.get("norm") != "batch":
         ways += ["--config.method.disc_penalties=r1"]
     return f"anew in another --workdir with {' or '.join(ways)}"
 
 
-def gentler_game(config: ConfigDict) -> str:
-    """What to change where two players swing: a slower generator, and averages to sample from."""
-    gen = config.method.gen
-    average = ", or anew in another --workdir with --config.method.gen.ema=0.999" if named(gen.ema, "none") else ""
-    return f"add --config.method.gen.optimizer.lr={gen.optimizer.lr / 2:.2g}{average}"
+def gentler_game(config: ConfigDict, base: str = "") -> str:
+    """What to change where two players swing: a slower generator, and averages to sample from; base: as above."""
+    gen = config.method[f"{base}gen"]
+    average = (
+        f", or anew in another --workdir with --config.method.{base}gen.ema=0.999" if named(gen.ema, "none") else ""
+    )
+    return f"add --config.method.{base}gen.optimizer.lr={gen.optimizer.lr / 2:.2g}{average}"
 
 
-def named(part: ConfigDict | tuple, name: str) -> bool:
+def named(part: ConfigDict | tuple | None, name: str) -> bool:
     """Whether a key of a config holds that member, alone."""
-    return not isinstance(part, tuple) and part.name == name
+    return isinstance(part, ConfigDict) and part.name == name

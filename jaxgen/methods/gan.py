@@ -94,6 +94,11 @@ class Gan:
                 raise UserError(
                     f"method.{key}={value!r} draws labels of its own, and {odd[0]}; set method.{key} to another"
                 )
+        if self.fakes == "uniform" and not self.spec.conditions:
+            raise UserError(
+                "method.fakes='uniform' draws labels for generated images, and the run is told none; set data.labels=True, or set "
+                "method.fakes=batch"
+            )
         if self.truncate.options() and not self.styled:
             raise UserError(
                 "method.truncate='style' draws the latent w of StyleGAN2 to its mean, and method.gen has none; set "
@@ -163,6 +168,12 @@ class Gan:
     def latents(self, rng: Array, num: int) -> Array:
         """z ~ p(z), [num, z_dim]."""
         return as_batch(PRIORS[self.prior](rng, (num, self.z_dim)))
+
+    def drawn(self, rng: Array, num: int) -> Array:
+        """What G is trained on: latents, or two of each image [num, 2, z_dim] where it mixes their styles."""
+        if not self.styled:
+            return self.latents(rng, num)
+        return jnp.stack([self.latents(key, num) for key in jax.random.split(rng)], 1)
 
     def target(self, batch: Batch) -> Array:
         """The images, [B, H, W, C] in [-1, 1]."""
@@ -385,7 +396,7 @@ class Gan:
         def generate(*args: Any, method: str | None = None) -> Array:
             return self.gen.apply(w.nets["gen"], *args, **self._training(w, gen_rng, HELD), method=method)[0]
 
-        inputs = (self.latents(z_rng, num), cond)
+        inputs = (self.drawn(z_rng, num), cond)
         value, memory = penalty(generate, inputs, w.nets["gen"]["params"], memory, rng)
         return penalised(penalty, value, num), memory
 
@@ -395,7 +406,7 @@ class Gan:
         """(generated images for fresh latents, one for each example; what they were told; G's collections)."""
         told_rng, z_rng, gen_rng = jax.random.split(rng, 3)
         cond = self.told(batch, told_rng)
-        z = self.latents(z_rng, len(batch[self.spec.target]))
+        z = self.drawn(z_rng, len(batch[self.spec.target]))
         fake, vars = self.gen.apply(w.nets["gen"], z, cond, **self._training(w, gen_rng, hold))
         return fake, cond, vars
 

@@ -115,10 +115,21 @@ class Lapgan:
 
     def sample(self, w: Weights, rng: Array, num: int, cond: Cond) -> Array:
         """The coarsest picture, and to its size doubled the details, [num, H, W, C]."""
+        return self.from_latents(w, self.draw_latents(rng, num), cond, rng)
+
+    def draw_latents(self, rng: Array, num: int) -> Array:
+        """Those of all levels side by side, the coarsest first, [num, the sum of their z_dim]."""
+        games = enumerate(reversed(self.games.values()))
+        return jnp.concatenate([game.draw_latents(jax.random.fold_in(rng, i), num) for i, game in games], 1)
+
+    def from_latents(self, w: Weights, z: Array, cond: Cond, rng: Array | None = None) -> Array:
+        """The pictures of latents."""
         x = None
         for i, ((name, game), size) in enumerate(zip(reversed(self.games.items()), self.sizes[::-1], strict=True)):
+            own, z = jnp.split(z, [game.z_dim], 1)
+            key = None if rng is None else jax.random.fold_in(jax.random.fold_in(rng, i), 1)
             coarse = {} if x is None else {"coarse": expand(x, size)}
-            made = game.sample(_part(w, name), jax.random.fold_in(rng, i), num, {**cond, **coarse})
+            made = game.from_latents(_part(w, name), own, {**cond, **coarse}, key)
             x = within(made + coarse.get("coarse", 0.0))
         return x
 

@@ -20,13 +20,18 @@ from jaxgen.errors import UserError
 from jaxgen.nets.convolution import sum2x2, upsample2x
 
 
+def of_sum_1(taps: Sequence[float]) -> np.ndarray:
+    """`taps` [n] over their sum; a UserError where that is 0."""
+    if not sum(taps):
+        raise UserError(f"filter={tuple(taps)} must not sum to zero; set filter=(1, 3, 3, 1)")
+    return np.asarray(taps) / sum(taps)
+
+
 def outer_filter(taps: tuple[float, ...]) -> Array:
     """The filter [n, n] of sum 1 whose rows and columns are proportional to `taps`; (1, 1) takes means of 2 x 2."""
-    if len(taps) % 2 or not sum(taps):
-        raise UserError(
-            f"filter={taps} must have an even number of taps that do not sum to zero; set filter=(1, 1), or filter=(1, 3, 3, 1)"
-        )
-    line = np.asarray(taps, np.float32) / sum(taps)
+    if len(taps) % 2:
+        raise UserError(f"filter={taps} must have an even number of taps; set filter=(1, 1), or filter=(1, 3, 3, 1)")
+    line = of_sum_1(taps).astype(np.float32)
     return jnp.asarray(np.outer(line, line))
 
 

@@ -76,7 +76,7 @@ class ResnetGenerator(Player):
 
     attend: heights of the grids at which it attends. shared: width of one table of labels, from which every norm has its scale
     and shift; 0 = a table for every norm. hierarchical: z is cut into a part for the coarsest grid and one for each block, which
-    scales and shifts its norms too. A UserError for a height at which no block ends.
+    scales and shifts its norms too. A UserError for a height at which no block ends, and for a z with fewer numbers than parts.
     """
 
     shape: TargetShape = (32, 32, 3)
@@ -96,6 +96,10 @@ class ResnetGenerator(Player):
         refuse_heights(self.attend, [height << i for i in range(1, doublings + 1)], self)
         inner, outer = INITS[self.kernels]
         options = dict(dtype=self.dtype, spectral=self.spectral)
+        if self.hierarchical and z.shape[1] <= doublings:
+            raise UserError(
+                f"hierarchical cuts z into {doublings + 1} parts, and z_dim={z.shape[1]} is less; set z_dim={doublings + 1}"
+            )
         first, *parts = jnp.array_split(z, doublings + 1, axis=1) if self.hierarchical else [z] * (doublings + 1)
         told = self.rows(cond, len(z), nn.initializers.normal(), self.shared) if self.shared else []
 
@@ -126,7 +130,7 @@ class ResnetDiscriminator(Player):
 
     labels: "projection" adds the inner product of the features and a row of a table; "classes" leaves them out and says in
     `Judged` which it reads. attend: heights of the grids at which it attends, after a halving. A UserError for a height at which
-    no halving ends.
+    no halving ends, and for "classes" of a run that is told no labels.
     """
 
     width: Count = 128
@@ -144,6 +148,12 @@ class ResnetDiscriminator(Player):
     def __call__(self, x: Array, cond: Cond | None = None, train: bool = False) -> Array | Judged:
         height, _, _ = image_shape(x.shape[1:], self)
         refuse_heights(self.attend, [height >> i for i in range(1, self.downs + 1)], self)
+        told = sorted(self.conditions.of("label").items())
+        if self.labels == "classes" and not told:
+            raise UserError(
+                "disc.labels='classes' says which label an image has, and the run is told none; set data.labels=True, or set "
+                "disc.labels=projection"
+            )
         inner, outer = INITS[self.kernels]
         options = dict(dtype=self.dtype, spectral=self.spectral)
         conv = partial(Conv, self.width, kernel_init=inner, **options)
@@ -164,7 +174,6 @@ class ResnetDiscriminator(Player):
         dense = partial(Dense, kernel_init=outer, spectral=self.spectral)
         logit = dense(1)(x)[:, 0]
         if self.labels == "classes":
-            told = sorted(self.conditions.of("label").items())
             return Judged(logit, {name: dense(field.values, name=name)(x) for name, field in told})
         projections = self.rows(cond, len(x), outer, self.width, self.spectral)
         return sum(((row * x).sum(-1) for row in projections), logit)

@@ -12,7 +12,6 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jax import Array, lax
 
@@ -22,7 +21,7 @@ from jaxgen.core.spec import TargetShape
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import image_shape, value
 from jaxgen.nets.convolution import conv2d, conv_transpose2d, dense
-from jaxgen.nets.fir import upfirdn
+from jaxgen.nets.fir import of_sum_1, upfirdn
 from jaxgen.nets.gan import Player, pyramid
 from jaxgen.nets.layers import minibatch_std
 
@@ -66,7 +65,7 @@ def resampled_conv(x: Array, kernel: Array, way: Way = "same", taps: Taps = (1, 
     1x1 kernel works on the smaller of both grids.
     """
     k, n = len(kernel), len(taps)
-    line = np.asarray(taps) / sum(taps)
+    line = of_sum_1(taps)
     if way == "same":
         return conv2d(x, kernel, 1, k // 2)
     if way == "down":
@@ -231,13 +230,13 @@ class SynthesisBlock(nn.Module):
 def doubled(x: Array, taps: Taps) -> Array:
     """x [B, H, W, C] -> [B, 2H, 2W, C] by the filter."""
     edges = ((len(taps) + 1) // 2, (len(taps) - 2) // 2)
-    return upfirdn(x, np.asarray(taps) / sum(taps), up=(2, 2), padding=(edges, edges), gain=4.0)
+    return upfirdn(x, of_sum_1(taps), up=(2, 2), padding=(edges, edges), gain=4.0)
 
 
 def halved(x: Array, taps: Taps) -> Array:
     """x [B, H, W, C] -> [B, H/2, W/2, C] by the filter."""
     edges = ((len(taps) - 1) // 2, (len(taps) - 2) // 2)
-    return upfirdn(x, np.asarray(taps) / sum(taps), down=(2, 2), padding=(edges, edges))
+    return upfirdn(x, of_sum_1(taps), down=(2, 2), padding=(edges, edges))
 
 
 def grids(shape: tuple[int, int, int], base: int) -> list[tuple[int, int]]:
@@ -287,8 +286,9 @@ class StyleGan2Generator(Player):
     """z [B, Z] -> images [B, H, W, C] by way of ws [B, L, w_dim]: `map`, `truncate` and `synthesize` are its stages.
 
     channel_base, channel_max: a resolution of n pixels has channel_base / n channels, at most channel_max.
-    mixing: share of images in training whose styles, from a random place on, are those of another z.
-    beta: decay of the mean of w, which truncation pulls to; every label has a mean of its own.
+    mixing: share of images in training whose styles, from a random place on, are those of another z, where two are given.
+    beta: decay of the mean of w, which truncation pulls to; every label has a mean of its own. It follows the weights that are
+        trained, and averages of the net share it, as in the published programs, whose pictures it reproduces.
     noise: in sampling as in training; "const" adds the same to every image.
     clamp: of what the layers give; 0: none. half: so many of the highest resolutions are bfloat16.
     """
@@ -328,14 +328,18 @@ class StyleGan2Generator(Player):
         cutoff: int | None = None,
         noise: str | None = None,
     ) -> Array:
-        """Images [B, H, W, C] of latents z [B, Z], in about [-1, 1]; psi, cutoff: `truncate`."""
+        """Images [B, H, W, C] of latents z [B, Z], in about [-1, 1]; z [B, 2, Z]: `map`; psi, cutoff: `truncate`."""
         ws = self.map(z, cond, train)
         if not (isinstance(psi, (int, float)) and psi == 1):
             ws = self.truncate(ws, cond, psi, cutoff)
         return self.synthesize(ws, train, noise)
 
     def map(self, z: Array, cond: Cond | None = None, train: bool = False) -> Array:
-        """z [B, Z] -> ws [B, L, w_dim]; in training the mean of w moves, and styles are mixed by the rng "style"."""
+        """z [B, Z] -> ws [B, L, w_dim]; in training the mean of w moves.
+
+        z [B, 2, Z], two latents of each image: in training styles of both are mixed by the rng "style".
+        """
+        z, *others = [z] if z.ndim == 2 else [z[:, 0], z[:, 1]]
         w = self.mapping(z, cond, len(z))
         if train and self.is_mutable_collection("mean_w"):
             told = jax.nn.one_hot(self._label(cond, len(z)), len(self.mean_w.value))  # [B, K]
@@ -343,9 +347,9 @@ class StyleGan2Generator(Player):
             mean = told.T @ lax.stop_gradient(w) / jnp.maximum(count, 1)
             self.mean_w.value += jnp.where(count > 0, (1 - self.beta) * (mean - self.mean_w.value), 0)
         ws = jnp.broadcast_to(w[:, None], (len(w), self.places, self.w_dim))
-        if train and self.mixing and not self.is_initializing():
-            other_rng, share_rng, place_rng = jax.random.split(self.make_rng("style"), 3)
-            other = self.mapping(jax.random.normal(other_rng, z.shape), cond, len(z))[:, None]
+        if train and self.mixing and others:
+            share_rng, place_rng = jax.random.split(self.make_rng("style"))
+            other = self.mapping(others[0], cond, len(z))[:, None]
             place = jax.random.randint(place_rng, (len(z), 1, 1), 1, self.places)
             mixed = jax.random.bernoulli(share_rng, self.mixing, place.shape)
             ws = jnp.where(mixed & (jnp.arange(self.places)[:, None] >= place), other, ws)

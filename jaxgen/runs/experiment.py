@@ -71,6 +71,17 @@ def _indivisible(config: ConfigDict, shards: int, updates: int) -> str:
     return f"config.data.batch={batch} is not divisible by {parts}; set {', or '.join(cures)}"
 
 
+def _beyond(config: ConfigDict, batches: int, examples: int, shards: int) -> str:
+    """What is wrong with a step that shows D an image twice, and the ways out: smaller batches, or fewer."""
+    batch = config.data.batch
+    cures = [f"--config.data.batch={less}"] if (less := examples // batches // shards * shards) else []
+    cures += [f"--config.method.n_critic={max(1, examples // batch)}"]
+    return (
+        f"config.method.n_critic={batches} times config.data.batch={batch} is more than the {examples} examples of the data; "
+        f"set {', or '.join(cures)}"
+    )
+
+
 def build_method(config: ConfigDict, spec: Spec) -> Method:
     """The method of a config for batches of that Spec."""
     facts = given(spec, config.data.batch, config.steps, span(config))
@@ -252,11 +263,13 @@ class Experiment:
         shards = parallel.batch_devices(self.mesh)
         return -(-num // shards) * shards
 
-    def refuse_batch(self) -> None:
-        """A UserError unless the devices can share a batch of training."""
+    def refuse_batch(self, examples: int | None = None) -> None:
+        """A UserError unless the devices can share a batch of training, and a step's batches are of that many examples."""
         shards, updates = parallel.batch_devices(self.mesh), getattr(self.method, "microbatches", 1)
         if self.feed.batch % (shards * updates):
             raise UserError(_indivisible(self.config, shards, updates))
+        if examples is not None and self.batch > max(examples, self.feed.batch):
+            raise UserError(_beyond(self.config, self.batch // self.feed.batch, examples, shards))
 
     def settle(self, source: Source, num: int = 2048) -> dict[str, Any]:
         """Changes to the config that tasks find out of the first `num` examples of the data; {} where nothing is open."""

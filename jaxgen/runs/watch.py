@@ -3,6 +3,7 @@
 They look at what is logged anyway, on the host: a step costs nothing more. `config.watch=()` turns them off.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,17 +25,11 @@ class Rule(ABC):
 
     intervals: Count = 3  # logged intervals in a row that show it
 
-    needs: ClassVar[tuple[str, ...]] = (
-        "gen",
-        "disc",
-        "loss",
-        "disc_penalties",
-        "augment",
-    )  # of its method: a Gan has them
+    needs: ClassVar[tuple[str, ...]] = ("gen", "disc", "loss")  # of its method: a Gan has them
 
     @abstractmethod
-    def __call__(self, past: Past, config: ConfigDict) -> str:
-        """What is wrong and what to change; "" while all is well."""
+    def __call__(self, past: Past, config: ConfigDict, base: str) -> str:
+        """What is wrong and what to change; "" while all is well. base: "base_" where the players are LAPGAN's for the base."""
 
     def last(self, past: Past, name: str) -> list[float]:
         """The last `intervals` values of a figure of training; none where there are fewer."""
@@ -52,14 +47,14 @@ class DiscWins(Rule):
 
     below: Positive = 0.05  # the loss of D on real and generated images
 
-    def __call__(self, past: Past, config: ConfigDict) -> str:
+    def __call__(self, past: Past, config: ConfigDict, base: str) -> str:
         """Both parts of D's loss together are next to nothing. Those of a critic without an undecided answer have no floor."""
         both = [self.last(past, f"d_loss_{kind}") for kind in ("real", "fake")]
         losses = [a + b for a, b in zip(*both, strict=True)]
         game = self.game(config)
         if not losses or max(losses) >= self.below or (game.middle is None and not game.relative):
             return ""
-        return f"D wins: its loss is {losses[-1]:.2g}, below {self.below:g}, so that G learns little; {slower_disc(config)}"
+        return f"D wins: its loss is {losses[-1]:.2g}, below {self.below:g}, so that G learns little; {slower_disc(config, base)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +64,9 @@ class ByHeart(Rule):
     intervals: Count = 5
     above: Annotated[float, Range(above=0, below=1)] = 0.9  # r_t, the mean sign of D's logits
 
-    def __call__(self, past: Past, config: ConfigDict) -> str:
+    needs: ClassVar[tuple[str, ...]] = ("augment", "loss")
+
+    def __call__(self, past: Past, config: ConfigDict, base: str) -> str:
         """r_t is high; where D calls held-out images real as well, it has learnt what is real, not which ones it was shown."""
         r_t, held = self.last(past, "r_t"), past.get("eval/d_real", [])
         middle = self.game(config).middle
@@ -89,7 +86,9 @@ class AugmentFull(Rule):
 
     intervals: Count = 1
 
-    def __call__(self, past: Past, config: ConfigDict) -> str:
+    needs: ClassVar[tuple[str, ...]] = ("augment",)
+
+    def __call__(self, past: Past, config: ConfigDict, base: str) -> str:
         """p is 1."""
         p = self.last(past, "augment_p")
         if not p or min(p) < 1:
@@ -108,7 +107,7 @@ class Collapse(Rule):
     below: Positive = 0.3  # the deviation of generated images over that of real ones
     grace: Count = 20  # intervals that a generator may take to become varied
 
-    def __call__(self, past: Past, config: ConfigDict) -> str:
+    def __call__(self, past: Past, config: ConfigDict, base: str) -> str:
         """`spread` fell, or never rose."""
         spread, whole = self.last(past, "spread"), past.get("train/spread", [])
         begun = len(whole) >= self.grace or any(value >= self.below for _, value in whole[: self.grace])
@@ -126,7 +125,7 @@ class Swing(Rule):
     crossings: Count = 4  # of the undecided logit
     least: NonNegative = 1.0  # widest swing of the second half, in logits
 
-    def __call__(self, past: Past, config: ConfigDict) -> str:
+    def __call__(self, past: Past, config: ConfigDict, base: str) -> str:
         """The game goes round in circles that grow."""
         middle, half = self.game(config).middle, self.intervals // 2
         logits = [] if middle is None else [logit - middle for logit in self.last(past, "d_fake")]
@@ -135,7 +134,7 @@ class Swing(Rule):
         before, after = (max(map(abs, part)) for part in (logits[:half], logits[half:]))
         if after < max(self.growth * before, self.least):
             return ""
-        return f"the game swings: D(fake) reached {before:.1f}, then {after:.1f}; {gentler_game(config)}"
+        return f"the game swings: D(fake) reached {before:.1f}, then {after:.1f}; {gentler_game(config, base)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +147,7 @@ class PastBest(Rule):
 
     needs: ClassVar[tuple[str, ...]] = ()
 
-    def __call__(self, past: Past, config: ConfigDict) -> str:
+    def __call__(self, past: Past, config: ConfigDict, base: str) -> str:
         """Of the first FID that is evaluated."""
         fids = next((values for name, values in past.items() if name.startswith("eval/fid")), [])
         if len(fids) < 2 + self.intervals:
@@ -167,13 +166,17 @@ class PastBest(Rule):
         )
 
 
+LEVEL = re.compile(r"(.+)_(\d+x\d+)")  # a figure of a level of LAPGAN: train/spread_8x8
+
+
 class Watch:
-    """The rules of a run, and which of them have spoken of an episode that goes on."""
+    """The rules of a run, and which of them have spoken of an episode that goes on. LAPGAN plays a game at every level."""
 
     def __init__(self, config: ConfigDict) -> None:
         rules: list[Rule] = [build("watch", spec, where=f"config.watch[{i}]") for i, spec in enumerate(config.watch)]
         self.rules = [rule for rule in rules if all(key in config.method for key in rule.needs)]
-        self.config, self.past, self.sick = config, Past(), set[Rule]()
+        self.config, self.sick = config, set[tuple[Rule, str]]()
+        self.past: dict[str, Past] = {}  # by level, "" where there are none
 
     def recall(self, records: Iterable[Mapping[str, float]]) -> None:
         """Look at what was logged before, silently: a resumed run says nothing twice."""
@@ -185,8 +188,14 @@ class Watch:
         if not self.rules:
             return []
         for name, value in figures.items():
-            self.past.setdefault(name, []).append((step, float(value)))
-        told = {rule: rule(self.past, self.config) for rule in self.rules}
-        new = [text for rule, text in told.items() if text and rule not in self.sick]
-        self.sick = {rule for rule, text in told.items() if text}
+            found = LEVEL.fullmatch(name) if "levels" in self.config.method else None
+            figure, level = found.groups() if found else (name, "")
+            self.past.setdefault(level, Past()).setdefault(figure, []).append((step, float(value)))
+        coarsest = min(filter(None, self.past), key=lambda level: [int(side) for side in level.split("x")], default="")
+        told = {}
+        for level, past in self.past.items():
+            base, where = ("base_" if level and level == coarsest else ""), (f"at {level} " if level else "")
+            told |= {(rule, level): where + text for rule in self.rules if (text := rule(past, self.config, base))}
+        new = [text for key, text in told.items() if key not in self.sick]
+        self.sick = set(told)
         return new

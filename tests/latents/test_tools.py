@@ -23,6 +23,7 @@ CHANGES = {
     "dcgan_digits": {"data.labels": True},
     "unlabelled": {"data.labels": False},
     "vae_digits": {},
+    "lapgan_digits": {},
     "ddpm_digits": {"method.solver": "ddim", "method.solver.steps": 3, "method.solver.eta": 0.0},
     "stylegan2_digits": {"method.gen.noise": "const"},  # random noise is no part of a latent
     "classifier_digits": {},
@@ -57,8 +58,8 @@ def floats(space, points):
     return space._run(space.name[0], points, space.picture)
 
 
-SPACES = [("dcgan_digits", "z"), ("unlabelled", "z"), ("vae_digits", "z"), ("ddpm_digits", "z"), ("stylegan2_digits", "z"),
-          ("stylegan2_digits", "w"), ("stylegan2_digits", "w+")]  # fmt: skip
+SPACES = [("dcgan_digits", "z"), ("unlabelled", "z"), ("vae_digits", "z"), ("lapgan_digits", "z"), ("ddpm_digits", "z"),
+          ("stylegan2_digits", "z"), ("stylegan2_digits", "w"), ("stylegan2_digits", "w+")]  # fmt: skip
 
 
 @pytest.mark.parametrize("name, where", SPACES)

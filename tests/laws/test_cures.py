@@ -40,7 +40,7 @@ def attempt(config: str, changes: dict) -> None:
     configs.phases(whole)
     source = open_source(whole, "train")
     exp = Experiment.open(whole, source.spec)
-    exp.refuse_batch()
+    exp.refuse_batch(len(source))
     evaluate.evaluators(exp)
     _ = exp.abstract
 
@@ -200,6 +200,12 @@ CASES = {
     "colours of two channels": Case("gan_ring8", {"method.augment": "ada"}),
     "a height to attend at": Case("biggan_digits", {"method.gen.attend": (5,)}),
     "a height of a discriminator": Case("biggan_digits", {"method.disc.attend": (8,)}),
+    "a step larger than the data": Case("gan_ring8", {"method.n_critic": 40}),
+    "labels drawn where none are told": Case("biggan_digits", {"data.labels": False}),
+    "labels read where none are told": Case("wgan_gp_cifar_conditional", {"data.labels": False}),
+    "parts of a short z": Case("biggan_digits", {"method.z_dim": 1}),
+    "a filter of sum 0": Case("stylegan2_digits", {"method.gen.filter": (1.0, -1.0)}),
+    "a filter of nothing": Case("stylegan2_digits", {"method.disc.filter": ()}),
     "patches larger than the picture": Case("dcgan_digits", {"method.disc": "patchgan"}),
     "parts of a minibatch deviation": Case("stylegan2_digits", {"method.disc.group_channels": 7}),
     "a prior": Case("dcgan_digits", {"method.prior": "gauss"}, "gauss"),

@@ -30,6 +30,7 @@ from jaxgen.nets.gan import (
 )
 from jaxgen.nets.gan_resnet import ResnetDiscriminator, ResnetGenerator
 from jaxgen.nets.spectral import power_iteration, settled
+from jaxgen.nets.stylegan2 import StyleGan2Generator
 
 KEY = jax.random.key(0)
 
@@ -559,6 +560,15 @@ class Reader(MlpDiscriminator):
     def __call__(self, x, cond=None, train=False):
         logit = super().__call__(x, {"label": jnp.zeros(len(x), jnp.int32)}, train)
         return Judged(logit, {"label": jnp.stack([x.mean((1, 2, 3)) * k for k in (1.0, 2.0, 3.0)], -1)})
+
+
+def test_styles_that_are_mixed_come_of_the_methods_own_prior():
+    gen = StyleGan2Generator(shape=(4, 4, 1), channel_base=16, channel_max=4, w_dim=4, layers=1)
+    method = gan(gen, MlpDiscriminator(), prior="uniform")
+    z = method.drawn(KEY, 500)
+    assert z.shape == (500, 2, 4) and 0.95 < jnp.abs(z).max(axis=(0, 2)).min() <= jnp.abs(z).max() <= 1.0
+    assert jnp.abs(jnp.corrcoef(z[:, 0].ravel(), z[:, 1].ravel())[0, 1]) < 0.1
+    assert mlp().drawn(KEY, 3).shape == (3, 4)
 
 
 def test_a_discriminator_that_reads_labels_is_paid_for_it():

@@ -55,8 +55,13 @@ def test_two_equal_taps_are_means_and_nearest_neighbours():
     np.testing.assert_array_equal(fir_down(x, outer_filter((1, 1)))[0, :, :, 0], [[2.5, 4.5], [10.5, 12.5]])
     np.testing.assert_array_equal(fir_up(x, outer_filter((1, 1))), x.repeat(2, 1).repeat(2, 2))
     np.testing.assert_allclose(outer_filter((1, 3, 3, 1)).sum(), 1, rtol=1e-6)
-    with pytest.raises(UserError, match="even number of taps"):
-        outer_filter((1, 2, 1))
+    for taps, wrong in (
+        ((1, 2, 1), "even number of taps"),
+        ((), "must not sum to zero"),
+        ((1, -1), "must not sum to zero"),
+    ):
+        with pytest.raises(UserError, match=wrong):
+            outer_filter(taps)
 
 
 @pytest.mark.parametrize(

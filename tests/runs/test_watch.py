@@ -95,6 +95,23 @@ def test_a_game_swings_about_the_logit_that_it_finds_undecided():
     assert said and heard(coded, {"d_fake": swing + 0.5}) == said
 
 
+def test_every_level_of_a_pyramid_is_watched_and_the_base_has_players_of_its_own():
+    pyramid = config("lapgan_digits")
+    sizes = {"4x4": "base_", "8x8": ""}
+    well = {f"{k}_{size}": v for k, v in HEALTHY.items() for size in sizes}
+    assert heard(Watch(pyramid), well) == []
+    for size, base in sizes.items():
+        for rule, setting in (
+            ("disc_wins", f"method.{base}disc.optimizer.lr"),
+            ("swing", f"method.{base}gen.optimizer.lr"),
+            ("collapse", "data.batch"),
+        ):
+            ((_, text),) = heard(Watch(pyramid), {**well, **{f"{k}_{size}": v for k, v in SICK[rule].items()}})
+            assert text.startswith(f"at {size} ") and f"--config.{setting}=" in text
+            for key, value in re.findall(r"--config\.([\w.]+)=([^\s,;\"]+)", text):
+                assert configs.differences(pyramid, configs.override(pyramid, {key: value})), (key, value)
+
+
 def test_what_is_called_real_among_held_out_images_is_not_known_by_heart():
     watch = Watch(config(**{"method.augment": "none"}))
     watch.recall([{"step": 1, "eval/d_real": 0.4}])
