@@ -1,5 +1,6 @@
 """The configs that the laws run over, and the teachers that some of them want."""
 
+import functools
 import hashlib
 import json
 import platform
@@ -26,6 +27,7 @@ if platform.machine() == "x86_64":  # without fused multiply-adds numbers have t
     QUICK_COMPILATION += " --xla_cpu_max_isa=AVX"
 
 
+@functools.cache
 def kinds() -> list[str]:
     """One config for every method with its nets, losses, adaptive parts and tasks, whatever their numbers: digits where there
     are any.

@@ -37,11 +37,11 @@ def same(a, b):
 
 @pytest.fixture
 def saved(monkeypatch):
-    """{(run's folder, step): what was saved}, on the host: a checkpoint's own checksums see to it that this is what is read."""
+    """{run's folder: what was saved last}; a checkpoint's own checksums see to it that this is what is read."""
     states, save = {}, Checkpoints.save
 
     def keep(self, step, state, story):
-        states[self.folder.parent, step] = jax.tree.map(np.array, (state.step, state.nets, state.extra))
+        states[self.folder.parent] = (state.step, state.nets, state.extra)
         save(self, step, state, story)
 
     monkeypatch.setattr(Checkpoints, "save", keep)
@@ -52,6 +52,8 @@ def test_a_run_and_its_resumption(name, tiny, tmp_path, saved, monkeypatch):
     monkeypatch.setattr(
         Trained, "open", staticmethod(functools.cache(Trained.open))
     )  # read once, for all that looks at it
+    if name != ANY:  # curves take a second, and look like those of any config
+        monkeypatch.setattr(writers, "plot", lambda workdir: None)
     config = tiny(name)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(config, whole)
@@ -61,7 +63,7 @@ def test_a_run_and_its_resumption(name, tiny, tmp_path, saved, monkeypatch):
     records = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert [r["step"] for r in records if any(k.startswith("train/") and "loss" in k for k in r)] == [2, 4]
     assert all(np.isfinite(v) for r in records for v in r.values())
-    assert (whole / "loss.png").stat().st_size and list((whole / "tensorboard").iterdir())
+    assert list((whole / "tensorboard").iterdir()) and (name != ANY or (whole / "loss.png").stat().st_size)
     if {"grid", "reconstruct"} & set(config.eval):
         assert Image.open(next((whole / "samples").glob("*.png"))).width >= 320
     figures = evaluate(whole)
@@ -78,9 +80,9 @@ def test_a_run_and_its_resumption(name, tiny, tmp_path, saved, monkeypatch):
     # as if the machine had died after the checkpoint of step 2
     shutil.copytree(whole, cut)
     shutil.rmtree(cut / "checkpoints" / "4")
-    monkeypatch.setattr(writers, "plot", lambda workdir: None)
     train(config, cut)
-    same(saved[whole, 4], saved[cut, 4])
+    assert saved[whole][0] == 4
+    same(saved[whole], saved[cut])
     resumed = [json.loads(line) for line in (cut / "metrics.jsonl").read_text().splitlines()]
     drop = {"train/images_per_s"}
     assert [{k: v for k, v in r.items() if k not in drop} for r in resumed] == [

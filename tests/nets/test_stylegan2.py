@@ -1,5 +1,7 @@
 """StyleGAN2: modulation is a kernel for each example, w and its mean, shapes, and what does not depend on the batch."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -73,14 +75,13 @@ def test_the_highest_resolutions_are_bfloat16():
     gen, disc = StyleGan2Generator(shape=(32, 32, 3), half=2, **NARROW), StyleGan2Discriminator(half=2, **SMALL)
     z, x = random((2, 5)), random((2, 32, 32, 3))
     for net, given in ((gen, z), (disc, x)):
-        variables = net.init(KEY, given)
-        got, seen = net.apply(
-            variables, given, rngs=STREAMS, capture_intermediates=lambda m, _: "conv" in (m.name or "")
-        )
+        variables = jax.jit(net.init)(KEY, given)
+        kept = lambda m, _: "conv" in (m.name or "")  # noqa: E731
+        got, seen = jax.jit(partial(net.apply, rngs=STREAMS, capture_intermediates=kept))(variables, given)
         found = seen["intermediates"].get("synthesis", seen["intermediates"])
         for block, kind in (("b32", jnp.bfloat16), ("b16", jnp.bfloat16), ("b8", jnp.float32)):
             assert {y.dtype for y in jax.tree.leaves(found[block])} == {jnp.dtype(kind)}
-        exact = net.clone(half=0).apply(variables, given, rngs=STREAMS)
+        exact = jax.jit(partial(net.clone(half=0).apply, rngs=STREAMS))(variables, given)
         assert got.dtype == jnp.float32 and 0 < jnp.abs(got - exact).max() < 0.05 * jnp.abs(exact).max() + 0.05
 
 
@@ -93,7 +94,7 @@ def test_sizes_that_doubling_does_not_give_are_refused():
 
 def started(gen, z, cond=None):
     """Variables with noise and means of w that show."""
-    variables = gen.init(KEY, z, cond)
+    variables = jax.jit(gen.init)(KEY, z, cond)
     flat = jax.tree_util.tree_map_with_path(
         lambda path, a: a + 0.5 if path[-1].key == "noise_strength" else a, variables["params"]
     )
@@ -138,7 +139,7 @@ def test_the_mean_of_w_moves_in_training_alone_and_by_label():
 def test_styles_are_mixed_from_a_place_on_in_the_share_asked_for():
     gen = StyleGan2Generator(shape=(32, 32, 1), mixing=0.5, **NARROW)
     z = random((400, 2, 5))
-    variables = gen.init(KEY, z[:1, 0])
+    variables = jax.jit(gen.init)(KEY, z[:1, 0])
     ws = gen.apply(variables, z, train=True, rngs=STREAMS, method="map")
     own, other = (gen.apply(variables, each, method="map") for each in (z[:, 0], z[:, 1]))
     same = np.asarray((ws == own).all(-1))  # [B, L]
@@ -163,7 +164,7 @@ def test_noise_is_random_constant_or_none():
 
 def test_a_batch_without_groups_is_refused_in_training_alone():
     disc, x = StyleGan2Discriminator(**SMALL), random((5, 8, 8, 1))
-    variables = disc.init(KEY, x)
+    variables = jax.jit(disc.init)(KEY, x)
     assert disc.apply(variables, x).shape == (5,)  # a last batch of held-out images
     assert disc.apply(variables, x[:1], train=True).shape == (1,)
     with pytest.raises(UserError, match=r"no group of 2 to 4 examples divides a batch of 5; set data\.batch=6"):
