@@ -1,6 +1,6 @@
 """A transformer over the pixels of 8x8 digits, 17 levels, in reading order (Parmar et al. 2018, arXiv:1802.05751): exact bits/dim.
 
-python -m jaxgen.main --config=image_transformer_digits --workdir=runs/image_transformer_digits
+python -m jaxgen.main --config=image_transformer_digits --workdir=runs/image_transformer_digits    # add :tiny for seconds
 
 Minutes on a laptop CPU. With --config.data.labels=True it is told the digit.
 """

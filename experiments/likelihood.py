@@ -99,6 +99,7 @@ ROWS: dict[str, Row] = {
     "digits/PixelCNN++": Row("pixelcnnpp_digits", **BITS),
     "digits/row LSTM": Row("pixelrnn_row_digits", **BITS),
     "digits/diagonal BiLSTM": Row("pixelrnn_diagonal_digits", **BITS),
+    "digits/transformer": Row("image_transformer_digits", **BITS),
     "mnist/PixelCNN": Row(
         "pixelcnn_mnist", EPOCHS, {"likelihood_nats": -88.0}, published=f"-81.30 (van den Oord et al. 2016, {FIXED})", **PIXELS,
     ),

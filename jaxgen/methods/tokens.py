@@ -9,6 +9,9 @@ the share cos(pi t / 2T) is still hidden. What is shown then are the tokens draw
     log p(x_i) + doubt (1 - t / T) gumbel noise
 
 or those whose turn it is in a Halton sequence (Besnier et al. 2025, arXiv:2503.17076). A token once shown is never drawn again.
+
+Told a part of a picture (the task `hide`; a codec makes tokens of it), both draw the rest: the causal model goes on with a
+beginning, the masked one takes any part for what has been shown.
 """
 
 import math
@@ -78,6 +81,7 @@ class Tokens(LossMethod):
 
     makes: ClassVar[tuple[str, ...]] = ("tokens", "image")
     causal: ClassVar[bool]
+    completes: ClassVar[bool] = True  # of what is shown the net is not told: the task `hide` may come after training
 
     draw: Draw = field(default_factory=Draw)
     guide: Guide = field(default_factory=NoGuide)
@@ -97,6 +101,11 @@ class Tokens(LossMethod):
             )
         if hasattr(self.guide, "weak") or hasattr(self.guide, "judge"):
             raise UserError("method.guide needs a second net, which tokens are not drawn by; set method.guide=none")
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """What the net is told, and a part of a picture."""
+        return (*super().takes, "image", "mask", "tokens")
 
     @property
     def gives(self) -> tuple[str, ...]:
@@ -126,30 +135,39 @@ class Tokens(LossMethod):
 
     def example(self, batch: Batch) -> tuple:
         """Tokens, and what the net is told."""
-        return self.ids(batch[self.spec.target]), self.conditions(batch)
+        return self.ids(batch[self.spec.target]), self.heard(self.conditions(batch))
+
+    def heard(self, cond: Cond) -> Cond:
+        """What the net is told of it."""
+        kinds = super().takes
+        return {k: v for k, v in cond.items() if self.spec[k].kind in kinds}
 
     def told(self, batch: Batch, train: bool, rng: Array) -> Cond:
         """What the net is told of a batch: in training, some examples lose it."""
-        return drop(self.spec, self.conditions(batch), self.condition_dropout if train else 0.0, rng)
+        return self.heard(drop(self.spec, self.conditions(batch), self.condition_dropout if train else 0.0, rng))
 
     def settings(self) -> dict[str, Input]:
         """Guide and draw."""
         return {"guide": Input(self.guide), "draw": Input(self.draw)}
 
+    def known(self, cond: Cond, num: int) -> Array:
+        """The tokens that are given, int32 [num, N]; `vocabulary` where they are to be drawn."""
+        told, nothing = self.spec.conditions, self.spec.vocabulary
+        alike = told.where(lambda _, field: field.shape == self.spec.shape)
+        if given := list(alike.of("tokens")):
+            return cond[given[0]].reshape(num, -1)
+        if not (told.of("mask") and alike.of("image")):
+            return jnp.full((num, self.places), nothing, jnp.int32)
+        shown, mask = cond[next(iter(alike.of("image")))], cond[next(iter(told.of("mask")))]
+        return jnp.where(jnp.broadcast_to(mask > 0, shown.shape).reshape(num, -1), nothing, self.ids(shown))
+
     def sample(self, w: Weights, rng: Array, num: int, cond: Cond) -> Array:
-        """The target [num, ...]: pictures in [-1, 1], or int32 tokens."""
-        ids = jnp.zeros((num, self.places), jnp.int32)
-        return self.shown(self.drawn(w, rng, ids, np.zeros(self.places, bool), cond))
+        """The target [num, ...]: pictures in [-1, 1], or int32 tokens. What is given of it stays."""
+        return self.shown(self.drawn(w, rng, self.known(cond, num), self.heard(cond)))
 
-    def complete(self, w: Weights, x: Array, given: np.ndarray, rng: Array, cond: Cond) -> Array:
-        """The target x [B, ...] where bool `given`, of its shape, is true; what is drawn elsewhere fits to that."""
-        return self.shown(self.drawn(w, rng, self.ids(x), given.reshape(-1), cond))
-
-    def drawn(self, w: Weights, rng: Array, ids: Array, given: np.ndarray, cond: Cond) -> Array:
-        """Tokens [B, N], `ids` where `given` [N]."""
-        raise TypeError(
-            f"{type(self).__name__} must say how its tokens are drawn: drawn(w, rng, ids, given, cond) -> ids"
-        )
+    def drawn(self, w: Weights, rng: Array, known: Array, cond: Cond) -> Array:
+        """Tokens [B, N]: those `known`, and others where it is `vocabulary`."""
+        raise TypeError(f"{type(self).__name__} must say how its tokens are drawn: drawn(w, rng, known, cond) -> ids")
 
 
 def log_probs(logits: Array, ids: Array) -> Array:
@@ -180,17 +198,23 @@ class CausalTokens(Tokens):
     def log_prob(self, w: Weights, batch: Batch, rng: Array) -> Array:
         """log p of all tokens, exact, [B] nats."""
         ids = self.ids(batch[self.spec.target])
-        logits, _ = self.net.apply(w.nets["net"], ids, self.conditions(batch))
+        logits, _ = self.net.apply(w.nets["net"], ids, self.heard(self.conditions(batch)))
         return log_probs(logits, ids).sum(-1)
 
-    def drawn(self, w: Weights, rng: Array, ids: Array, given: np.ndarray, cond: Cond) -> Array:
-        """Tokens [B, N] in reading order, each by a key of its own; `given` must be a beginning."""
-        if (np.diff(given.astype(int)) > 0).any():
-            raise UserError(
-                "a causal model goes on with a beginning in reading order, and this mask is none; use masked_tokens"
-            )
-        num, variables = len(ids), w.nets["net"]
-        null = nulls(self.spec, num)
+    def refuse(self, cond: dict[str, np.ndarray]) -> None:
+        """A UserError where a token to be drawn comes before one that is given."""
+        if cond and {*self.spec.conditions.of("image", "mask", "tokens")} <= {*cond}:
+            hidden = np.asarray(self.known(cond, len(next(iter(cond.values())))) == self.spec.vocabulary)
+            if (np.diff(hidden.astype(int)) < 0).any():
+                raise UserError(
+                    "tokens are drawn in reading order, and one that is hidden comes before one that is shown; set "
+                    "tasks.hide.shape=lower, or take a run of masked_tokens"
+                )
+
+    def drawn(self, w: Weights, rng: Array, known: Array, cond: Cond) -> Array:
+        """Tokens [B, N] in reading order, each by a key of its own."""
+        num, variables = len(known), w.nets["net"]
+        null = self.heard(nulls(self.spec, num))
         sides = [cond] if self.guide.evaluations == 1 else [cond, worse(self.guide, null)]
         asked = {k: jnp.concatenate([side[k] for side in sides]) for k in cond}  # one batch of both
         side = [jnp.full(num, i) for i in range(len(sides))]
@@ -202,22 +226,22 @@ class CausalTokens(Tokens):
         first, _ = self.net.apply(variables, len(sides) * num, asked, method="first")
 
         def one(carry: tuple, inputs: tuple, frozen: Any) -> tuple[tuple, Array]:
-            (before, cache), (place, fixed, old) = carry, inputs
+            (before, cache), (place, given) = carry, inputs
             args = (jnp.tile(before, len(sides)), place, first, frozen, cache)
             (logits, cache), _ = self.net.apply(variables, *args, method="step")
             both = logits.reshape(len(sides), num, -1).swapaxes(0, 1)
             time = jnp.full(num, 1.0 - place / self.places)
             new = self.draw(guided(both, time), jax.random.fold_in(rng, place))
-            new = jnp.where(fixed, old, new)
+            new = jnp.where(given == self.spec.vocabulary, new, given)
             return (new, cache), new
 
         module, length = self.net.module, max(BLOCK, -(-self.places // BLOCKS))
-        frozen, before, found = module.cache(len(sides) * num, 0), ids[:, 0], []
+        frozen, before, found = module.cache(len(sides) * num, 0), jnp.zeros(num, jnp.int32), []
         for start in range(0, self.places, length):
             part = np.arange(start, min(start + length, self.places))
             cache = module.cache(len(sides) * num, len(part))
-            steps = (part, given[part], ids[:, part].T)
-            (before, cache), new = jax.lax.scan(lambda c, x, frozen=frozen: one(c, x, frozen), (before, cache), steps)
+            body = lambda carry, inputs, frozen=frozen: one(carry, inputs, frozen)  # noqa: E731
+            (before, cache), new = jax.lax.scan(body, (before, cache), (part, known[:, part].T))
             frozen = jax.tree.map(lambda a, b: jnp.concatenate([a, b], -2), frozen, cache)
             found.append(new)
         return jnp.concatenate(found).T
@@ -283,10 +307,10 @@ class MaskedTokens(Tokens):
         over = lambda x: jnp.where(hidden, x, 0.0).sum(-1) / usual  # noqa: E731
         return Loss(over(smooth), {"nll": over(nll)}, vars)
 
-    def drawn(self, w: Weights, rng: Array, ids: Array, given: np.ndarray, cond: Cond) -> Array:
+    def drawn(self, w: Weights, rng: Array, known: Array, cond: Cond) -> Array:
         """Tokens [B, N] in `passes` passes; after each, exactly as many are hidden as the schedule says."""
-        num, hidden_id, null = len(ids), self.spec.vocabulary, nulls(self.spec, len(ids))
-        at_first = int((~given).sum())
+        num, nothing, null = len(known), self.spec.vocabulary, self.heard(nulls(self.spec, len(known)))
+        show = jnp.asarray(shown_by(self.places, self.passes))[(known == nothing).sum(-1)]  # [B, passes]
 
         def model(ids: Array, time: Array, cond: Cond) -> Array:
             return self.net.apply(w.nets["net"], ids, cond)[0]
@@ -294,26 +318,31 @@ class MaskedTokens(Tokens):
         guided, turn = self.guide(model, cond, null), halton(self.spec.shape)
 
         def one(ids: Array, inputs: tuple) -> tuple[Array, None]:
-            done, show, key = inputs
+            done, count, key = inputs
             draw_rng, doubt_rng = jax.random.split(key)
             logits = guided(ids, jnp.full(num, 1.0 - done))
             new = self.draw(logits, draw_rng)
             noise = self.doubt * (1.0 - done - 1.0 / self.passes) * jax.random.gumbel(doubt_rng, ids.shape)
             sure = log_probs(logits, new) + noise if self.first == "sure" else -jnp.asarray(turn, jnp.float32)
-            hidden = ids == hidden_id
-            chosen = hidden & (ranks(jnp.where(hidden, sure, -jnp.inf)) < show)
+            hidden = ids == nothing
+            chosen = hidden & (ranks(jnp.where(hidden, sure, -jnp.inf)) < count[:, None])
             return jnp.where(chosen, new, ids), None
 
-        start = jnp.where(given, ids, hidden_id)
-        done = np.arange(self.passes) / self.passes
-        steps = (done.astype(np.float32), shown_by(at_first, self.passes), jax.random.split(rng, self.passes))
-        return jax.lax.scan(one, start, steps)[0]
+        done = np.arange(self.passes, dtype=np.float32) / self.passes
+        return jax.lax.scan(one, known, (done, show.T, jax.random.split(rng, self.passes)))[0]
 
 
-def shown_by(hidden: int, passes: int) -> np.ndarray:
-    """How many tokens each pass shows, int32 [passes]: floor(hidden cos(pi t / 2T)) are left after pass t, one less at least."""
-    left = [hidden]
-    for t in range(1, passes + 1):
-        share = math.cos(0.5 * math.pi * t / passes) if t < passes else 0.0
-        left.append(max(0, min(math.floor(hidden * share), left[-1] - 1)))
-    return -np.diff(left).astype(np.int32)
+def shown_by(most: int, passes: int) -> np.ndarray:
+    """How many tokens each pass shows where so many are hidden at first, int32 [1 + most, passes].
+
+    floor(hidden cos(pi t / 2T)) of them are left after pass t, and one less than before at the most.
+    """
+
+    def row(hidden: int) -> np.ndarray:
+        left = [hidden]
+        for t in range(1, passes + 1):
+            share = math.cos(0.5 * math.pi * t / passes) if t < passes else 0.0
+            left.append(max(0, min(math.floor(hidden * share), left[-1] - 1)))
+        return -np.diff(left)
+
+    return np.array([row(hidden) for hidden in range(most + 1)], np.int32)

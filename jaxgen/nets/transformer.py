@@ -32,6 +32,7 @@ SIZES: dict[str, dict[str, int]] = {  # LlamaGen, table 2
     "L": dict(depth=24, width=1024, heads=16),
     "XL": dict(depth=36, width=1280, heads=20),
 }
+TAKES = ("label", "embedding")  # kinds of conditions
 NORMS = {"layer": LayerNorm, "rms": RmsNorm}
 init = nn.initializers.normal(0.02)  # of every table and kernel
 
@@ -82,9 +83,10 @@ class Start(nn.Module):
 
     @nn.compact
     def __call__(self, num: int, cond: Cond | None) -> Array:
-        if not self.conditions:
+        told = self.conditions.of(*TAKES)
+        if not told:
             return jnp.broadcast_to(self.param("token", init, (self.width,)), (num, self.width))
-        return add_vectors(jnp.zeros((num, self.width)), self.conditions, cond, self.null_label, init, init)
+        return add_vectors(jnp.zeros((num, self.width)), told, cond, self.null_label, init, init)
 
 
 class Block(nn.Module):
@@ -149,7 +151,7 @@ class Transformer(nn.Module):
     scan: blocks are one `lax.scan` over parameters stacked along a leading axis (`nets.dit.stack_blocks` converts).
     """
 
-    takes: ClassVar[tuple[str, ...]] = ("label", "embedding")
+    takes: ClassVar[tuple[str, ...]] = TAKES
     causal: ClassVar[bool]
     more: ClassVar[int]  # rows of the table besides the values
 

@@ -22,7 +22,7 @@ from jaxgen.core.lender import Frozen, Lender, Loan, Role
 from jaxgen.core.method import Encodes, Quantizes
 from jaxgen.core.ranges import Number, Positive
 from jaxgen.core.spec import Field, Spec
-from jaxgen.core.task import Array, Batch, Task, picture_target
+from jaxgen.core.task import Array, Batch, Task, picture_target, with_conditions
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
 
@@ -30,9 +30,19 @@ NAME = "codec"  # of the lent run, in the state and in the run's directory
 ROLE = Role(Encodes, "codec (a VAE, a VQ-VAE, ...)")
 
 
+def hidden(spec: Spec) -> tuple[str, ...]:
+    """The names of the picture of which a part is hidden, and of its mask; () where there are none."""
+    shown = spec.conditions.of("image").where(lambda _, field: field.shape == spec.shape)
+    masks = spec.conditions.of("mask")
+    return (next(iter(shown)), next(iter(masks))) if shown and masks else ()
+
+
 @dataclass(frozen=True)
 class Codec(Task):
-    """The target becomes the latents of a trained run, or its codes as tokens. Latents without places are of one: [1, 1, D]."""
+    """The target becomes the latents of a trained run, or its codes as tokens. Latents without places are of one: [1, 1, D].
+
+    Where a part of the picture is told (the task `hide`), so are its tokens: `known`, the number of codes where they are hidden.
+    """
 
     last: ClassVar[bool] = True
 
@@ -58,7 +68,12 @@ class Codec(Task):
                 "config.tasks.codec.mean=() config.tasks.codec.std=(), which measures them"
             )
         kind, values = ("tokens", lent.model.codes) if self.tokens else ("latent", 0)
-        return Spec({**spec, spec.target: Field(z.shape[1:], str(z.dtype), kind, "target", values)})
+        after = Spec({**spec, spec.target: Field(z.shape[1:], str(z.dtype), kind, "target", values)})
+        if not (self.tokens and hidden(spec)):
+            return after
+        return with_conditions(
+            after, self, known=Field(z.shape[1:], str(z.dtype), kind, values=values, empty=(values,))
+        )
 
     def encode(self, lent: Frozen, x: Array, rng: Array) -> Array:
         """Pictures [B, H, W, C] -> latents [B, h, w, D] as the run has them, or int32 tokens [B, h, w] or [B, N]."""
@@ -74,7 +89,22 @@ class Codec(Task):
         z = self.encode(frozen[NAME], to_float(batch[spec.target]), rng)
         if not self.tokens and self.mean:
             z = (z - jnp.asarray(self.mean)) / jnp.asarray(self.std)
-        return {**batch, spec.target: jax.lax.stop_gradient(z)}
+        after = {**batch, spec.target: jax.lax.stop_gradient(z)}
+        if self.tokens and (names := hidden(spec)):
+            shown, mask = (batch[name] for name in names)
+            after["known"] = self.known(frozen[NAME], shown, mask, rng)
+        return after
+
+    def known(self, lent: Frozen, shown: Array, mask: Array, rng: Array) -> Array:
+        """Tokens of what is shown of pictures, whose number is `codes` where any of their pixels is hidden."""
+        maps = jax.eval_shape(lent.model.encode, lent.weights, shown, rng)
+        parts, (height, width) = [], mask.shape[1:3]
+        for _, h, w in (ids.shape for ids in jax.tree.leaves(maps)):
+            rows, columns = -(-height // h), -(-width // w)  # of pixels that have a token
+            wide = jnp.pad(mask[..., 0], ((0, 0), (0, rows * h - height), (0, columns * w - width)), mode="edge")
+            parts.append(wide.reshape(-1, h, rows, w, columns).max((2, 4)).reshape(len(mask), -1))
+        z = self.encode(lent, shown, rng)
+        return jnp.where(jnp.concatenate(parts, 1).reshape(z.shape) > 0, lent.model.codes, z)
 
     def undo(self, frozen: dict[str, Frozen], x: Array) -> Array:
         """Latents or tokens -> pictures [B, H, W, C] in [-1, 1]."""

@@ -12,17 +12,19 @@ import pytest
 
 from jaxgen.config.registry import build
 from jaxgen.core.conditions import nulls
-from jaxgen.core.method import Scores
+from jaxgen.core.method import Refuses, Scores
 from jaxgen.core.net import Net
 from jaxgen.core.spec import Field, Spec, labels, pictures
 from jaxgen.core.state import Weights
 from jaxgen.errors import UserError
+from jaxgen.images import from_levels
 from jaxgen.methods import tokens
 from jaxgen.methods.tokens import CausalTokens, Draw, MaskedTokens, halton, narrowed, ranks, shown_by
 from jaxgen.nets.transformer import CausalTransformer, MaskedTransformer
 
 KEY = jax.random.key(0)
 CODES = Spec(image=Field((3, 4), "int32", "tokens", "target", 6), **labels(3))
+KNOWN = Spec({**CODES, "known": Field((3, 4), "int32", "tokens", values=6, empty=(6,))})
 KINDS = {"causal": (CausalTokens, CausalTransformer), "masked": (MaskedTokens, MaskedTransformer)}
 
 
@@ -116,33 +118,51 @@ def test_the_likelihoods_of_all_pictures_sum_to_one():
     assert not isinstance(made("masked"), Scores)
 
 
+def told(x, given):
+    """Conditions of a completion: tokens x [B, 3, 4] where `given` [3, 4], labels in turn."""
+    return {"label": jnp.arange(len(x)) % 3, "known": jnp.where(given, x, 6)}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_completion_keeps_what_was_given(kind):
-    method = made(kind)
-    w, cond = weights(method, 0.4), {"label": jnp.array([0, 1, 2])}
-    x = jax.random.randint(jax.random.key(1), (3, 3, 4), 0, 6)
-    given = np.zeros((3, 4), bool)
-    given[0] = True
-    given[1, 0] = True
-    found = method.complete(w, x, given, KEY, cond)
+    method = made(kind, KNOWN)
+    w, x = weights(method, 0.4), jax.random.randint(jax.random.key(1), (3, 3, 4), 0, 6)
+    given = np.arange(12).reshape(3, 4) < 5
+    sample = jax.jit(lambda cond: method.sample(w, KEY, 3, cond))
+    found = sample(told(x, given))
     np.testing.assert_array_equal(np.asarray(found)[:, given], np.asarray(x)[:, given])
-    other = method.complete(w, (x + 1) % 6, given, KEY, cond)
+    other = sample(told((x + 1) % 6, given))
     assert (np.asarray(found)[:, ~given] != np.asarray(other)[:, ~given]).any()  # the rest depends on what was given
-    nothing = method.complete(w, x, np.zeros((3, 4), bool), KEY, cond)
-    np.testing.assert_array_equal(nothing, method.sample(w, KEY, 3, cond))
-    np.testing.assert_array_equal(method.complete(w, x, np.ones((3, 4), bool), KEY, cond), x)
+    plain = made(kind).sample(w, KEY, 3, {"label": jnp.arange(3)})
+    np.testing.assert_array_equal(sample(told(x, np.zeros((3, 4), bool))), plain)
+    np.testing.assert_array_equal(sample(told(x, np.ones((3, 4), bool))), x)
 
 
 def test_any_tokens_may_be_given_to_the_masked_model_and_a_beginning_to_the_causal_one():
-    given = np.zeros((3, 4), bool)
-    given[1, 2:] = given[2, 1] = True
+    given = np.arange(12).reshape(3, 4) % 5 == 3
     x = jax.random.randint(jax.random.key(1), (2, 3, 4), 0, 6)
-    method, cond = made("masked"), {"label": jnp.array([0, 1])}
-    found = method.complete(weights(method), x, given, KEY, cond)
+    method = made("masked", KNOWN)
+    found = method.sample(weights(method), KEY, 2, told(x, given))
     np.testing.assert_array_equal(np.asarray(found)[:, given], np.asarray(x)[:, given])
-    method = made("causal")
-    with pytest.raises(UserError, match="goes on with a beginning in reading order, and this mask is none"):
-        method.complete(weights(method), x, given, KEY, cond)
+    method = made("causal", KNOWN)
+    assert isinstance(method, Refuses) and not isinstance(made("masked"), Refuses)
+    with pytest.raises(UserError, match="one that is hidden comes before one that is shown"):
+        method.refuse(told(x, given))
+    method.refuse(told(x, np.arange(12).reshape(3, 4) < 7))
+    method.refuse({"label": np.zeros(2)})  # what else is asked for says nothing
+
+
+def test_pixels_that_are_shown_stay():
+    """A picture on levels, with the mask of the task `hide`; the net is told neither."""
+    spec = pictures((2, 2, 3), levels=5)
+    shown = Field((2, 2, 3), "float32", "image"), Field((2, 2, 1), "float32", "mask")
+    method = made("causal", Spec({**spec, "shown": shown[0], "mask": shown[1]}))
+    assert method.heard({"shown": 0, "mask": 0}) == {}
+    x = from_levels(jax.random.randint(jax.random.key(1), (8, 2, 2, 3), 0, 5), 5)
+    mask = jnp.broadcast_to(jnp.array([0.0, 0.0, 0.0, 1.0]).reshape(2, 2, 1), (8, 2, 2, 1))
+    found = method.sample(weights(method), KEY, 8, {"shown": x, "mask": mask})
+    np.testing.assert_allclose(found * (1 - mask), x * (1 - mask), atol=1e-6)
+    assert (found != x).any() and set(np.unique(np.asarray(2 * found + 2))) <= {0.0, 1.0, 2.0, 3.0, 4.0}
 
 
 @dataclass
@@ -167,26 +187,27 @@ def random_logits(i, ids):
 def test_each_token_is_shown_once_and_never_drawn_again(first, passes):
     """After every pass exactly as many are hidden as the schedule says; what was shown stays to the end."""
     net = Watched(random_logits)
-    method = replace(made("masked", passes=passes, first=first), net=net)
+    method = replace(made("masked", KNOWN, passes=passes, first=first), net=net)
     x = jax.random.randint(jax.random.key(9), (5, 3, 4), 0, 6)
-    given = np.arange(12).reshape(3, 4) % 5 == 0
+    given = np.arange(12).reshape(3, 4) % 5 < np.arange(5).reshape(5, 1, 1)  # as many as 0, 3, 6, 8, 10
     with jax.disable_jit():
-        end = method.complete(SimpleNamespace(nets={"net": None}), x, given, KEY, {"label": jnp.zeros(5, jnp.int32)})
+        end = method.sample(SimpleNamespace(nets={"net": None}), KEY, 5, told(x, given))
     states = [*net.seen, np.asarray(end).reshape(5, 12)]
-    left = 12 - given.sum() - np.concatenate([[0], np.cumsum(shown_by(12 - given.sum(), passes))])
-    assert [(s == 6).sum(1).tolist() for s in states] == [[n] * 5 for n in left] and left[-1] == 0
+    for i, hidden in enumerate(12 - given.sum((1, 2))):
+        left = hidden - np.concatenate([[0], np.cumsum(shown_by(12, passes)[hidden])])
+        assert [(s[i] == 6).sum() for s in states] == left.tolist() and left[-1] == 0
     for before, after in itertools.pairwise(states):
         np.testing.assert_array_equal(after[before != 6], before[before != 6])
-    np.testing.assert_array_equal(states[0][:, given.ravel()], np.asarray(x).reshape(5, 12)[:, given.ravel()])
+    np.testing.assert_array_equal(np.asarray(end)[given], np.asarray(x)[given])
 
 
 def test_the_schedule_is_the_cosine_and_every_pass_shows_something():
     assert (
-        shown_by(256, 8).tolist()
+        shown_by(256, 8)[256].tolist()
         == (-np.diff([256, *np.floor(256 * np.cos(np.pi / 16 * np.arange(1, 8))), 0])).tolist()
     )
     for hidden, passes in itertools.product((0, 1, 5, 49), (1, 3, 12, 60)):
-        shown = shown_by(hidden, passes)
+        shown = shown_by(60, passes)[hidden]
         assert shown.sum() == hidden and (shown >= 0).all() and (shown[: min(hidden, passes)] > 0).all()
 
 
@@ -196,7 +217,7 @@ def test_ties_are_shown_in_the_order_of_their_places():
     method = replace(made("masked", passes=4, doubt=0.0), net=net)
     with jax.disable_jit():
         method.sample(SimpleNamespace(nets={"net": None}), KEY, 1, {"label": jnp.zeros(1, jnp.int32)})
-    for state, shown in zip(net.seen[1:], np.cumsum(shown_by(12, 4)), strict=False):
+    for state, shown in zip(net.seen[1:], np.cumsum(shown_by(12, 4)[12]), strict=False):
         np.testing.assert_array_equal(state[0] != 6, np.arange(12) < shown)
 
 

@@ -14,8 +14,11 @@ from jaxgen.config import registry
 from jaxgen.core import parallel
 from jaxgen.core.spec import pictures
 from jaxgen.errors import UserError
+from jaxgen.evaluate import evaluate
+from jaxgen.images import to_float
 from jaxgen.runs.directory import RunDir
 from jaxgen.runs.experiment import Experiment, open_source
+from jaxgen.runs.frozen import FrozenRun
 from jaxgen.sample import sample
 from jaxgen.train import settled, train
 
@@ -43,6 +46,7 @@ def latent(tiny, run, **changes):
 
 
 KINDS = ("vqvae", "vae", "tokens")
+COLOUR = pictures((16, 16, 3))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -91,6 +95,52 @@ def test_a_run_on_latents_samples_pixels_from_its_own_directory_alone(tiny, code
     assert after.shape == (4, 8, 8, 1) and after.dtype == np.uint8
     train(configs.override(config, {"steps": 6}), path)  # the same command goes on, though the codec's own run is gone
     assert sample(path, num=4, out=tmp_path / "c", step=6).shape == (4, 8, 8, 1)
+
+
+@pytest.mark.parametrize("name", ["vqgan_transformer_mnist", "maskgit_mnist"])
+def test_a_run_on_tokens_samples_completes_and_evaluates_from_its_own_directory_alone(name, tiny, codecs, tmp_path):
+    """Codes of what is shown of a picture stay; where a pixel is hidden, its code is drawn."""
+    codec, path = tmp_path / "codec", tmp_path / "run"
+    shutil.copytree(codecs["vqvae"], codec)
+    train(tiny(name, **{"tasks.codec.run.path": str(codec), "eval.grid": None}), path)
+    figures, before = evaluate(path), sample(path, num=4, out=tmp_path / "a", labels=(3,))
+    shutil.rmtree(codec)
+    assert evaluate(path) == figures
+    np.testing.assert_array_equal(before, sample(path, num=4, out=tmp_path / "b", labels=(3,)))
+    sample(path, num=4, out=tmp_path / "c", changes={"tasks.hide": {"shape": "lower"}})
+    stored = np.load(tmp_path / "c.npz")
+    assert (
+        stored["images"].shape == (4, 8, 8, 1)
+        and (stored["known"][:, :2] < 16).all()
+        and (stored["known"][:, 2:] == 16).all()
+    )
+    model = FrozenRun(str(path / "frozen/codec"))
+    mesh = parallel.make_mesh({"data": 1})
+    lent = model.load(parallel.everywhere(mesh, model.abstract))
+    again = lent.model.encode(lent.weights, to_float(jnp.asarray(stored["shown"])), jax.random.key(0))
+    np.testing.assert_array_equal(again[:, :2], stored["known"][:, :2])
+
+
+def test_a_pyramid_of_codes_is_one_row_of_tokens_coarse_first(tmp_path):
+    config = configs.override(configs.load("configs/vqvae2_cifar.py:tiny"), {"mesh": {"data": 1}})
+    task = registry.build("task", {"name": "codec", "run": untrained(config, COLOUR, tmp_path, True), "tokens": True})
+    lent = task.run.load(parallel.everywhere(parallel.make_mesh({"data": 1}), task.run.abstract))
+    x = jax.random.randint(jax.random.key(0), (3, 16, 16, 3), 0, 256).astype(jnp.uint8)
+    tokens = task(COLOUR, {"codec": lent}, {"image": x}, jax.random.key(1))["image"]
+    field, maps = task.spec(COLOUR)["image"], lent.model.encode(lent.weights, x, jax.random.key(1))
+    assert [m.shape for m in maps] == [(3, 2, 2), (3, 4, 4)] and (field.shape, field.kind, field.values) == (
+        (20,),
+        "tokens",
+        8,
+    )
+    np.testing.assert_array_equal(tokens, jnp.concatenate([m.reshape(3, -1) for m in maps], 1))
+    shown = jnp.clip(lent.model.decode(lent.weights, maps), -1, 1)
+    np.testing.assert_allclose(task.undo({"codec": lent}, tokens), shown, atol=1e-6)
+    mask = jnp.zeros((3, 16, 16, 1)).at[:, 9].set(1.0)  # a row of pixels hides a row of each map
+    known = task.known(lent, to_float(x), mask, jax.random.key(1))
+    hidden = np.asarray(known == 8)
+    assert hidden[:, :4].reshape(3, 2, 2).all(2).tolist() == [[False, True]] * 3
+    assert hidden[:, 4:].reshape(3, 4, 4).all(2).tolist() == [[False, False, True, False]] * 3 and hidden.sum() == 3 * 6
 
 
 def test_mistakes_are_one_line(tiny, codecs, tmp_path):
