@@ -19,7 +19,7 @@ def get_config(arg: str = "") -> ConfigDict:
         name="kl_autoencoder",
         ae=dict(
             name="ldm_autoencoder", width=128, mults=(1, 1, 2, 2, 4), blocks=2, attend=(4,), z=16,
-            bottleneck=dict(name="normal", dim=16, kl_weight=1e-6),
+            regularizer=dict(name="normal", dim=16, kl_weight=1e-6),
             optimizer=adam,
         ),
         disc=dict(name="patchgan", width=64, layers=3, optimizer=adam),
@@ -33,7 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 TINY = {
     "method.ae.width": 8, "method.ae.mults": (1, 1), "method.ae.blocks": 1, "method.ae.groups": 4, "method.ae.z": 2,
-    "method.ae.attend": (), "method.ae.attend_mid": False, "method.ae.bottleneck.dim": 2,
+    "method.ae.attend": (), "method.ae.attend_mid": False, "method.ae.regularizer.dim": 2,
     "method.disc.width": 8, "method.disc.layers": 1,
     "method.perceptual": {"name": "none"}, "method.reduce": "mean", "method.disc_start": 1, "method.disc_warmup": 1,
 }  # fmt: skip

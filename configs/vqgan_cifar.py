@@ -20,7 +20,7 @@ def get_config(arg: str = "") -> ConfigDict:
         name="vqgan",
         ae=dict(
             name="ldm_autoencoder", width=32, mults=(1, 2, 2), blocks=2, z=64,
-            bottleneck=dict(name="gradient_quantizer", codes=512, dim=64),
+            regularizer=dict(name="gradient_quantizer", codes=512, dim=64),
             optimizer=adam,
         ),
         disc=dict(name="patchgan", width=32, layers=2, optimizer=adam),
@@ -36,7 +36,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 TINY = {
     "method.ae.width": 8, "method.ae.mults": (1, 1), "method.ae.blocks": 1, "method.ae.groups": 4, "method.ae.z": 4,
-    "method.ae.attend": (), "method.ae.attend_mid": False, "method.ae.bottleneck.codes": 8, "method.ae.bottleneck.dim": 4,
+    "method.ae.attend": (), "method.ae.attend_mid": False, "method.ae.regularizer.codes": 8, "method.ae.regularizer.dim": 4,
     "method.disc.width": 8, "method.disc.layers": 1,
     "method.perceptual": {"name": "none"}, "method.disc_start": 1, "method.disc_warmup": 1,
 }  # fmt: skip

@@ -19,7 +19,7 @@ def get_config(arg: str = "") -> ConfigDict:
         name="vqgan",
         ae=dict(
             name="ldm_autoencoder", width=128, mults=(1, 1, 2, 2, 4), blocks=2, attend=(4,), z=256,
-            bottleneck=dict(name="gradient_quantizer", codes=1024, dim=256, beta=0.25, legacy=True, start="uniform", dead=0.0),
+            regularizer=dict(name="gradient_quantizer", codes=1024, dim=256, beta=0.25, legacy=True, start="uniform", dead=0.0),
             optimizer=adam,
         ),
         disc=dict(name="patchgan", width=64, layers=3, optimizer=adam),
@@ -33,7 +33,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 TINY = {
     "method.ae.width": 8, "method.ae.mults": (1, 1), "method.ae.blocks": 1, "method.ae.groups": 4, "method.ae.z": 4,
-    "method.ae.attend": (), "method.ae.attend_mid": False, "method.ae.bottleneck.codes": 8, "method.ae.bottleneck.dim": 4,
+    "method.ae.attend": (), "method.ae.attend_mid": False, "method.ae.regularizer.codes": 8, "method.ae.regularizer.dim": 4,
     "method.disc.width": 8, "method.disc.layers": 1,
     "method.perceptual": {"name": "none"}, "method.disc_start": 1, "method.disc_warmup": 1,
 }  # fmt: skip

@@ -66,7 +66,7 @@ TABLES: dict[str, dict[str, str]] = {
         "vqvae_net": "jaxgen.nets.autoencoder:VqVaeNet",
         "vqvae2_net": "jaxgen.nets.vqvae2:VqVae2Net",
         "ldm_autoencoder": "jaxgen.nets.ldm_autoencoder:LdmAutoencoder",
-        "normal": "jaxgen.nets.ldm_autoencoder:NormalBottleneck",
+        "normal": "jaxgen.nets.ldm_autoencoder:NormalRegularizer",
         "mlp_encoder": "jaxgen.nets.autoencoder:MlpEncoder",
         "mlp_decoder": "jaxgen.nets.autoencoder:MlpDecoder",
         "conv_encoder": "jaxgen.nets.autoencoder:ConvEncoder",
@@ -304,7 +304,7 @@ TABLES: dict[str, dict[str, str]] = {
 # config key -> table; a "net" is a module with its optimizer and average
 KEYS: dict[str, str] = {
     "net": "net", "gen": "net", "disc": "net", "base_gen": "net", "base_disc": "net", "ae": "net",
-    "encoder": "module", "decoder": "module", "quantizer": "module", "bottleneck": "module",
+    "encoder": "module", "decoder": "module", "quantizer": "module", "regularizer": "module",
     "optimizer": "optimizer", "ema": "ema",
     "process": "process", "predict": "predict", "weight": "weight", "times": "times", "objective": "objective",
     "solver": "solver", "pairs": "solver",

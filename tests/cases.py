@@ -43,7 +43,7 @@ def kinds() -> list[str]:
         nets = [method[k]["name"] for k in ("net", "gen", "disc") if k in method]
         keys = ("name", "loss", "disc_penalties", "gen_penalties", "augment", "objective", "decay")
         parts = [str(members(method.get(key))) for key in keys]
-        nets += [method[k]["bottleneck"]["name"] for k in ("ae",) if k in method]
+        nets += [method[k]["regularizer"]["name"] for k in ("ae",) if k in method]
         found.setdefault(" ".join([*nets, *parts, *config.get("tasks", {})]), name)
     return sorted(found.values())
 

@@ -73,11 +73,11 @@ class FirstStage:
     quantizes: ClassVar[bool]
 
     def __post_init__(self) -> None:
-        if isinstance(self.ae.module.bottleneck, Quantizer) != self.quantizes:
+        if isinstance(self.ae.module.regularizer, Quantizer) != self.quantizes:
             kind, cure = ("is no quantiser", "gradient_quantizer") if self.quantizes else ("quantises", "normal")
             other = "kl_autoencoder" if self.quantizes else "vqgan"
             raise UserError(
-                f"method.ae.bottleneck {kind}, which is another method ({other}); set method.ae.bottleneck={cure}"
+                f"method.ae.regularizer {kind}, which is another method ({other}); set method.ae.regularizer={cure}"
             )
         if self.disc_weight and self.steps and (start := self.in_steps(self.disc_start)) >= self.steps:
             raise UserError(
@@ -213,7 +213,7 @@ class FirstStage:
         return {k: v for k, v in metrics.items() if v.ndim == 1}
 
     def reconstruct(self, w: Weights, batch: Batch, rng: Array) -> Array:
-        """The images through the bottleneck, in [-1, 1]."""
+        """The images through the regularizer, in [-1, 1]."""
         (y, _), _ = self.ae.apply(w.nets["ae"], self.target(batch))
         return jnp.clip(y, -1.0, 1.0)
 
@@ -234,7 +234,7 @@ class VqGan(FirstStage):
     @property
     def codes(self) -> int:
         """Entries of the codebook."""
-        return self.ae.module.bottleneck.codes
+        return self.ae.module.regularizer.codes
 
     def encode(self, w: Weights, x: Array, rng: Array) -> Ids:
         """Codes' indices."""

@@ -1,8 +1,8 @@
 """The autoencoder of VQGAN (Esser et al. 2020, arXiv:2012.09841) and of latent diffusion (Rombach et al. 2021, arXiv:2112.10752).
 
-    x -> encoder -> convolution -> bottleneck -> convolution -> decoder
+    x -> encoder -> convolution -> regularizer -> convolution -> decoder
 
-A bottleneck is a quantiser (jaxgen.nets.quantize), or a normal posterior with a faint pull to N(0, I):
+A regularizer is a quantiser (jaxgen.nets.quantize), or a normal posterior with a faint pull to N(0, I):
 
     z ~ N(mean, exp(log_var)),  KL = 1/2 sum(mean^2 + exp(log_var) - 1 - log_var)
 """
@@ -26,7 +26,7 @@ Array = jax.Array
 TORCH = dict(init=torch_kernel_init, last_init=torch_kernel_init)
 
 
-class NormalBottleneck(nn.Module):
+class NormalRegularizer(nn.Module):
     """Moments [B, h, w, 2 dim] -> z [B, h, w, dim] ~ N(mean, exp(log_var))."""
 
     dim: Count = 4  # channels of a latent
@@ -125,7 +125,7 @@ class Decoder(Trunk):
 
 
 class LdmAutoencoder(nn.Module):
-    """[B, H, W, C] <-> latents [B, H / f, W / f, bottleneck.dim], f = 2^(len(mults) - 1); any H and W that f divides."""
+    """[B, H, W, C] <-> latents [B, H / f, W / f, regularizer.dim], f = 2^(len(mults) - 1); any H and W that f divides."""
 
     last_kernel: ClassVar[tuple[str, ...]] = (
         "decoder",
@@ -133,7 +133,7 @@ class LdmAutoencoder(nn.Module):
         "kernel",
     )  # by which a discriminator's weight is found
 
-    bottleneck: nn.Module  # a quantiser, or `normal`
+    regularizer: nn.Module  # a quantiser, or `normal`
     shape: TargetShape = (32, 32, 3)
     width: Count = 128  # channels of the finest level
     mults: tuple[Positive, ...] = (1, 2, 4, 4)  # channels of every level, as multiples
@@ -142,7 +142,7 @@ class LdmAutoencoder(nn.Module):
     attend_mid: bool = True  # whether the middle does
     z: Count = 4  # channels of the encoder's output (twice as many before `normal`) and of the decoder's input
     project: Natural = (
-        1  # size of the convolutions around the bottleneck (VAR: 3); 0: none, and z is the bottleneck's dim
+        1  # size of the convolutions around the regularizer (VAR: 3); 0: none, and z is the regularizer's dim
     )
     groups: Count = 32  # of the norms
     eps: Positive = 1e-6  # of the norms
@@ -153,21 +153,21 @@ class LdmAutoencoder(nn.Module):
     def setup(self) -> None:
         parts = ("width", "mults", "blocks", "attend", "attend_mid", "groups", "eps", "dropout", "dtype")
         options = {name: getattr(self, name) for name in parts}
-        wide = 1 if isinstance(self.bottleneck, Quantizer) else 2
-        if not self.project and self.z != self.bottleneck.dim:
+        wide = 1 if isinstance(self.regularizer, Quantizer) else 2
+        if not self.project and self.z != self.regularizer.dim:
             raise UserError(
-                f"without projections z={self.z} must be the bottleneck's dim={self.bottleneck.dim}; set "
-                f"method.ae.z={self.bottleneck.dim}"
+                f"without projections z={self.z} must be the regularizer's dim={self.regularizer.dim}; set "
+                f"method.ae.z={self.regularizer.dim}"
             )
         self.encoder = Encoder(**options, features=wide * self.z)
         self.decoder = Decoder(**options, features=self.shape[-1])
         if self.project:
             conv = lambda features: Conv(features, self.project, padding=self.project // 2)  # noqa: E731
-            self.pre, self.post = conv(wide * self.bottleneck.dim), conv(self.z)
+            self.pre, self.post = conv(wide * self.regularizer.dim), conv(self.z)
         self.log_var = self.param("log_var", nn.initializers.zeros, ()) if self.learn_log_var else jnp.zeros(())
 
     def features(self, x: Array, train: bool = False) -> Array:
-        """What the bottleneck is given, float32 [B, h, w, ...]."""
+        """What the regularizer is given, float32 [B, h, w, ...]."""
         height, width, _ = image_shape(x.shape[1:], self)
         f = 2 ** (len(self.mults) - 1)
         if height % f or width % f:
@@ -179,12 +179,12 @@ class LdmAutoencoder(nn.Module):
         return self.pre(h) if self.project else h
 
     def quantize(self, x: Array, train: bool = False, step: Array | int = 0) -> Quantized:
-        """x [B, H, W, C] -> what passes the bottleneck."""
-        return self.bottleneck(self.features(x, train), train=train, step=step)
+        """x [B, H, W, C] -> what passes the regularizer."""
+        return self.regularizer(self.features(x, train), train=train, step=step)
 
     def moments(self, x: Array, train: bool = False) -> tuple[Array, Array]:
         """Mean and log-variance of a posterior, [B, h, w, dim] each."""
-        return self.bottleneck.moments(self.features(x, train))
+        return self.regularizer.moments(self.features(x, train))
 
     def encode(self, x: Array, train: bool = False) -> Ids:
         """The picture's ids."""
@@ -192,22 +192,22 @@ class LdmAutoencoder(nn.Module):
 
     def vectors(self, ids: Ids, train: bool = False) -> Array:
         """ids [...] -> entries of the codebook [..., D]."""
-        return self.bottleneck.vectors(ids)
+        return self.regularizer.vectors(ids)
 
     def nearest(self, z: Array, train: bool = False) -> Ids:
         """Vectors [..., D] -> ids int32 [...] of the entries nearest to them."""
-        return self.bottleneck.nearest(z)
+        return self.regularizer.nearest(z)
 
     def decode_ids(self, ids: Ids, train: bool = False) -> Array:
         """ids -> [B, H, W, C]."""
-        return self.decode(self.bottleneck.lookup(ids), train)
+        return self.decode(self.regularizer.lookup(ids), train)
 
     def decode(self, z: Array, train: bool = False) -> Array:
         """Latents [B, h, w, dim] -> [B, H, W, C]."""
         return self.decoder(self.post(z) if self.project else z, train)
 
     def __call__(self, x: Array, train: bool = False, step: Array | int = 0) -> tuple[Array, Quantized]:
-        """The picture's reconstruction, and what passed the bottleneck."""
+        """The picture's reconstruction, and what passed the regularizer."""
         found = self.quantize(x, train, step)
         return self.decode(found.codes, train), found
 

@@ -17,7 +17,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxgen.errors import UserError
-from jaxgen.nets.ldm_autoencoder import LdmAutoencoder, NormalBottleneck
+from jaxgen.nets.ldm_autoencoder import LdmAutoencoder, NormalRegularizer
 from jaxgen.nets.patchgan import PatchGan
 from jaxgen.nets.quantize import GradientQuantizer, GumbelQuantizer, MultiscaleQuantizer
 from jaxgen.pretrained import layout
@@ -77,7 +77,7 @@ class Autoencoder:
     @property
     def latents(self) -> dict[str, list[float]]:
         """Mean and standard deviation of each channel of its latents, where the file says so; {} where it does not."""
-        dim = self.module.bottleneck.dim
+        dim = self.module.regularizer.dim
         if self.config.get("latents_mean") and self.config.get("latents_std"):
             return {"mean": list(self.config["latents_mean"]), "std": list(self.config["latents_std"])}
         if not (scale := self.config.get("scaling_factor")):
@@ -118,12 +118,12 @@ def module_of(config: Mapping[str, Any]) -> LdmAutoencoder:
         raise UserError(f"{what}: use_quant_conv and use_post_quant_conv differ, which is not supported")
     channels, z = c["block_out_channels"], c["latent_channels"]
     if own is KL:
-        bottleneck = NormalBottleneck(dim=z)
+        regularizer = NormalRegularizer(dim=z)
     else:
-        bottleneck = GradientQuantizer(codes=c["num_vq_embeddings"], dim=c["vq_embed_dim"] or z, start="uniform")
+        regularizer = GradientQuantizer(codes=c["num_vq_embeddings"], dim=c["vq_embed_dim"] or z, start="uniform")
     size = c["sample_size"] if isinstance(c["sample_size"], int) else c["sample_size"][0]
     return LdmAutoencoder(
-        bottleneck,
+        regularizer,
         (size, size, c["out_channels"]),
         width=channels[0],
         mults=tuple(n // channels[0] if n % channels[0] == 0 else n / channels[0] for n in channels),
@@ -138,12 +138,12 @@ def module_of(config: Mapping[str, Any]) -> LdmAutoencoder:
 
 def config_of(module: LdmAutoencoder) -> dict[str, Any]:
     """Our net -> the config.json of the same `AutoencoderKL` or `VQModel`. Raises UserError for what diffusers cannot express."""
-    normal = isinstance(module.bottleneck, NormalBottleneck)
-    simple = type(module.bottleneck) is GradientQuantizer and not (
-        module.bottleneck.project or module.bottleneck.cosine
+    normal = isinstance(module.regularizer, NormalRegularizer)
+    simple = type(module.regularizer) is GradientQuantizer and not (
+        module.regularizer.project or module.regularizer.cosine
     )
     odd = {
-        "bottleneck": not (normal or simple),
+        "regularizer": not (normal or simple),
         "project": module.project > 1 or (not module.project and not normal),
         "eps": module.eps != 1e-6,
     }
@@ -170,7 +170,7 @@ def config_of(module: LdmAutoencoder) -> dict[str, Any]:
     if normal:
         more = {**KL, "use_quant_conv": bool(module.project), "use_post_quant_conv": bool(module.project)}
     else:
-        more = {**VQ, "num_vq_embeddings": module.bottleneck.codes, "vq_embed_dim": module.bottleneck.dim}
+        more = {**VQ, "num_vq_embeddings": module.regularizer.codes, "vq_embed_dim": module.regularizer.dim}
     return {**SHARED, **more, **types, **shared, "_class_name": "AutoencoderKL" if normal else "VQModel"}
 
 
@@ -179,7 +179,7 @@ def _diffusers_names(path: Leaf, levels: int) -> list[str]:
     _, part, *rest = path
     if part in ("pre", "post"):
         return [f"{'' if part == 'pre' else 'post_'}quant_conv.{suffix(path[-1])}"]
-    if part == "bottleneck":
+    if part == "regularizer":
         return ["quantize.embedding.weight"]
     return [f"{part}.{name}.{suffix(path[-1])}" for name in their_modules(tuple(rest[:-1]), levels)]
 
@@ -187,7 +187,7 @@ def _diffusers_names(path: Leaf, levels: int) -> list[str]:
 def _abstract(module: LdmAutoencoder, channels: int) -> dict[str, Any]:
     """Shapes of its variables."""
     f = 2 ** (len(module.mults) - 1)
-    side = f * (module.bottleneck.sizes[-1] if isinstance(module.bottleneck, MultiscaleQuantizer) else 1)
+    side = f * (module.regularizer.sizes[-1] if isinstance(module.regularizer, MultiscaleQuantizer) else 1)
     x = jax.ShapeDtypeStruct((1, side, side, channels), jnp.float32)
     return jax.eval_shape(module.init, jax.random.key(0), x)
 
@@ -203,9 +203,9 @@ def _variables(what: str, module: LdmAutoencoder, weights: Tensors, channels: in
 
     found = fill(what, {"params": shapes["params"]}, weights, names, convert)
     if "codebook" in shapes:
-        book = {k: np.zeros(v.shape, v.dtype) for k, v in shapes["codebook"]["bottleneck"].items()}
+        book = {k: np.zeros(v.shape, v.dtype) for k, v in shapes["codebook"]["regularizer"].items()}
         book |= {"count": np.ones_like(book["count"]), "ready": np.ones((), bool)}
-        found["codebook"] = {"bottleneck": book}
+        found["codebook"] = {"regularizer": book}
     return found
 
 
@@ -236,8 +236,8 @@ def to_diffusers(module: LdmAutoencoder, variables: Any) -> Tensors:
             continue
         value = np.asarray(value)
         names = _diffusers_names(path, len(module.mults))
-        if path[1] == "bottleneck":  # with what start and restarts moved it by
-            value = value + np.asarray(variables["codebook"]["bottleneck"]["offset"])
+        if path[1] == "regularizer":  # with what start and restarts moved it by
+            value = value + np.asarray(variables["codebook"]["regularizer"]["offset"])
         weights |= dict(zip(names, layout.theirs(path[-1], value, len(names)), strict=True))
     return weights
 
@@ -267,7 +267,7 @@ def _ldm_names(path: Leaf, known: Mapping[str, Any]) -> list[str]:
     end = suffix(path[-1])
     if part in ("pre", "post"):
         return [f"{'' if part == 'pre' else 'post_'}quant_conv.{end}"]
-    if part == "bottleneck":
+    if part == "regularizer":
         if rest[0].startswith("phi"):
             return [f"quantize.quant_resi.qresi_ls.{rest[0][4:]}.{end}"]
         if rest[0] == "logits":
@@ -314,17 +314,17 @@ def _ldm_module(what: str, weights: Tensors, groups: int, sizes: tuple[int, ...]
             f"{what}: quantize.remap renumbers its codes, which is not supported; give a model without remap"
         )
     if normal:
-        bottleneck = NormalBottleneck(dim=dim)
+        regularizer = NormalRegularizer(dim=dim)
     elif "quantize.embed.weight" in weights:
-        bottleneck = GumbelQuantizer(codes=shape("quantize.embed.weight")[0], dim=shape("quantize.embed.weight")[1])
+        regularizer = GumbelQuantizer(codes=shape("quantize.embed.weight")[0], dim=shape("quantize.embed.weight")[1])
     else:
         options = dict(codes=shape("quantize.embedding.weight")[0], dim=dim, start="uniform")
         phis = levels(r"quantize\.quant_resi\.qresi_ls\.(\d+)\.")
-        bottleneck = (
+        regularizer = (
             MultiscaleQuantizer(**options, sizes=sizes, share=len(phis)) if phis else GradientQuantizer(**options)
         )
     return LdmAutoencoder(
-        bottleneck,
+        regularizer,
         (256, 256, channels),
         width=width,
         mults=tuple(n // width if n % width == 0 else n / width for n in outs),

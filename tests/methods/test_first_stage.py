@@ -16,7 +16,7 @@ from jaxgen.core.spec import pictures
 from jaxgen.data.sources import Digits
 from jaxgen.errors import UserError
 from jaxgen.methods.first_stage import KlAutoencoder, NoPerceptual, VqGan
-from jaxgen.nets.ldm_autoencoder import LdmAutoencoder, NormalBottleneck
+from jaxgen.nets.ldm_autoencoder import LdmAutoencoder, NormalRegularizer
 from jaxgen.nets.patchgan import PatchGan
 from jaxgen.nets.quantize import FsqQuantizer, GradientQuantizer
 from jaxgen.runs.frozen import FrozenRun
@@ -30,10 +30,10 @@ def batch(num=4):
     return {"image": jax.random.randint(KEY, (num, *SHAPE), 0, 256).astype(jnp.uint8)}
 
 
-def first_stage(cls=KlAutoencoder, bottleneck=None, net=None, **options):
-    own = NormalBottleneck(dim=2) if cls is KlAutoencoder else GradientQuantizer(codes=8, dim=2)
+def first_stage(cls=KlAutoencoder, regularizer=None, net=None, **options):
+    own = NormalRegularizer(dim=2) if cls is KlAutoencoder else GradientQuantizer(codes=8, dim=2)
     sizes = {**dict(width=4, mults=(1,), blocks=1, attend_mid=False, z=2, groups=2), **(net or {})}
-    ae = LdmAutoencoder(bottleneck or own, SHAPE, **sizes)
+    ae = LdmAutoencoder(regularizer or own, SHAPE, **sizes)
     nets = {"ae": Net(ae, optax.adam(1e-3)), "disc": Net(PatchGan(width=4, layers=1), optax.adam(1e-3))}
     options = {"perceptual": NoPerceptual(), **options}
     return cls(**nets, spec=pictures(SHAPE), **options)
@@ -105,12 +105,12 @@ def test_the_gradient_is_that_of_the_weighed_sum(cls):
 
 
 def test_latents_are_draws_of_the_posterior():
-    bottleneck = NormalBottleneck(dim=2, kl_weight=0.5)
+    regularizer = NormalRegularizer(dim=2, kl_weight=0.5)
     h = jax.random.normal(KEY, (3, 2, 2, 4))
-    mean, log_var = bottleneck.apply({}, h, method="moments")
-    still = bottleneck.apply({}, h)
+    mean, log_var = regularizer.apply({}, h, method="moments")
+    still = regularizer.apply({}, h)
     np.testing.assert_array_equal(still.codes, mean)
-    draw = lambda key: bottleneck.apply({}, h, train=True, rngs={"codebook": key}).codes  # noqa: E731
+    draw = lambda key: regularizer.apply({}, h, train=True, rngs={"codebook": key}).codes  # noqa: E731
     z = (jax.jit(jax.vmap(draw))(jax.random.split(KEY, 500)) - mean) / jnp.exp(0.5 * log_var)
     assert abs(float(z.mean())) < 0.05 and abs(float(z.std()) - 1.0) < 0.05
     log_p = lambda z, mean, log_var: -0.5 * (log_var + (z - mean) ** 2 / jnp.exp(log_var))  # noqa: E731
@@ -171,8 +171,8 @@ def test_codes_without_a_codebook():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: first_stage(VqGan, NormalBottleneck(dim=2)), "no quantiser.*kl_autoencoder.*set method.ae.bottleneck=grad"),
-        (lambda: first_stage(KlAutoencoder, GradientQuantizer()), "quantises.*vqgan.*set method.ae.bottleneck=normal"),
+        (lambda: first_stage(VqGan, NormalRegularizer(dim=2)), "no quantiser.*kl_autoencoder.*set method.ae.regularizer=grad"),
+        (lambda: first_stage(KlAutoencoder, GradientQuantizer()), "quantises.*vqgan.*set method.ae.regularizer=normal"),
         (lambda: first_stage(disc_start=100, steps=100), "is step 100, and the run ends at 100; set method.disc_start=0.33"),
         (lambda: first_stage(net={"project": 0, "z": 3}).init(KEY, batch()), "set method.ae.z=2"),
         (lambda: first_stage(net={"mults": (1,) * 5}).init(KEY, batch()), r"by 16, which 8x8 .*set method.ae.mults=\(1, 1, 1, 1\)"),

@@ -10,7 +10,7 @@ from cases import ROOT
 
 from jaxgen.core.spec import labels
 from jaxgen.nets.dit import DiT, position_waves
-from jaxgen.nets.ldm_autoencoder import LdmAutoencoder, NormalBottleneck
+from jaxgen.nets.ldm_autoencoder import LdmAutoencoder, NormalRegularizer
 from jaxgen.nets.unet import UNet
 from jaxgen.pretrained.diffusers import load_unet, save_unet
 from jaxgen.pretrained.dit import to_author
@@ -79,7 +79,7 @@ def test_autoencoders(tiny, here):
     from jaxgen.train import train
 
     module = LdmAutoencoder(
-        NormalBottleneck(dim=2), (64, 64, 3), width=4, mults=(1,), blocks=1, z=2, groups=2, attend_mid=False
+        NormalRegularizer(dim=2), (64, 64, 3), width=4, mults=(1,), blocks=1, z=2, groups=2, attend_mid=False
     )
     x = jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), x)
