@@ -36,5 +36,5 @@ def get_config(arg: str = "") -> ConfigDict:
         reconstruct=dict(every=2_000, num=2_000),
         traversals=dict(every=2_000),
     )
-    small = {"method.net.width": 8, "method.net.z": 2, "method.net.enc": "8d2,4x1", "method.net.dec": "4x1,8m4"}
+    small = {"method.net.width": 8, "method.net.z": 2, "method.net.enc": "8x1", "method.net.dec": "8x1"}
     return tiny(c, **small, **{"method.iwae_samples": 4}) if arg == "tiny" else c

@@ -68,6 +68,11 @@ VAE = dict(told=("likelihood_nats", "elbo", "kl", "active_units"), pictures=DRAW
 GROUPS = dict(told=(*VAE["told"], "kl_7x7", "kl_14x14", "kl_28x28"), pictures=DRAWN)
 IWAE = {"method.iwae_samples": 64}
 FIXED = "fixed binarisation"
+SMALL = {  # the hierarchical VAE of the digits
+    "data": "digits", "data.batch": 64, "method.likelihood": "logistic", "method.net.enc": "8x2,8d2,4x1,4d2,2x1",
+    "method.net.dec": "2x2,4m2,4x1,8m4", "method.net.optimizer.schedule": "cosine", "steps": 3_000, "eval.likelihood.num": 0,
+    **IWAE,
+}  # fmt: skip
 PIXELS = dict(pictures=("ema",))
 BITS = dict(most={"likelihood_bits_per_dim": 2.0}, told=("likelihood_nats",), **PIXELS)
 FLOW = dict(most={"likelihood_bits_per_dim": 2.6}, told=("likelihood_nats",), **PIXELS)
@@ -83,6 +88,7 @@ ROWS: dict[str, Row] = {
     "digits/autoencoder": Row("ae_digits", **NOISY),
     "digits/denoising": Row("dae_digits", {}, {"noise_psnr": 18.04}, above={"noise_psnr": ("digits/autoencoder", 2.0)}, **NOISY),
     "digits/VAE": Row("vae_digits", IWAE, **VAE | {"told": (*VAE["told"], "likelihood_bits_per_dim")}),
+    "digits/hierarchical VAE": Row("hvae_mnist", SMALL, **VAE | {"told": (*VAE["told"], "likelihood_bits_per_dim")}),
     "mnist/autoencoder": Row("ae_mnist", **NOISY),
     "mnist/denoising": Row("dae_mnist", {}, {"noise_psnr": 18.04}, above={"noise_psnr": ("mnist/autoencoder", 2.0)}, **NOISY),
     "mnist/VAE": Row(

@@ -120,7 +120,7 @@ CASES = {
     "blocks of a hierarchical VAE": Case("hvae_mnist", {"method.net.enc": "8d2;4x1"}),
     "a grid that the encoder lacks": Case("hvae_mnist", {"method.net.dec": "2x1,8m2"}),
     "grids that do not follow": Case("hvae_mnist", {"method.net.enc": "16x1,4x1"}),
-    "a decoder that ends too early": Case("hvae_mnist", {"method.net.dec": "4x1"}),
+    "a decoder that ends too early": Case("hvae_mnist", {"method.net.enc": "8d2,4x1", "method.net.dec": "4x1"}),
     "two prices of a divergence": Case("vae_digits", {"method.capacity": "5", "method.free": "1"}),
     "a rate": Case("vae_digits", {"method.net.optimizer.lr": "-1"}),
     "a precision": Case("ddpm_digits", {"method.net.dtype": "bf16"}),
