@@ -145,7 +145,7 @@ CASES = {
     "more devices than there are": Case("vae_digits", {"mesh": {"data": 4, "fsdp": 4}}),
     "no rule for an array": Case("vae_digits", {"sharding": (("gen", "fsdp"),)}),
     "labels that are not there": Case("ddpm_digits", {"data": "arrays", "data.path": PLAIN, "data.labels": True}),
-    "labels of a method without": Case("vae_digits", {"data.labels": True}),
+    "labels of a method without": Case("vqvae_digits", {"data.labels": True}),
     "a guide without labels": Case("ddpm_digits", {"data.labels": False}),
     "a guide without dropped labels": Case("ddpm_digits", {"method.condition_dropout": 0.0}),
     "dropped labels without null": Case("ddpm_digits", {"method.net.null_label": False}),
