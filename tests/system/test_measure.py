@@ -282,7 +282,8 @@ def test_evaluators_of_one_kind_keep_their_figures_apart(tmp_path):
     train(config, tmp_path)
     kinds = {
         "a": {"name": "restoration", "num": 8}, "b": {"name": "restoration", "num": 8, "border": 2},
-        "c": {"name": "restoration", "num": 8, "strength": 0.7}, "d": {"name": "restoration", "num": 8, "degradation": "blur"},
+        "c": {"name": "restoration", "num": 8, "strength": 0.7},
+        "d": {"name": "restoration", "num": 8, "degradation": "blur", "strength": 1.0},
         "g": {"name": "restoration", "num": 8, "strength": 0.0},
         "e": {"name": "reconstruct", "num": 8}, "f": {"name": "reconstruct", "num": 16},
     }  # fmt: skip
