@@ -106,6 +106,7 @@ def experiment(case: Case, **changes: Any) -> Any:
     nets = [name for name in ("net", "gen", "disc") if name in config.method]
     plain = {f"method.{net}.{key}": value for net in nets for key, value in PLAIN_NET.items()}
     plain |= {"method.beta_warmup": 0} if case.twin == "TorchVae" else {}
+    plain |= {"method.fakes": "batch"} if "fakes" in config.method else {}  # no labels are told
     config = configs.override(config, {**PLAIN, **plain, **case.changes, **changes})
     return Experiment(config, pictures((case.side, case.side, 3)), parallel.make_mesh({"data": 1}))
 
