@@ -135,9 +135,7 @@ class Optimizer:
     bound: NonNegative = 0.0  # every weight is kept within +-bound (WGAN); 0 switches it off
     train: str = r".*"  # regex of the params that are trained
     elementwise: ClassVar[bool] = False  # `scale` treats every number by itself; not inherited
-    schedule_steps: RunLength = (
-        0  # the step at which cosine, linear and exponential end; 0: the run's length when it first started
-    )
+    schedule_steps: RunLength = 0  # the step at which a schedule ends; 0: the run's length when it first started
 
     def rate(self) -> optax.Schedule:
         """step -> learning rate."""

@@ -38,9 +38,8 @@ class Report:
         default_factory=dict, kw_only=True
     )  # what figures depend on besides: N, protocol, hashes
     note: str = field(default="", kw_only=True)  # what is printed behind every figure
-    beside: dict[str, dict[str, Any]] = field(
-        default_factory=dict, kw_only=True
-    )  # what is kept beside the checkpoint, by name
+    # what is kept beside the checkpoint, by name
+    beside: dict[str, dict[str, Any]] = field(default_factory=dict, kw_only=True)
 
     def broken(self) -> list[str]:
         """The figures and pictures that hold NaN or infinity."""

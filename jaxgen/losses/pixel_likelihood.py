@@ -35,11 +35,6 @@ def kl_each(mean: Array, log_var: Array, prior_mean: Array | float = 0.0, prior_
     return 0.5 * (jnp.exp(less) + (mean - prior_mean) ** 2 * jnp.exp(-jnp.asarray(prior_log_var)) - 1.0 - less)
 
 
-def kl_normal(mean: Array, log_var: Array) -> Array:
-    """KL(N(mean, exp(log_var)) || N(0, 1)) summed over all but the first axis -> [B]."""
-    return per_example(kl_each(mean, log_var))
-
-
 def log_normal(z: Array, mean: Array | float, log_var: Array | float) -> Array:
     """log N(z; mean, exp(log_var)) summed over all but the first axis -> [B]."""
     return per_example(-0.5 * ((z - mean) ** 2 * jnp.exp(-jnp.asarray(log_var)) + log_var + LOG_2PI))

@@ -119,9 +119,9 @@ class FirstStage:
         """(how far the reconstruction is from the image [B], what it consists of)."""
         numbers = x[0].size if self.reduce == "sum" else 1
         off = jnp.abs(x - y) if self.distance == "l1" else jnp.square(x - y)
-        found = metrics = {"distance": each(off)}
+        metrics = {"distance": each(off)}
         if lent := w.frozen.get("perceptual"):
-            metrics = {**found, "perceptual": lent.model.distance(lent.weights, x, y)}
+            metrics["perceptual"] = lent.model.distance(lent.weights, x, y)
         whole = metrics["distance"] + self.perceptual_weight * metrics.get("perceptual", 0.0)
         log_var = w.nets["ae"]["params"].get("log_var", 0.0)
         return numbers * (whole * jnp.exp(-log_var) + log_var), metrics

@@ -33,6 +33,7 @@ from jaxgen.core.state import Array, Weights
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
 from jaxgen.losses.pixel_likelihood import Bernoulli, Likelihood, kl_each, log_normal, per_example
+from jaxgen.metrics.bits_per_dim import bits_per_dim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +112,7 @@ class Vae(LossMethod):
 
     def bits(self, log_prob: Array) -> Metrics:
         """Bits per dimension, where pixels have levels: a density has none."""
-        return {"bits_per_dim": -log_prob / (math.prod(self.spec.shape) * jnp.log(2.0))} if self.levels else {}
+        return {"bits_per_dim": bits_per_dim(log_prob, math.prod(self.spec.shape))} if self.levels else {}
 
     def log_prob(self, w: Weights, batch: Batch, rng: Array) -> Array:
         """Burda's bound with `iwae_samples` draws, [B] nats; it grows with their number towards log p(x)."""

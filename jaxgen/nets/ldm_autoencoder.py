@@ -16,7 +16,7 @@ from flax import linen as nn
 from jaxgen.core.ranges import BelowOne, Count, Natural, NonNegative, Positive, Precision
 from jaxgen.core.spec import TargetShape
 from jaxgen.errors import UserError
-from jaxgen.nets.conditioning import image_shape
+from jaxgen.nets.conditioning import halvings, image_shape
 from jaxgen.nets.layers import Conv, GroupNorm, UpConv, torch_kernel_init
 from jaxgen.nets.quantize import Ids, Quantized, Quantizer
 from jaxgen.nets.unet import ResBlock, SelfAttention
@@ -127,11 +127,8 @@ class Decoder(Trunk):
 class LdmAutoencoder(nn.Module):
     """[B, H, W, C] <-> latents [B, H / f, W / f, regularizer.dim], f = 2^(len(mults) - 1); any H and W that f divides."""
 
-    last_kernel: ClassVar[tuple[str, ...]] = (
-        "decoder",
-        "conv_out",
-        "kernel",
-    )  # by which a discriminator's weight is found
+    # by which a discriminator's weight is found
+    last_kernel: ClassVar[tuple[str, ...]] = ("decoder", "conv_out", "kernel")
 
     regularizer: nn.Module  # a quantiser, or `normal`
     shape: TargetShape = (32, 32, 3)
@@ -141,9 +138,7 @@ class LdmAutoencoder(nn.Module):
     attend: tuple[Natural, ...] = ()  # levels by number, finest first, whose blocks attend
     attend_mid: bool = True  # whether the middle does
     z: Count = 4  # channels of the encoder's output (twice as many before `normal`) and of the decoder's input
-    project: Natural = (
-        1  # size of the convolutions around the regularizer (VAR: 3); 0: none, and z is the regularizer's dim
-    )
+    project: Natural = 1  # size of the convolutions around the regularizer (VAR: 3); 0: none, z is its dim
     groups: Count = 32  # of the norms
     eps: Positive = 1e-6  # of the norms
     dropout: BelowOne = 0.0
@@ -173,7 +168,7 @@ class LdmAutoencoder(nn.Module):
         if height % f or width % f:
             raise UserError(
                 f"ldm_autoencoder with {len(self.mults)} levels divides a picture by {f}, which {height}x{width} does not allow; "
-                f"set method.ae.mults={self.mults[: _halvings(height, width) + 1]}"
+                f"set method.ae.mults={self.mults[: min(halvings(height), halvings(width)) + 1]}"
             )
         h = self.encoder(x, train)
         return self.pre(h) if self.project else h
@@ -210,8 +205,3 @@ class LdmAutoencoder(nn.Module):
         """The picture's reconstruction, and what passed the regularizer."""
         found = self.quantize(x, train, step)
         return self.decode(found.codes, train), found
-
-
-def _halvings(*sides: int) -> int:
-    """How often all sides can be halved."""
-    return min((side & -side).bit_length() - 1 for side in sides)

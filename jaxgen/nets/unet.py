@@ -76,9 +76,8 @@ class ResBlock(nn.Module):
         h = Conv(self.features, 3, padding=1, dtype=self.dtype, kernel_init=self.init, name="conv0")(h)
         if emb is not None:
             width = 2 * self.features if self.scale_shift else self.features
-            emb = Dense(width, dtype=self.dtype, kernel_init=self.init, name="emb")(act(emb))[
-                :, None, None
-            ]  # [B,1,1,F]
+            emb = Dense(width, dtype=self.dtype, kernel_init=self.init, name="emb")(act(emb))
+            emb = emb[:, None, None]  # [B, 1, 1, F]
         norm = GroupNorm(self.groups, self.eps, self.dtype, name="norm1")
         if emb is not None and self.scale_shift:
             scale, shift = jnp.split(emb, 2, -1)
