@@ -22,11 +22,11 @@ from jaxgen.evaluation import features
 from jaxgen.evaluation.per_image import Report, averages, drawn, fidelity, first_pictures, looked_at
 from jaxgen.evaluation.pictures import Pictures, bar, counter
 from jaxgen.images import beside, to_float, to_uint8, within
+from jaxgen.metrics.degrade import DEGRADATIONS
 from jaxgen.metrics.pixel import PERFECT, l1, levels, luma, psnr, shave
 from jaxgen.metrics.ssim import ssim
 from jaxgen.pretrained.features import Lpips
 from jaxgen.runs.experiment import Experiment
-from jaxgen.tasks.degrade import DEGRADATIONS
 
 SPAN = (-1.0, 1.0)
 
@@ -269,7 +269,7 @@ def _pairs(compare: Callable, images: np.ndarray, labels: np.ndarray | None, bat
 
 @dataclass(frozen=True)
 class Restoration:
-    """Held-out images degraded by a named operator (jaxgen.tasks.degrade), and restored by the method.
+    """Held-out images degraded by a named operator (jaxgen.metrics.degrade), and restored by the method.
 
     PSNR and SSIM of the restored and of the degraded images; `y` measures luma alone and `border` leaves out pixels on
     every side, as papers on super-resolution do.

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import jax
-import jax.numpy as jnp
 
 from jaxgen.core.ranges import NonNegative, Number, Share
 from jaxgen.core.state import Array
+from jaxgen.metrics import degrade
 
 
 class Corruption(Protocol):
@@ -37,7 +37,7 @@ class GaussianNoise:
 
     def __call__(self, x: Array, rng: Array) -> Array:
         """x + sigma eps."""
-        return x + self.sigma * jax.random.normal(rng, x.shape)
+        return degrade.noise(x, self.sigma, rng)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Masking:
 
     def __call__(self, x: Array, rng: Array) -> Array:
         """All channels of a pixel go together."""
-        return jnp.where(jax.random.bernoulli(rng, self.p, (*x.shape[:-1], 1)), self.value, x)
+        return degrade.mask(x, self.p, rng, self.value)
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ class SaltAndPepper:
 
     def __call__(self, x: Array, rng: Array) -> Array:
         """All channels of a pixel go together."""
-        draw = jax.random.uniform(rng, (*x.shape[:-1], 1))
-        return jnp.where(draw < self.p / 2, 1.0, jnp.where(draw < self.p, -1.0, x))
+        return degrade.salt_pepper(x, self.p, rng)
 
 
 def corrupted(kinds: Corruption | tuple[Corruption, ...], x: Array, rng: Array) -> Array:

@@ -350,13 +350,7 @@ def load_author(
     if isinstance(source, Mapping):
         weights = dict(source)
     else:
-        what = str(source)
-        try:
-            weights = read_tensors(source, "state_dict")
-        except UserError as error:
-            if "holds no state_dict" not in str(error):
-                raise
-            weights = read_tensors(source)
+        what, weights = str(source), read_tensors(source, "state_dict")
     whole = "first_stage_model."
     if any(name.startswith(whole) for name in weights):
         weights = {name.removeprefix(whole): v for name, v in weights.items() if name.startswith(whole)}

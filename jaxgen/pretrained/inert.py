@@ -7,38 +7,12 @@ writes down its arguments and what would have been set on it. Who wants a value 
 import pickle
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from jaxgen.errors import UserError
-from jaxgen.pretrained.torch_files import read_storage, strided
-
-
-class Record:
-    """What a pickle would have made: the name that it called, the arguments, and what it would have done to the result."""
-
-    name: ClassVar[str] = ""
-
-    def __new__(cls, *args: Any, **options: Any) -> "Record":
-        self = super().__new__(cls)
-        self.args, self.options, self.state, self.pairs = args, options, None, []
-        return self
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.pairs.append((key, value))
-
-    def append(self, value: Any) -> None:
-        """Of lists; nobody follows these."""
-
-    def extend(self, values: Any) -> None:
-        """Of lists; nobody follows these."""
+from jaxgen.pretrained.torch_files import Record, read_storage, strided
 
 
 class _Unpickler(pickle.Unpickler):

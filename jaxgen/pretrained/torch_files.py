@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 import safetensors
@@ -114,19 +114,29 @@ class _Parameter:
             self.data = state[0]
 
 
-class _Inert:
-    """Stands for what a pickle names beside the tensors that are asked for: it can be made and filled, and does nothing."""
+class Record:
+    """What a pickle would have made: the name that it called, the arguments, and what it would have done to the result."""
 
-    def __new__(cls, *_: Any, **__: Any) -> "_Inert":
-        return super().__new__(cls)
+    name: ClassVar[str] = ""
 
-    def __init__(self, *_: Any, **__: Any) -> None:
+    def __new__(cls, *args: Any, **options: Any) -> "Record":
+        self = super().__new__(cls)
+        self.args, self.options, self.state, self.pairs = args, options, None, []
+        return self
+
+    def __init__(self, *args: Any, **options: Any) -> None:
         pass
 
-    def _pass(self, *_: Any) -> None:
-        pass
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
 
-    __setstate__ = __setitem__ = append = extend = add = update = _pass
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.pairs.append((key, value))
+
+    def append(self, value: Any) -> None:
+        """Of lists and sets; nobody follows these."""
+
+    extend = add = update = append
 
 
 def _meaning(module: str, name: str) -> Any:
@@ -154,7 +164,7 @@ class _Unpickler(pickle.Unpickler):
     def __init__(self, file: BinaryIO, part: str = ""):
         super().__init__(file, encoding="utf-8")
         self.dtypes: dict[str, str] = {}
-        self.part = part
+        self.part, self.foreign = part, False
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -162,15 +172,16 @@ class _Unpickler(pickle.Unpickler):
         except UserError:
             if not self.part:
                 raise
-            return type(name, (_Inert,), {})
+            self.foreign = True
+            return type(name, (Record,), {"name": f"{module}.{name}"})
 
     def wanted(self, tree: Any) -> Any:
-        """The part of what was read."""
-        if not self.part:
-            return tree
-        if not isinstance(tree, dict) or not isinstance(tree.get(self.part), dict):
+        """The part of what was read; all of it where there is no such part and nothing but tensors was named."""
+        if self.part and isinstance(tree, dict) and isinstance(tree.get(self.part), dict):
+            return tree[self.part]
+        if self.foreign:
             raise UserError(f"it holds no {self.part}")
-        return tree[self.part]
+        return tree
 
     def persistent_load(self, pid: Any) -> _Storage:
         if not (isinstance(pid, tuple) and len(pid) >= 5 and pid[0] == "storage" and isinstance(pid[1], _Kind)):
@@ -294,8 +305,8 @@ def _read_safetensors(path: Path, _: str) -> dict[str, np.ndarray]:
 def read_tensors(path: str | Path, part: str = "") -> dict[str, np.ndarray]:
     """Every tensor of a .pth, .pt or .safetensors file by name; names of nested dicts are joined by dots.
 
-    part: the dict of a pickle that is wanted alone ("state_dict" of a Lightning checkpoint). What the pickle names besides becomes
-    inert placeholders, never imported or called.
+    part: the dict of a pickle that is wanted alone, where it has one ("state_dict" of a Lightning checkpoint). What the pickle
+    names besides becomes inert records, never imported or called.
 
     The layout is told by the content, not by the suffix. bfloat16 becomes float32, every other type stays. The
     arrays may be read-only views of the file. Raises UserError for a file that is missing, damaged or cut short, or

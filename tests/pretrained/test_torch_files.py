@@ -145,6 +145,9 @@ def test_of_a_lightning_checkpoint_the_state_dict_alone_is_read(layout, tmp_path
         read_tensors(path)
     with pytest.raises(UserError, match="it holds no model"):
         read_tensors(path, "model")
+    storages = Storages()
+    plain = saved(tmp_path, layout(state_dict(WEIGHTS, storages), storages), "plain.pt")
+    assert_same(read_tensors(plain, "state_dict"), WEIGHTS)  # it is the dict itself
 
 
 @pytest.mark.parametrize(

@@ -323,7 +323,7 @@ def test_a_copying_generator_is_told_by_its_neighbours():
 
 def test_restoration_says_what_doing_nothing_gives():
     """PSNR of noise of deviation s in [-1, 1] is 20 log10(2 / s), as long as few pixels clip."""
-    from jaxgen.tasks.degrade import DEGRADATIONS
+    from jaxgen.metrics.degrade import DEGRADATIONS
 
     x = jax.numpy.zeros((4, 32, 32, 3))
     key = jax.random.key(0)

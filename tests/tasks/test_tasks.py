@@ -12,9 +12,9 @@ from jaxgen.config import registry
 from jaxgen.core import conditions
 from jaxgen.core.spec import PICTURES, Field, Spec, labels, pictures
 from jaxgen.errors import UserError
+from jaxgen.metrics.degrade import DEGRADATIONS
 from jaxgen.metrics.resize import resize
 from jaxgen.tasks.augment import Crop, Flip, Geometric
-from jaxgen.tasks.degrade import DEGRADATIONS
 from jaxgen.tasks.hide import SHAPES, Hide
 from jaxgen.tasks.levels import Levels
 from jaxgen.tasks.shrink import Shrink

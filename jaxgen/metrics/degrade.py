@@ -35,14 +35,14 @@ def downsample(x: Array, strength: float, rng: Array) -> Array:
     return resize(resize((x + 1.0) * 127.5, small, "pil_bicubic"), (height, width), "pil_bicubic") / 127.5 - 1.0
 
 
-def mask(x: Array, strength: float, rng: Array) -> Array:
-    """Grey over a random share `strength` of the pixels."""
+def mask(x: Array, strength: float, rng: Array, value: float = 0.0) -> Array:
+    """`value` (grey) over a random share `strength` of the pixels, all channels together."""
     hidden = jax.random.bernoulli(rng, strength, (*x.shape[:-1], 1))
-    return jnp.where(hidden, 0.0, x)
+    return jnp.where(hidden, value, x)
 
 
 def salt_pepper(x: Array, strength: float, rng: Array) -> Array:
-    """White or black over a random share `strength` of the pixels."""
+    """White or black, by the toss of a coin, over a random share `strength` of the pixels, all channels together."""
     draw = jax.random.uniform(rng, (*x.shape[:-1], 1))
     return jnp.where(draw < strength / 2, 1.0, jnp.where(draw < strength, -1.0, x))
 
