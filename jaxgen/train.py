@@ -37,7 +37,7 @@ from jaxgen.runs.experiment import Experiment, open_source, read_spec
 from jaxgen.runs.frozen import take
 from jaxgen.runs.interrupt import Interrupt
 from jaxgen.runs.memory import free_memory
-from jaxgen.runs.posthoc import powers
+from jaxgen.runs.posthoc import default_name, powers
 from jaxgen.runs.watch import Watch
 from jaxgen.runs.writers import Writers, duration, read_metrics, readable, say
 
@@ -570,7 +570,7 @@ class Loop:
             if report.beside:
                 self.checkpoints.wait()  # what lies beside a checkpoint comes after it
             for key, value in report.beside.items() if parallel.is_lead() else ():
-                self.run.note(at, f"{key}-ema", value)
+                self.run.note(at, f"{key}-{default_name(state)}", value)
 
 
 def finished(run: RunDir, samples: bool) -> str:

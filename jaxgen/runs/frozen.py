@@ -64,7 +64,8 @@ class FrozenRun:
     @property
     def latents(self) -> dict[str, Any]:
         """What `latent_statistics` measured of the latents of that checkpoint with these weights; {} where nobody did."""
-        return RunDir(self.path).noted(self.at, f"latents-{self.weights}")
+        weights = choose(self.state, self.weights, Averages(self.path, read_only=True)).name
+        return RunDir(self.path).noted(self.at, f"latents-{weights}")
 
     @property
     def abstract(self) -> Frozen:

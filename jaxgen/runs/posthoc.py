@@ -87,13 +87,17 @@ class Choice:
         return "raw weights" if self.name == "raw" else f"averaged weights {self.name} {self.how}".rstrip()
 
 
+def default_name(state: TrainState) -> str:
+    """Of the default averages of all nets: 0.999; raw where none is kept."""
+    return "+".join(dict.fromkeys(net.default for net in state.nets.values() if net.ema)) or "raw"
+
+
 def choose(state: TrainState, name: str, averages: Averages) -> Choice:
     """raw, ema (the default averages), the label of an average that is kept, or stdX for one to reconstruct."""
     if name == "raw":
         return Choice(name, state.view)
     if name == "ema":
-        defaults = dict.fromkeys(net.default for net in state.nets.values() if net.ema)
-        return Choice("+".join(defaults) or "raw", lambda: state.view(ema=True))
+        return Choice(default_name(state), lambda: state.view(ema=True))
     std, own = std_of(name), powers(state)
     name = f"std{std}" if std else name
     everywhere = not std or all(name in kept for kept in own.values())

@@ -3,8 +3,9 @@
     z = (encode(x) - mean) / std        what the method models
     x = decode(std z + mean)            what its samples become
 
-mean and std of each channel of the latents are measured on the data once (the paper divides by the standard deviation of the
-first batch) and kept in the run's config. A VQ-VAE gives its vectors, and what is sampled goes to the nearest code before it
+mean and std of each channel of the latents are those that `latent_statistics` keeps beside the codec's checkpoint; where nobody
+measured them there they are measured on the data once (the paper divides by the standard deviation of the first batch). Either
+way they are kept in the run's config. A VQ-VAE gives its vectors, and what is sampled goes to the nearest code before it
 is decoded; a VAE gives a draw of its posterior.
 """
 
@@ -48,7 +49,7 @@ class Codec(Task):
 
     run: Lender
     tokens: bool = False  # the codes' indices, int32 [h, w], for models of tokens; of a pyramid [N], coarse first
-    mean: tuple[Number, ...] = ()  # of each channel of the latents; () is measured
+    mean: tuple[Number, ...] = ()  # of each channel of the latents; () is what the codec's run knows, or measured
     std: tuple[Positive, ...] = ()
 
     def spec(self, spec: Spec) -> Spec:
@@ -128,12 +129,19 @@ class Codec(Task):
         return replace(self, run=self.run.kept_in(folder / NAME))
 
     def settle(self, frozen: dict[str, Frozen], batches: Iterator[Batch]) -> dict[str, Any]:
-        """mean and std of each channel over examples and places, in float64."""
+        """mean and std of each channel over examples and places, in float64: the codec's own, or of these batches."""
         if self.tokens or self.mean:
             return {}
+        if known := getattr(self.run, "latents", {}):
+            return _standard(known["mean"], known["std"])
         lent = frozen[NAME]
         encode = jax.jit(lambda lent, x, i: self.encode(lent, to_float(x), keys.named(jax.random.key(0), "settle", i)))
         target = lent.model.spec.target
         z = np.concatenate([np.asarray(encode(lent, x[target], i), np.float64) for i, x in enumerate(batches)])
         z = z.reshape(-1, z.shape[-1])
-        return {"mean": tuple(map(float, z.mean(0))), "std": tuple(map(float, np.maximum(z.std(0), 1e-6)))}
+        return _standard(z.mean(0), z.std(0))
+
+
+def _standard(mean: Any, std: Any) -> dict[str, tuple[float, ...]]:
+    """As the config holds them; a channel that never varies is not divided by 0."""
+    return {"mean": tuple(map(float, mean)), "std": tuple(map(float, np.maximum(std, 1e-6)))}

@@ -90,7 +90,7 @@ def test_autoencoders(tiny, here):
     for file in ("config.json", "diffusion_pytorch_model.safetensors"):
         assert (here / "again" / file).read_bytes() == (here / "vae" / file).read_bytes()
     train(tiny("kl_cifar", steps=2, eval={"latent_statistics": {"num": 8}}), here / "runs/kl")
-    exec(block("latents-ema"), names)
+    exec(block("FrozenRun"), names)
     found = load_diffusers("kl")
     scale = np.sqrt(np.mean(np.square(found.latents["std"])))
     assert 0.5 * scale < np.mean(names["std"]) < 2.0 * scale

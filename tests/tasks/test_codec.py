@@ -80,6 +80,20 @@ def test_latents_are_standardised_and_come_back_as_the_codecs_own_pixels(kind, t
         np.testing.assert_allclose(flat.std(0), 1.0, atol=0.25)
 
 
+def test_what_the_codec_knows_of_its_latents_is_not_measured_anew(tiny, codecs, tmp_path):
+    """latent_statistics keeps it beside the checkpoint, under the name of the weights that it measured."""
+    codec = tmp_path / "codec"
+    shutil.copytree(codecs["vae"], codec)
+    config = latent(tiny, codec)
+    before = settled(config, RunDir(tmp_path / "before")).tasks.codec
+    evaluate(codec, changes={"eval.latent_statistics": {"num": 64}})
+    known = FrozenRun(str(codec)).latents
+    after = settled(config, RunDir(tmp_path / "after")).tasks.codec
+    assert list(after.mean) == known["mean"] != list(before.mean) and list(after.std) == known["std"]
+    for weights in ("raw", "ema"):  # the same here: no averages are kept
+        assert FrozenRun(str(codec), weights=weights).latents == known
+
+
 def test_a_run_on_latents_samples_pixels_from_its_own_directory_alone(tiny, codecs, tmp_path):
     codec, path = tmp_path / "codec", tmp_path / "run"
     shutil.copytree(codecs["vqvae"], codec)
