@@ -62,14 +62,11 @@ class Residual(nn.Module):
         return x + Pointwise(self.width, self.order, dtype=self.dtype)(y)
 
 
-class PixelCnn(nn.Module):
-    """__call__(around, channels, order, cond) -> [B, H, W, channels]; the paper's sizes for CIFAR-10."""
+class CausalNet(nn.Module):
+    """What nets of pixels are: __call__(around, channels, order, cond) -> [B, H, W, channels], by the layers of `out`."""
 
     conditions: Conditions = ()
-    width: Count = 256
-    depth: Count = 15
-    kernel: Count = 3
-    hidden: Count = 1024
+    width: Count = 128
     dropout: BelowOne = 0.0
     dtype: Precision = "float32"
 
@@ -88,6 +85,23 @@ class PixelCnn(nn.Module):
         at: Place = None,
     ) -> Array:
         vector = told(self.conditions, cond, len(around.own), self.width)
+        return self.out(around, channels, order, vector, train, at)
+
+    def out(self, around: Around, channels: int, order: int, vector: Array | None, train: bool, at: Place) -> Array:
+        """The layers, told a vector [B, width]."""
+        raise TypeError(f"{type(self).__name__} must have layers: out(around, channels, order, vector, train, at)")
+
+
+class PixelCnn(CausalNet):
+    """The paper's sizes for CIFAR-10."""
+
+    width: Count = 256
+    depth: Count = 15
+    kernel: Count = 3
+    hidden: Count = 1024
+
+    def out(self, around: Around, channels: int, order: int, vector: Array | None, train: bool, at: Place) -> Array:
+        """The layers."""
         y = MaskA(self.width, order=order, dtype=self.dtype)(around, vector)
         for _ in range(self.depth):
             y = Residual(self.width, self.kernel, order, self.dropout, self.dtype)(y, vector, train)
@@ -100,32 +114,16 @@ def gate(x: Array) -> Array:
     return jnp.tanh(a) * jax.nn.sigmoid(b)
 
 
-class GatedPixelCnn(nn.Module):
-    """__call__(around, channels, order, cond) -> [B, H, W, channels]; the paper's sizes for CIFAR-10."""
+class GatedPixelCnn(CausalNet):
+    """The paper's sizes for CIFAR-10."""
 
-    conditions: Conditions = ()
-    width: Count = 128
     depth: Count = 15
     kernel: Count = 3
     hidden: Count = 1024
-    dropout: BelowOne = 0.0
-    dtype: Precision = "float32"
 
-    takes = ("label", "embedding")
-    orders = True
-    border = False
-
-    @nn.compact
-    def __call__(
-        self,
-        around: Around,
-        channels: int,
-        order: int = 1,
-        cond: Cond | None = None,
-        train: bool = False,
-        at: Place = None,
-    ) -> Array:
-        vector, two, reach = told(self.conditions, cond, len(around.own), self.width), 2 * self.width, self.kernel // 2
+    def out(self, around: Around, channels: int, order: int, vector: Array | None, train: bool, at: Place) -> Array:
+        """The layers."""
+        two, reach = 2 * self.width, self.kernel // 2
         turn = dict(order=order, dtype=self.dtype)
 
         def vertical() -> list[Array]:

@@ -12,13 +12,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from jaxgen.core.conditions import Cond
-from jaxgen.core.ranges import BelowOne, Count, Precision
-from jaxgen.core.spec import Conditions
+from jaxgen.core.ranges import BelowOne, Count
 from jaxgen.errors import UserError
 from jaxgen.nets.causal import Around, CausalConv, PixelUp, Place, Pointwise, RowConv, RowUp, form, note, once_a_row
 from jaxgen.nets.layers import Dropout
-from jaxgen.nets.pixelcnn import told
+from jaxgen.nets.pixelcnn import CausalNet
 
 Blocks = tuple  # what the blocks of a level gave: (on the way down, Blocks of the level below, on the way up), or ()
 
@@ -114,34 +112,19 @@ class Level(nn.Module):
         return nn.cond(there, lambda level, y, others: level(y, others, vector, train, half), last, below, y, others)
 
 
-class PixelCnnPP(nn.Module):
-    """__call__(around, channels, 1, cond, train) -> [B, H, W, channels]; the paper's sizes for CIFAR-10.
+class PixelCnnPP(CausalNet):
+    """The paper's sizes for CIFAR-10. The picture needs a further channel of ones, which tells the border from grey."""
 
-    The picture needs a further channel of ones, which tells the border from grey.
-    """
-
-    conditions: Conditions = ()
     width: Count = 160
     blocks: Count = 5  # at a resolution, on the way down; one more on the way up
     levels: Count = 3  # resolutions
     dropout: BelowOne = 0.5
-    dtype: Precision = "float32"
 
-    takes = ("label", "embedding")
     orders = False  # a pixel is made at once
     border = True
 
-    @nn.compact
-    def __call__(
-        self,
-        around: Around,
-        channels: int,
-        order: int = 1,
-        cond: Cond | None = None,
-        train: bool = False,
-        at: Place = None,
-    ) -> Array:
-        vector = told(self.conditions, cond, len(around.own), self.width)
+    def out(self, around: Around, channels: int, order: int, vector: Array | None, train: bool, at: Place) -> Array:
+        """The layers."""
         options = dict(normed=True, dtype=self.dtype)
         sizes = (self.levels, self.blocks, self.width, self.dropout, self.dtype)
 

@@ -13,13 +13,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array, lax
 
-from jaxgen.core.conditions import Cond
-from jaxgen.core.ranges import BelowOne, Count, Precision
-from jaxgen.core.spec import Conditions
+from jaxgen.core.ranges import Count
 from jaxgen.nets.causal import Around, CausalConv, MaskA, Place, Pointwise, form, note
 from jaxgen.nets.convolution import dense
 from jaxgen.nets.layers import Dropout, torch_kernel_init
-from jaxgen.nets.pixelcnn import Head, told
+from jaxgen.nets.pixelcnn import CausalNet, Head
 
 
 def cell(gates: Array, memory: Array) -> Array:
@@ -161,32 +159,16 @@ class DiagonalBiLstm(nn.Module):
         return sum(sides)
 
 
-class PixelRnn(nn.Module):
-    """__call__(around, channels, order, cond) -> [B, H, W, channels]: residual LSTMs; the paper's sizes for CIFAR-10."""
+class PixelRnn(CausalNet):
+    """Residual LSTMs; the paper's sizes for CIFAR-10."""
 
-    conditions: Conditions = ()
-    width: Count = 128
     depth: Count = 12
     hidden: Count = 1024
-    dropout: BelowOne = 0.0
-    dtype: Precision = "float32"
 
-    takes = ("label", "embedding")
-    orders = True
-    border = False
     lstm = None  # the layer
 
-    @nn.compact
-    def __call__(
-        self,
-        around: Around,
-        channels: int,
-        order: int = 1,
-        cond: Cond | None = None,
-        train: bool = False,
-        at: Place = None,
-    ) -> Array:
-        vector = told(self.conditions, cond, len(around.own), self.width)
+    def out(self, around: Around, channels: int, order: int, vector: Array | None, train: bool, at: Place) -> Array:
+        """The layers."""
         y = MaskA(2 * self.width, order=order, dtype=self.dtype)(around, vector)
         for _ in range(self.depth):
             h = Dropout(self.dropout)(self.lstm(self.width, order, self.dtype)(y, vector, at), train)
