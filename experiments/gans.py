@@ -14,9 +14,11 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from jaxgen.runs import setup
 
@@ -25,7 +27,6 @@ setup.configure()
 import numpy as np  # noqa: E402
 
 import jaxgen  # noqa: E402
-from jaxgen.config.files import available  # noqa: E402
 from jaxgen.core import parallel  # noqa: E402
 from jaxgen.data.sources import Digits  # noqa: E402
 from jaxgen.evaluate import evaluate  # noqa: E402
@@ -201,43 +202,44 @@ def table(results: dict[str, list[dict[str, float]]]) -> str:
     return "\n".join(lines)
 
 
+def insert(page: Path, begin: str, text: str) -> None:
+    """Between that comment of a page and the next `end`."""
+    before, _, after = page.read_text().partition(begin)
+    page.write_text(f"{before}{begin}\n\n{text}\n\n<!-- end -->{after.partition('<!-- end -->')[2]}")
+
+
 def write(results: dict) -> None:
-    """result.json and the tables of the README: of these two cores, and of runs on another machine that were brought here."""
-    (OUT / "result.json").write_text(json.dumps(results, indent=1) + "\n")
-    page = OUT / "README.md"
-    for record in ("result.json", "h200/result.json"):
-        begin, end = f"<!-- made by gans.py of {record} -->", "<!-- end -->"
-        before, _, after = page.read_text().partition(begin)
-        found = json.loads((OUT / record).read_text())
-        page.write_text(f"{before}{begin}\n\n{table(found)}\n\n{end}{after.partition(end)[2]}")
+    """The tables of the README: of these two cores, and of runs on another machine that were brought here."""
+    for record, found in (
+        ("result.json", results),
+        ("h200/result.json", json.loads((OUT / "h200/result.json").read_text())),
+    ):
+        insert(OUT / "README.md", f"<!-- made by gans.py of {record} -->", table(found))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs/gans"))
+def run_rows(about: str, out: Path, rows: Mapping[str, Any], one: Callable, write: Callable[[dict], None]) -> None:
+    """The command of a table: `one(name, seed, args)` for every seed that out/result.json lacks, and `write` after each."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs") / out.name)
     parser.add_argument("--data_dir", default="")
     parser.add_argument("--only", nargs="*", default=[""])
     parser.add_argument("--table", action="store_true")
-    args = parser.parse_args()
-    record = OUT / "result.json"
-    for name, row in ROWS.items():
-        results = json.loads(record.read_text()) if record.is_file() else {}
-        if args.table or not any(name.startswith(o) for o in args.only):
-            continue
-        if row.config not in available():
-            print(f"{name}: left out, {row.config} is not there yet", flush=True)
-            continue
-        for seed in range(len(results.get(name, [])), row.seeds):
+    args, record = parser.parse_args(), out / "result.json"
+    results = json.loads(record.read_text()) if record.is_file() else {}
+    for name, row in rows.items():
+        wanted = not args.table and any(name.startswith(beginning) for beginning in args.only)
+        for seed in range(len(results.get(name, [])), row.seeds) if wanted else ():
             try:
                 found = one(name, seed, args)
             except subprocess.CalledProcessError as error:
                 print(f"{name}: left out, its run ended with {error.returncode}", flush=True)
                 break
             results.setdefault(name, []).append(found)
+            record.write_text(json.dumps(results, indent=1) + "\n")
             write(results)
-            print(name, seed, results[name][-1], flush=True)
-    write(json.loads(record.read_text()) if record.is_file() else {})
+            print(name, seed, found, flush=True)
+    write(results)
 
 
 if __name__ == "__main__":
-    main()
+    run_rows(__doc__, OUT, ROWS, one, write)

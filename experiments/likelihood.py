@@ -8,21 +8,18 @@ names. `--table`: no run, only the table anew.
 """
 
 import argparse
-import json
 import shutil
-import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
 
-from gans import budget, name_of, train
+from gans import budget, insert, name_of, run_rows, train
 
 import jaxgen
 from jaxgen.core.method import Scores
 from jaxgen.evaluate import evaluate
 
 OUT = Path(__file__).parent / "likelihood"
-BEGIN, END = "<!-- made by likelihood.py -->", "<!-- end -->"
 
 
 @dataclass(frozen=True)
@@ -170,36 +167,9 @@ def table(results: dict[str, list[dict]]) -> str:
 
 
 def write(results: dict) -> None:
-    """result.json and the table of the README."""
-    (OUT / "result.json").write_text(json.dumps(results, indent=1) + "\n")
-    page = OUT / "README.md"
-    before, _, after = page.read_text().partition(BEGIN)
-    page.write_text(f"{before}{BEGIN}\n\n{table(results)}\n\n{END}{after.partition(END)[2]}")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=Path, default=Path("runs/likelihood"))
-    parser.add_argument("--data_dir", default="")
-    parser.add_argument("--only", nargs="*", default=[""])
-    parser.add_argument("--table", action="store_true")
-    args = parser.parse_args()
-    record = OUT / "result.json"
-    for name, row in ROWS.items():
-        results = json.loads(record.read_text()) if record.is_file() else {}
-        if args.table or not any(name.startswith(o) for o in args.only):
-            continue
-        for seed in range(len(results.get(name, [])), row.seeds):
-            try:
-                found = one(name, seed, args)
-            except subprocess.CalledProcessError as error:
-                print(f"{name}: left out, its run ended with {error.returncode}", flush=True)
-                break
-            results.setdefault(name, []).append(found)
-            write(results)
-            print(name, seed, found, flush=True)
-    write(json.loads(record.read_text()) if record.is_file() else {})
+    """The table of the README."""
+    insert(OUT / "README.md", "<!-- made by likelihood.py -->", table(results))
 
 
 if __name__ == "__main__":
-    main()
+    run_rows(__doc__, OUT, ROWS, one, write)
