@@ -6,13 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import images_last
 from safetensors.numpy import load_file
 
 from jaxgen.nets.flow import ActNorm, GlowStep, plu, squeeze, unsqueeze
-
-
-def images_last(x):
-    return jnp.asarray(np.moveaxis(x, 1, -1))
 
 
 def halves(x):

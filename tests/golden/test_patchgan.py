@@ -6,14 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import images_last
 from safetensors.numpy import load_file
 
 from jaxgen.losses.gan import Hinge, LeastSquares, NonSaturating, Wasserstein
 from jaxgen.nets.patchgan import PatchGan
-
-
-def images_last(x):
-    return jnp.asarray(np.moveaxis(x, 1, -1))
 
 
 def names(weights):

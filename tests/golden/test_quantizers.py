@@ -1,37 +1,23 @@
 """Quantisers of taming-transformers, VAR and VQ-VAE-2: codes, losses, gradients, and the codebooks that a step leaves."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import case_of, images_first, images_last
 from safetensors.numpy import load_file
 
 from jaxgen.nets.quantize import EmaQuantizer, GradientQuantizer, MultiscaleQuantizer
 from jaxgen.nets.vqvae2 import VqVae2Net
 
 
-def read(folder):
-    case = json.loads((folder / "case.json").read_text())
-    return case, dict(np.load(folder / "io.npz")), {k: case["tolerance"][k] for k in ("rtol", "atol")}
-
-
-def last(x):
-    return jnp.asarray(np.moveaxis(x, 1, -1))
-
-
-def first(x):
-    return np.moveaxis(np.asarray(x), -1, 1)
-
-
 @pytest.mark.golden("taming_vq*")
 @pytest.mark.parametrize("legacy", [0, 1])
 def test_taming(folder, legacy):
-    _, a, close = read(folder)
+    _, a, close = case_of(folder)
     codes, dim = a["codebook"].shape
     quantizer = GradientQuantizer(codes=codes, dim=dim, beta=0.25, legacy=bool(legacy))
-    z = last(a["z"])
+    z = images_last(a["z"])
     start = quantizer.init(jax.random.key(0), jnp.zeros((1, codes, dim)))
 
     def loss(params, z):
@@ -41,22 +27,22 @@ def test_taming(folder, legacy):
     grads, q = jax.grad(loss, (0, 1), has_aux=True)({"embed": jnp.asarray(a["codebook"])}, z)
     name = f"vq2_legacy{legacy}_"
     np.testing.assert_array_equal(q.ids.ravel(), a[f"{name}ind"])
-    np.testing.assert_allclose(first(q.codes), a[f"{name}zq"], **close)
+    np.testing.assert_allclose(images_first(q.codes), a[f"{name}zq"], **close)
     np.testing.assert_allclose(q.loss.mean(), a[f"{name}loss"], **close)
-    np.testing.assert_allclose(first(grads[1]), a[f"{name}gz"], **close)
+    np.testing.assert_allclose(images_first(grads[1]), a[f"{name}gz"], **close)
     np.testing.assert_allclose(grads[0]["embed"], a[f"{name}ge"], **close)
 
 
 @pytest.mark.golden("var_multiscale_vq*")
 def test_var(folder):
-    case, a, close = read(folder)
+    case, a, close = case_of(folder)
     c, w = case["config"], load_file(folder / "weights.safetensors")
     sizes = tuple(c["v_patch_nums"])
     quantizer = MultiscaleQuantizer(
         codes=c["vocab_size"], dim=c["Cvae"], sizes=sizes, share=c["share_quant_resi"], mix=c["quant_resi"],
         cosine=c["using_znorm"],
     )  # fmt: skip
-    z = last(a["f"])
+    z = images_last(a["f"])
     variables = jax.jit(quantizer.init)(jax.random.key(0), jnp.tile(z, (32, 1, 1, 1)))
     params = {"embed": w["embedding.weight"]}
     for i in range(c["share_quant_resi"]):
@@ -68,8 +54,8 @@ def test_var(folder):
     q = run(z, None)
     for i, (ids, said) in enumerate(zip(q.ids, run(q.ids, "sums"), strict=True)):
         np.testing.assert_array_equal(ids.reshape(len(z), -1), a[f"idx_{i}"])
-        np.testing.assert_allclose(first(said), a[f"fhat_{i}"], **close)
-    np.testing.assert_allclose(first(q.codes), a["fhat_last"], **close)
+        np.testing.assert_allclose(images_first(said), a[f"fhat_{i}"], **close)
+    np.testing.assert_allclose(images_first(q.codes), a["fhat_last"], **close)
     np.testing.assert_allclose(run(q.ids, "inputs"), a["var_input"], **close)
 
 
@@ -113,23 +99,23 @@ def vqvae2(weights):
 
 @pytest.mark.golden("vq_vae_2*")
 def test_vqvae2(folder, recipe_weights):
-    case, a, close = read(folder)
+    case, a, close = case_of(folder)
     c = case["config"]
     weights = {k: v * (case["recipe_gain"] if v.ndim > 1 else 1.0) for k, v in recipe_weights(case).items()}
     quantizer = EmaQuantizer(codes=c["n_embed"], dim=c["embed_dim"], dead=0.0)
     net = VqVae2Net(quantizer, c["channel"], c["n_res_channel"], c["n_res_block"])
-    v, x = vqvae2(weights), last(a["x"])
+    v, x = vqvae2(weights), images_last(a["x"])
     want = jax.eval_shape(lambda: net.init(jax.random.key(0), jnp.zeros((8, *x.shape[1:])), 3))
     assert jax.tree.map(jnp.shape, v) == jax.tree.map(jnp.shape, want)
     y, q = jax.jit(lambda x: net.apply(v, x, 3))(x)
-    np.testing.assert_allclose(first(y), a["y"], **close)
+    np.testing.assert_allclose(images_first(y), a["y"], **close)
     for level, ids, codes in zip(("top", "bottom"), q.ids, q.codes, strict=True):
         np.testing.assert_array_equal(ids, a[f"ids_{level}"])
-        np.testing.assert_allclose(first(codes), a[f"quant_{level}"], **close)
+        np.testing.assert_allclose(images_first(codes), a[f"quant_{level}"], **close)
     errors = q.metrics["commitment_top"].mean() + q.metrics["commitment_bottom"].mean()
     np.testing.assert_allclose(errors, a["diff"][0], **close)
     np.testing.assert_allclose(
-        first(jax.jit(lambda ids: net.apply(v, ids, 3, method="decode"))(q.ids)), a["decoded_from_ids"], **close
+        images_first(jax.jit(lambda ids: net.apply(v, ids, 3, method="decode"))(q.ids)), a["decoded_from_ids"], **close
     )
 
     def loss(params):

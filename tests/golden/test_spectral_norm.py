@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from arrays import images_last
 
 from jaxgen.nets.layers import Conv, ConvTranspose, Dense
 from jaxgen.nets.spectral import power_iteration
@@ -25,10 +26,6 @@ def rows(v, kernel):
     """torch's v, over [in, kh, kw], in the order of our kernel's axes."""
     *window, inside = kernel.shape[:-1]
     return jnp.asarray(np.moveaxis(np.asarray(v).reshape(inside, *window), 0, -1).ravel())
-
-
-def images_last(x):
-    return jnp.asarray(np.moveaxis(x, 1, -1))
 
 
 @pytest.mark.golden("spectral_norm*")
