@@ -1,10 +1,11 @@
 """Adversarial families, at most ten minutes a run on two cores: what must be reached, and what was.
 
-    python experiments/gans.py --runs=runs --data_dir=DIR_OF_TFDS_SETS [--only digits/ "grid/plain"] [--table]
+    python experiments/gans.py --runs=runs --data_dir=DIR_OF_TFDS_SETS [--only digits/ "grid/plain"] [--seeds=1] [--table]
 
 Trains what is not there yet, one run at a time, judges it by a classifier that jaxgen trained on the same data, and writes
 experiments/gans/: result.json, the table of its README.md and a grid of samples for every row. What is in result.json is
-not done again: delete its entry. `--only`: beginnings of rows' names. `--table`: no run, only the table anew.
+not done again: delete its entry. `--only`: beginnings of rows' names.
+`--seeds`: of a row, at most. `--table`: no run, only the table anew.
 """
 
 import argparse
@@ -223,12 +224,13 @@ def run_rows(about: str, out: Path, rows: Mapping[str, Any], one: Callable, writ
     parser.add_argument("--runs", type=Path, default=Path("runs") / out.name)
     parser.add_argument("--data_dir", default="")
     parser.add_argument("--only", nargs="*", default=[""])
+    parser.add_argument("--seeds", type=int, default=9, help="of a row, at most")
     parser.add_argument("--table", action="store_true")
     args, record = parser.parse_args(), out / "result.json"
     results = json.loads(record.read_text()) if record.is_file() else {}
     for name, row in rows.items():
         wanted = not args.table and any(name.startswith(beginning) for beginning in args.only)
-        for seed in range(len(results.get(name, [])), row.seeds) if wanted else ():
+        for seed in range(len(results.get(name, [])), min(row.seeds, args.seeds)) if wanted else ():
             try:
                 found = one(name, seed, args)
             except subprocess.CalledProcessError as error:
