@@ -1,6 +1,6 @@
 """Likelihoods and codes, at most ten minutes a run on two cores: what must be reached, and what was.
 
-    python experiments/likelihood.py --runs=runs/likelihood --data_dir=DIR_OF_TFDS_SETS [--only digits/ mnist/VAE] [--seeds=1] [--table]
+    python experiments/likelihood.py --runs=runs --data_dir=DIR_OF_TFDS_SETS [--only digits/ mnist/VAE] [--seeds=1] [--table]
 
 Trains what is not there yet, one run at a time, and writes experiments/likelihood/: result.json, the table of its README.md and
 pictures of every row's first seed. What is in result.json is not done again: delete its entry. `--only`: beginnings of rows'

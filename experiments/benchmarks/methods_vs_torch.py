@@ -165,8 +165,9 @@ def drawn(exp: Any) -> list[np.ndarray]:
     found = []
 
     def latents(key: Any, num: int = num) -> Any:
-        """Those of the images that G makes with this key."""
-        return method.latents(split(key, 3)[1], num)
+        """Those of the images that G makes with this key; of two styles the first, as twins do not mix them."""
+        z = method.drawn(split(key, 3)[1], num)
+        return z[:, 0] if method.styled else z
 
     for key in split(disc, method.n_critic):
         made, _, _, mix = split(key, 4)
