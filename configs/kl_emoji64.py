@@ -1,9 +1,12 @@
 """The KL autoencoder of latent diffusion (Rombach et al. 2021, arXiv:2112.10752) on 64x64 pictures of your own, such as emoji: f4.
 
-python -m jaxgen.main --config=kl_emoji64 --config.data.path=~/pictures --workdir=runs/mine    # add :tiny for a CPU run of seconds
+python -m jaxgen.main --config=classifier_cifar --workdir=runs/judge --config.data.name=folder --config.data.path=~/pictures \
+    --config.data.size=64
+python -m jaxgen.main --config=kl_emoji64 --config.data.path=~/pictures --workdir=runs/mine \
+    --config.method.perceptual.path=runs/judge    # add :tiny for a CPU run of seconds
 
-Pixels alone and D's word. With a folder for every class and a classifier of them: --config.method.perceptual=native and
---config.method.perceptual.path=DIR; with LPIPS: --config.method.perceptual=lpips. D begins after a third of the run.
+What pictures look like is judged by a classifier of the same pictures, which have a folder for each class. Without classes there is
+none: --config.method.perceptual=lpips, or =none for pixels alone and D's word. D begins after a third of the run.
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +26,7 @@ def get_config(arg: str = "") -> ConfigDict:
             optimizer=adam,
         ),
         disc=dict(name="patchgan", width=32, layers=2, optimizer=adam),
-        perceptual=dict(name="none"),
+        perceptual=dict(name="native", path=""),
         disc_weight=0.5,
         disc_start=0.33,
         disc_warmup=0.03,

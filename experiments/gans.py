@@ -41,7 +41,12 @@ JUDGES = {  # set -> (config, changes, samples, images of the reference): those 
     "digits": ("classifier_digits", {}, 297, 1_500),
     "mnist": ("classifier_mnist", {"steps": 1_500, "method.net.width": 16}, 500, 10_000),
     "cifar": ("classifier_cifar", {"steps": 1_000, "method.net.width": 32, "method.net.blocks": 1}, 500, 10_000),
-}
+    "emoji": (
+        "classifier_cifar",
+        {"steps": 400, "method.net.width": 16, "method.net.blocks": 1, "data.name": "folder", "data.size": 64},
+        0, 0,
+    ),
+}  # fmt: skip
 WIDTH = {"method.gen.width": 32, "method.disc.width": 32}
 RATES = {"method.gen.optimizer.lr": 5e-4, "method.disc.optimizer.lr": 5e-4}  # of a run that is so much shorter
 
@@ -104,6 +109,11 @@ ROWS: dict[str, Row] = {
 }
 
 
+def bare(figure: str) -> str:
+    """Its name without number and protocol."""
+    return figure.partition("@")[0].partition(":")[0]
+
+
 def name_of(row: str) -> str:
     """As part of a file's name."""
     return re.sub(r"\W+", "_", row).strip("_")
@@ -127,13 +137,25 @@ def budget(changes: dict) -> dict:
     return {"save_every": changes["steps"], "log_every": max(1, changes["steps"] // 20)} if "steps" in changes else {}
 
 
-def viewer_of(kind: str, runs: Path, data_dir: str) -> measure.Viewer:
-    """The judge of a set, trained where it is not there."""
+def place(kind: str, args: argparse.Namespace) -> dict:
+    """Where the pictures of a set lie."""
+    if kind == "emoji":
+        return {"data.path": args.pictures}
+    return {"data.data_dir": args.data_dir} if kind in ("mnist", "cifar") else {}
+
+
+def judge_of(kind: str, args: argparse.Namespace, seed: int = 0) -> Path:
+    """The run of a set's judge, trained where it is not there; another seed is another classifier."""
     config, changes, *_ = JUDGES[kind]
-    folder, changes = runs / config, changes | ({} if kind == "digits" else {"data.data_dir": data_dir})
+    folder = args.runs / (f"classifier_{kind}_{seed}" if seed else f"classifier_{kind}")
     if not list(folder.glob("checkpoints/[0-9]*")):
-        train(folder, config, changes | budget(changes))
-    return measure.Viewer(measure.native_judge(folder), parallel.make_mesh({"data": -1}))
+        train(folder, config, {**changes, **budget(changes), **place(kind, args), "seed": seed})
+    return folder
+
+
+def viewer_of(kind: str, args: argparse.Namespace) -> measure.Viewer:
+    """Through the judge of a set."""
+    return measure.Viewer(measure.native_judge(judge_of(kind, args)), parallel.make_mesh({"data": -1}))
 
 
 def judged(kind: str, folder: Path, viewer: measure.Viewer, grid: Path) -> dict[str, float]:
@@ -152,7 +174,7 @@ def judged(kind: str, folder: Path, viewer: measure.Viewer, grid: Path) -> dict[
     found = measure.compare(measures, made, real, viewer.judge.protocol)
     seen = np.bincount(made.logits.argmax(-1), minlength=made.logits.shape[-1]) / num
     save_grid(grid, images[:80], 10 if told is not None else 0)
-    return {k.partition("@")[0].partition(":")[0]: v for k, v in found.items()} | {"rarest_label": seen.min()}
+    return {bare(k): v for k, v in found.items()} | {"rarest_label": seen.min()}
 
 
 def planar(folder: Path, grid: Path) -> dict[str, float]:
@@ -165,10 +187,10 @@ def planar(folder: Path, grid: Path) -> dict[str, float]:
 def one(name: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
     """A row with one seed: trained and judged."""
     row, (kind, _, _) = ROWS[name], name.partition("/")
-    viewer = viewer_of(kind, args.runs, args.data_dir) if kind in JUDGES else None
+    viewer = viewer_of(kind, args) if kind in JUDGES else None
     folder = args.runs / f"{name_of(name)}_{seed}"
-    place = {"data.data_dir": args.data_dir} if kind in ("mnist", "cifar") else {}
-    seconds = train(folder, row.config, {**row.changes, **budget(row.changes), **place, "seed": seed})
+    changes = {**row.changes, **budget(row.changes), **place(kind, args), "seed": seed}
+    seconds = train(folder, row.config, changes)
     grid = OUT / f"{name_of(name)}.png" if not seed else folder / "grid.png"
     found = judged(kind, folder, viewer, grid) if viewer else planar(folder, grid)
     exp = jaxgen.open(folder).exp
@@ -223,6 +245,9 @@ def run_rows(about: str, out: Path, rows: Mapping[str, Any], one: Callable, writ
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs") / out.name)
     parser.add_argument("--data_dir", default="")
+    parser.add_argument(
+        "--pictures", default="", help="of rows of emoji: a folder that holds train and test, a folder for each class"
+    )
     parser.add_argument("--only", nargs="*", default=[""])
     parser.add_argument("--seeds", type=int, default=9, help="of a row, at most")
     parser.add_argument("--table", action="store_true")

@@ -107,7 +107,7 @@ def main() -> None:
     folder = (args.runs / "sick").absolute()
     folder.mkdir(parents=True, exist_ok=True)
     part(folder)
-    viewer, found, shown = viewer_of("digits", args.runs, ""), {}, {}
+    viewer, found, shown = viewer_of("digits", args), {}, {}
     for name, (own, cure) in RUNS.items():
         for called, keys in ((name, own), *(((f"{name}, cured"), {**own, **cure}) for _ in [0] if cure)):
             run = folder / called.replace(", ", "_").replace(" ", "_")
