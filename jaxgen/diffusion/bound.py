@@ -2,17 +2,18 @@
 
 L_T     = KL(q(x_T | x_0) || N(0, I))
 L_(t-1) = KL(q(x_(t-1) | x_t, x_0) || p(x_(t-1) | x_t))
-L_0     = -log p(x_0 | x_1), a Gaussian integrated over each of 256 grey levels
+L_0     = -log p(x_0 | x_1), a Gaussian integrated over each grey level; of what has no levels its density
 """
 
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.core.spec import Levels
 from jaxgen.diffusion.process import Process, as_chain, level_at, spread
 from jaxgen.diffusion.solvers.chain import log_band, posterior, validate_variance, variance_needs
 from jaxgen.diffusion.solvers.table import Denoiser, Estimate, clipped, x0_of
@@ -31,16 +32,21 @@ def normal_cdf(x: Array) -> Array:
     return 0.5 * (1.0 + jnp.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
 
 
-def grey_level_log_prob(x: Array, mean: Array, log_std: Array) -> Array:
-    """log of a Gaussian's mass in the grey level (256 on [-1, 1]) of x; the outermost levels reach to infinity.
+def grey_level_log_prob(x: Array, mean: Array, log_std: Array, levels: int = 256) -> Array:
+    """log of a Gaussian's mass in the grey level of x, of so many even ones on [-1, 1]; the outermost reach to infinity.
 
     A mass below 1e-12 counts as that and has no gradient, as after guided-diffusion's torch clamp; at 1e-12 itself the
     gradient is halved here and whole there.
     """
-    scale = jnp.exp(-log_std)
-    above, below = normal_cdf(scale * (x - mean + 1 / 255)), normal_cdf(scale * (x - mean - 1 / 255))
+    scale, half = jnp.exp(-log_std), 1 / (levels - 1)
+    above, below = normal_cdf(scale * (x - mean + half)), normal_cdf(scale * (x - mean - half))
     mass = jnp.where(x < -0.999, above, jnp.where(x > 0.999, 1.0 - below, above - below))
     return jnp.log(jnp.maximum(mass, 1e-12))
+
+
+def log_density(x: Array, mean: Array, log_std: Array) -> Array:
+    """log N(x; mean, e^(2 log_std)) in nats, elementwise."""
+    return -0.5 * ((x - mean) ** 2 * jnp.exp(-2.0 * log_std) + np.log(2 * np.pi)) - log_std
 
 
 def per_image(v: Array) -> Array:
@@ -85,13 +91,17 @@ def log_variance(process: Process, t: Array, out: Array | Estimate, x: Array, va
     return take({"small": table.small, "large": table.fixed_large}[variance], t, x)
 
 
-def term(process: Process, x0: Array, x: Array, t: Array, guess: Array, log_var: Array) -> Array:
-    """[B] nats: L_(t-1), or L_0 at the chain's first step, of a model with this guess of x_0 and this log-variance."""
+def term(process: Process, x0: Array, x: Array, t: Array, guess: Array, log_var: Array, levels: int = 256) -> Array:
+    """[B] nats: L_(t-1), or L_0 at the chain's first step, of a model with this guess of x_0 and this log-variance.
+
+    levels: of a value of x_0; 0 for a density.
+    """
     table = chain(process)
     keep, data = take(table.keep, t, x), take(table.data, t, x)
     mean = keep * x + data * guess
     divergence = normal_kl(keep * x + data * x0, take(table.small, t, x), mean, log_var)
-    decoder = -grey_level_log_prob(x0, mean, 0.5 * jnp.broadcast_to(log_var, x.shape))
+    log_std = 0.5 * jnp.broadcast_to(log_var, x.shape)
+    decoder = -(grey_level_log_prob(x0, mean, log_std, levels) if levels else log_density(x0, mean, log_std))
     first = jnp.round(t * process.steps) <= 1
     return jnp.where(first, per_image(decoder), per_image(jnp.broadcast_to(divergence, x.shape)))
 
@@ -104,7 +114,7 @@ def prior(process: Process, x0: Array) -> Array:
 
 
 class Bound(NamedTuple):
-    """Nats; their sum bounds -log p(x_0) of 8-bit images from above."""
+    """Nats; their sum bounds -log p(x_0) from above."""
 
     prior: Array  # [B] L_T
     terms: Array  # [B, T] L_0 .. L_(T-1)
@@ -116,9 +126,15 @@ class Bound(NamedTuple):
 
 
 def variational_bound(
-    denoise: Denoiser, process: Process, x0: Array, rng: Array, variance: str = "small", clip: bool = True
+    denoise: Denoiser,
+    process: Process,
+    x0: Array,
+    rng: Array,
+    variance: str = "small",
+    clip: bool = True,
+    levels: int = 256,
 ) -> Bound:
-    """Every term with one draw of its noise: T evaluations.
+    """Every term with one draw of its noise: T evaluations. levels: of a value of x0; 0 for a density.
 
     `rng` is a key, or the recorded unit noise [T, B, ...] from the last step to the first.
     """
@@ -132,7 +148,7 @@ def variational_bound(
         x = level_at(process, t, x0).noised(x0, draw if recorded else jax.random.normal(draw, x0.shape))
         out = denoise(x, t)
         guess = clipped(x0_of(out)) if clip else x0_of(out)
-        return carry, term(process, x0, x, t, guess, log_variance(process, t, out, x, variance))
+        return carry, term(process, x0, x, t, guess, log_variance(process, t, out, x, variance), levels)
 
     times = jnp.asarray(np.arange(total, 0, -1) / total, jnp.float32)
     _, terms = jax.lax.scan(one, None, (times, draws))
@@ -143,8 +159,11 @@ def variational_bound(
 class ChainBound:
     """The bound as a negative log-likelihood, of a chain with fixed or learned variance; one evaluation per training step."""
 
+    kind: ClassVar[str] = "bound"
+
     variance: str = "small"  # large | small | learned
     clip: bool = True  # clamp the denoised image to [-1, 1]
+    levels: Levels = 256
 
     def __post_init__(self) -> None:
         validate_variance(self.variance, "nll")
@@ -155,5 +174,5 @@ class ChainBound:
         return ("chain", *variance_needs(self.variance))
 
     def __call__(self, denoise: Denoiser, process: Process, x: Array, rng: Array) -> Array:
-        """[B] nats of 8-bit images in [-1, 1], from above."""
-        return variational_bound(denoise, process, x, rng, self.variance, self.clip).total
+        """[B] nats of data in [-1, 1] on their levels, from above; of what has none, of a density."""
+        return variational_bound(denoise, process, x, rng, self.variance, self.clip, self.levels).total

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.core.ranges import Count, NonNegative, Positive
+from jaxgen.core.spec import Levels
 from jaxgen.diffusion.bound import per_image
 from jaxgen.diffusion.process import Process, ratio
 from jaxgen.diffusion.solvers.table import Denoiser, x0_of
@@ -29,6 +30,7 @@ class FlowLikelihood:
     high: Positive = 200.0  # where only noise is left: N(0, high^2 I) is the prior of y
     probes: Count = 1  # draws of e, averaged
     prior_variance: NonNegative = 1.0  # of the data: the prior at the end is N(0, high^2 + prior_variance)
+    levels: Levels = 256
 
     def __post_init__(self) -> None:
         if self.low >= self.high:
@@ -41,14 +43,23 @@ class FlowLikelihood:
         """Evaluations of the denoiser (each with one derivative in the probes' directions)."""
         return 4 * self.steps
 
-    def __call__(self, denoise: Denoiser, process: Process, x: Array, rng: Array) -> Array:
-        """[B] nats of 8-bit images in [-1, 1], dequantised by uniform noise (Theis et al. 2016): -log p, from above on average.
+    @property
+    def kind(self) -> str:
+        """The flow's density is exact but for its steps and probes; dequantisation costs something."""
+        return "bound" if self.levels else "exact"
 
-        A grey level is 2 / 255 wide (x / 127.5 - 1), so its mass is the density over 127.5 per dimension.
+    def __call__(self, denoise: Denoiser, process: Process, x: Array, rng: Array) -> Array:
+        """[B] nats of data in [-1, 1] on their levels, dequantised by uniform noise (Theis et al. 2016): from above on average.
+
+        Levels are 2 / (L - 1) apart, so that the mass of one is the density times that for every dimension. What has no levels
+        has its density.
         """
         noise, probe = jax.random.split(rng)
-        x = x + jax.random.uniform(noise, x.shape, x.dtype, -0.5, 0.5) / 127.5
-        return -self.log_density(denoise, process, x, probe) + np.prod(x.shape[1:]) * np.log(127.5)
+        if not self.levels:
+            return -self.log_density(denoise, process, x, probe)
+        width = 2 / (self.levels - 1)
+        x = x + width * jax.random.uniform(noise, x.shape, x.dtype, -0.5, 0.5)
+        return -self.log_density(denoise, process, x, probe) - np.prod(x.shape[1:]) * np.log(width)
 
     def log_density(self, denoise: Denoiser, process: Process, y: Array, rng: Array) -> Array:
         """[B] nats: log p(y) for data y."""

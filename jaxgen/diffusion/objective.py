@@ -34,12 +34,13 @@ class Predicted(NamedTuple):
     fraction: Array | None  # [B, ...] of the log-variance's range, where the objective gives a learned variance
     error: Array  # [B] weighted squared error of the prediction
     uncertainty: Callable[[], Array]  # () -> [B]: the net's own
+    levels: int = 256  # of a value of x0; latents, which have none, are taken for 256 as in DiT's program
 
     def bound(self, out: Array) -> Array:
         """[B] T terms of L_vlb in bits per dimension, each for its t, with `out` as the prediction."""
         guess = self.predict.denoised(out, self.x, level_at(self.process, self.t, self.x))
         log_var = log_variance(self.process, self.t, Estimate(guess, self.fraction), self.x, "learned")
-        nats = term(self.process, self.x0, self.x, self.t, guess, log_var)
+        nats = term(self.process, self.x0, self.x, self.t, guess, log_var, self.levels)
         return self.process.steps * bits_per_dim(-nats, math.prod(self.x0.shape[1:]))
 
 

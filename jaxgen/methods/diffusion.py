@@ -6,7 +6,6 @@ Sampling (algorithm 2): x_1 ~ N(0, sigma(1)^2), then the solver follows the deno
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +29,7 @@ from jaxgen.diffusion.solvers.table import Denoiser, Estimate, NegativeLogLikeli
 from jaxgen.diffusion.times import Times, Uniform
 from jaxgen.diffusion.weight import Simple, Weight
 from jaxgen.errors import UserError
-from jaxgen.images import within
+from jaxgen.images import from_levels, to_levels, within
 
 
 def bounded(spec: Spec, x: Array) -> Array:
@@ -54,9 +53,6 @@ class Diffusion(LossMethod):
     scaled by predict.scale. The second model of a guide that has one is lent.
     """
 
-    kind: ClassVar[str] = "bound"
-    levels: ClassVar[int] = 256
-
     process: Process = field(default_factory=VP)
     predict: Prediction = field(default_factory=Eps)
     weight: Weight = field(default_factory=Simple)
@@ -70,6 +66,16 @@ class Diffusion(LossMethod):
     def __post_init__(self) -> None:
         refuse_unmet(self)
         _ = self.nfe  # a solver refuses what it cannot do before anything is trained
+
+    @property
+    def kind(self) -> str:
+        """As its way to a likelihood has it."""
+        return self.nll.kind
+
+    @property
+    def levels(self) -> int:
+        """Of the data."""
+        return self.nll.levels
 
     @property
     def gives(self) -> tuple[str, ...]:
@@ -136,7 +142,8 @@ class Diffusion(LossMethod):
         def uncertainty() -> Array:
             return self.net.apply(variables, clock, method="uncertainty")[0]
 
-        found = Predicted(self.process, self.predict, t, x0, x, out, fraction, error, uncertainty)
+        levels = self.spec.levels or 256
+        found = Predicted(self.process, self.predict, t, x0, x, out, fraction, error, uncertainty, levels)
         each, metrics = self.objective(found)
         extra = {}
         if train and "times" in w.extra:
@@ -202,9 +209,11 @@ class Diffusion(LossMethod):
         return bounded(self.spec, self.solver(self.denoiser(w, cond), self.process, z, rng))
 
     def log_prob(self, w: Weights, batch: Batch, rng: Array) -> Array:
-        """[B] log-likelihood (or its bound, see `nll`) in nats of 8-bit images, without guidance."""
-        model, cond = self.unguided(w.nets["net"]), self.conditions(batch)
-        return -self.nll(lambda x, t: model(x, t, cond), self.process, self.target(batch), rng)
+        """[B] log-likelihood (or its bound, see `nll`) in nats, without guidance."""
+        model, cond, x = self.unguided(w.nets["net"]), self.conditions(batch), self.target(batch)
+        if self.levels:  # of which uint8 holds the nearest whole number
+            x = from_levels(to_levels(x, self.levels), self.levels)
+        return -self.nll(lambda x, t: model(x, t, cond), self.process, x, rng)
 
 
 TEACHER = Role(Diffusion, "diffusion model", conditions=True, alike=("process", "predict"))

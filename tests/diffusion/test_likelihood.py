@@ -65,12 +65,21 @@ def test_the_divergence_is_unbiased_when_pixels_depend_on_each_other():
     np.testing.assert_allclose(got, want, atol=0.25)
 
 
-def test_dequantised_uniform_images_cost_eight_bits():
-    """A model of very wide data: every grey level is equally likely up to the width; the change of units is 127.5."""
-    process, x = Sigma(), jnp.zeros((2, 3))
-    nats = FlowLikelihood(steps=60)(exact(process), process, x + MEAN, jax.random.key(0))
-    peak = -np.log(1 / 127.5 / (STD * np.sqrt(2 * np.pi)))
-    np.testing.assert_allclose(nats / 3, peak, atol=0.05)
+@pytest.mark.parametrize("levels", [256, 17])
+def test_the_masses_of_all_levels_sum_to_one(levels):
+    """Each from one draw within the level: the sum is 1 on average."""
+    x = jnp.linspace(-1, 1, levels)[:, None]
+    nats = FlowLikelihood(steps=60, levels=levels)(exact(Sigma()), Sigma(), x, jax.random.key(0))
+    assert float(jnp.exp(-nats).sum()) == pytest.approx(1.0, abs=0.05)
+
+
+def test_what_has_no_levels_has_its_density():
+    process, x = Sigma(), jnp.full((2, 3), MEAN)
+    flow = FlowLikelihood(steps=60, levels=0)
+    np.testing.assert_allclose(
+        flow(exact(process), process, x, jax.random.key(0)) / 3, np.log(STD * np.sqrt(2 * np.pi)), atol=0.05
+    )
+    assert flow.kind == "exact" and FlowLikelihood().kind == "bound"
 
 
 def with_variance(process):
@@ -88,17 +97,22 @@ def with_variance(process):
     return denoise
 
 
-@pytest.mark.parametrize("process", [VP("cosine", 400), VP("linear", 100)], ids=["cosine", "linear"])
-def test_the_bound_is_tight_for_an_exact_model(process):
-    """With the exact variance it is the entropy in grey levels; with either fixed one it lies above."""
+@pytest.mark.parametrize(
+    ("process", "levels"),
+    [(VP("cosine", 400), 256), (VP("linear", 100), 256), (VP("linear", 100), 0)],
+    ids=["cosine", "linear", "density"],
+)
+def test_the_bound_is_tight_for_an_exact_model(process, levels):
+    """With the exact variance it is the entropy in levels, or of the density; with either fixed one it lies above."""
     x = np.random.default_rng(0).standard_normal((256, 8)) * STD + MEAN
-    x = jnp.asarray(np.round((x + 1) * 127.5) / 127.5 - 1, jnp.float32)
+    units = 0.5 * (levels - 1) if levels else 1.0  # levels in 1
+    x = jnp.asarray(np.round((x + 1) * units) / units - 1 if levels else x, jnp.float32)
     got = {
-        kind: variational_bound(with_variance(process), process, x, jax.random.key(0), kind, clip=False)
+        kind: variational_bound(with_variance(process), process, x, jax.random.key(0), kind, False, levels)
         for kind in ("learned", "small", "large")
     }
     bits = {kind: float(bits_per_dim(-bound.total, 8).mean()) for kind, bound in got.items()}
-    assert bits["learned"] == pytest.approx(np.log2(STD * np.sqrt(2 * np.pi * np.e) * 127.5), abs=0.06)
+    assert bits["learned"] == pytest.approx(np.log2(STD * np.sqrt(2 * np.pi * np.e) * units), abs=0.06)
     assert bits["small"] > bits["learned"] + 0.02 and bits["large"] > bits["learned"] + 0.02
     assert got["small"].terms.shape == (256, process.steps) and (got["small"].terms[:, 1:].mean(0) > -1e-3).all()
     np.testing.assert_allclose(got["small"].prior, prior(process, x))
@@ -119,9 +133,10 @@ def test_kl_and_grey_levels():
     x = np.random.default_rng(0).standard_normal(200_000) * 0.5**0.5 + 0.3
     monte_carlo = (-0.5 * (x - 0.3) ** 2 / 0.5 - 0.5 * np.log(0.5) + 0.5 * (x + 0.1) ** 2 / 2 + 0.5 * np.log(2)).mean()
     assert float(kl) == pytest.approx(monte_carlo, abs=0.01)
-    levels = jnp.arange(256) / 127.5 - 1
-    total = jnp.exp(grey_level_log_prob(levels, jnp.float32(0.2), jnp.log(0.3))).sum()
-    assert float(total) == pytest.approx(1.0, abs=2e-3)
+    for levels in (2, 17, 256):
+        each = jnp.linspace(-1, 1, levels)
+        total = jnp.exp(grey_level_log_prob(each, jnp.float32(0.2), jnp.log(0.3), levels)).sum()
+        assert float(total) == pytest.approx(1.0, abs=2e-3)
 
 
 @pytest.mark.parametrize(

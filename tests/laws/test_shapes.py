@@ -75,6 +75,8 @@ def test_every_function_of_every_method_keeps_its_promise(exp, request):
         codes = jax.eval_shape(method.encode, w, few[spec.target], key)
         assert all(level.shape[0] == num for level in jax.tree.leaves(codes))
         chex.assert_shape(jax.eval_shape(method.decode, w, codes), (num, *spec.shape))
+    if isinstance(method, Scores):
+        assert method.levels in (spec.levels, 2, 0)  # those of the data; a binarised picture's; a density has none
     if isinstance(method, Scores) and request.node.callspec.params["exp"] in KINDS:  # an ODE with its net's derivatives
         chex.assert_shape(jax.eval_shape(method.log_prob, w, few, key), (num,))
 

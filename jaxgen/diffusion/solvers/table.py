@@ -56,8 +56,11 @@ def prepared(solver: Solver, process: Process) -> Solver:
 class NegativeLogLikelihood(Protocol):
     """How likely a model finds an image."""
 
+    levels: int  # of a value; 0: the data have a density
+    kind: str  # "exact", or a "bound"
+
     def __call__(self, denoise: Denoiser, process: Process, x: Array, rng: Array) -> Array:
-        """[B] nats of 8-bit images in [-1, 1], or an upper bound."""
+        """[B] nats of images in [-1, 1] on their levels, or an upper bound."""
 
 
 class Symbols(NamedTuple):
