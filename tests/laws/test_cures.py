@@ -318,7 +318,7 @@ ELSEWHERE = {
     "losses": (1, "raised in the first step, for a batch of one; tests/losses"),
     "main.py": (8, "the flags of the command line; tests/system/test_command.py"),
     "methods": (7, "raised in the first step or a later phase, or other data are needed; tests/methods, tests/diffusion"),
-    "metrics": (43, "functions of arrays: the message says what the argument must be; tests/metrics"),
+    "metrics": (45, "functions of arrays: the message says what the argument must be; tests/metrics"),
     "nets": (13, "another net or other pictures are needed; tests/nets"),
     "pretrained": (89, "files of other projects, and downloads; tests/pretrained"),
     "runs": (36, "a trained run is needed, or a second process; tests/runs, tests/system"),
