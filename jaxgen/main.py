@@ -18,10 +18,11 @@ import os
 import re
 import sys
 import threading
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxgen.core.given import expand
-from jaxgen.errors import UserError, told, warn_in_a_line
+from jaxgen.errors import UserError, line, told, warn_in_a_line
 
 MODES = ("train", "eval", "sample", "sweep", "latents", "show")
 
@@ -76,6 +77,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="A,B,...",
         help="labels to ask for, by name or number, repeated (default: all in turn)",
     )
+    s.add_argument(
+        "--prompt", action="append", default=[], metavar="TEXT", help="a text to be shown; several take turns"
+    )
+    s.add_argument("--prompts", type=expand, default="", metavar="FILE", help="texts to be shown, one a line")
     s.add_argument(
         "--ask",
         action="append",
@@ -183,12 +188,12 @@ def run(argv: list[str]) -> None:
 
         asked = dict(_pair(text) for text in args.ask)
         what = {k: getattr(args, k) for k in ("num", "out", "seed", "labels", "weights", "step", "files")}
-        sample(args.workdir, **what, changes=changes, asked=asked)
+        sample(args.workdir, **what, changes=changes, asked=asked, prompt=[*args.prompt, *_lines(args.prompts)])
 
 
 # flag -> the modes that it says something to
 USERS = {
-    **dict.fromkeys(("num", "ask", "files"), ("sample",)),
+    **dict.fromkeys(("num", "ask", "files", "prompt", "prompts"), ("sample",)),
     **dict.fromkeys(("labels", "seed", "out"), ("sample", "latents")),
     "tool": ("latents",),
     "stds": ("sweep",),
@@ -221,7 +226,11 @@ def _refuse_other(args: argparse.Namespace, changes: dict[str, str]) -> None:
     own, given = _remembered(args.workdir), configs.load(args.config)
     for said in ({}, changes):
         found = configs.differences(own, laid_out(configs.override(given, said), own))
-        found = [d for d in found if not PACE.match(d) and not (d.startswith("tasks.") and d.endswith("-> ()"))]
+        found = [
+            d
+            for d in found
+            if not PACE.match(d) and not (d.startswith(("tasks.", "data.tokenizer.")) and d.endswith("-> ()"))
+        ]
         if not found:
             return
     more = f" and {len(found) - 1} more" if len(found) > 1 else ""
@@ -238,6 +247,19 @@ def _pair(text: str) -> tuple[str, Any]:
     if not equals:
         raise UserError(f"--ask={text} must say a value: --ask={name}=0.5")
     return name, parse_value(value)
+
+
+def _lines(file: str) -> list[str]:
+    """The lines of a text file that are not empty; none of no file."""
+    if not file:
+        return []
+    try:
+        text = Path(file).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--prompts={file} cannot be read as text: {line(error)}") from None
+    if found := [each.strip() for each in text.splitlines() if each.strip()]:
+        return found
+    raise UserError(f"--prompts={file} holds no text; write one a line")
 
 
 def _numbers(kind: type, flag: str, text: str, such_as: str) -> tuple:

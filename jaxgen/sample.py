@@ -14,7 +14,7 @@ from jaxgen.core.given import expand
 from jaxgen.errors import UserError
 from jaxgen.images import map_npz, save_grid, save_png, write_npz
 from jaxgen.runs.experiment import Made
-from jaxgen.runs.trained import Labels, Trained
+from jaxgen.runs.trained import Labels, Prompts, Trained, texts
 from jaxgen.runs.writers import say
 
 SHOWN = 256  # pictures of a grid
@@ -31,6 +31,7 @@ def sample(
     files: bool = False,
     changes: Mapping[str, Any] | None = None,
     asked: Mapping[str, Any] | None = None,
+    prompt: Prompts = (),
 ) -> np.ndarray:
     """uint8 [num, H, W, C] from the newest checkpoint (or `step`'s), mapped from OUT.npz, to which they are streamed: any number
     takes the memory of one batch. (Hosts that do not write get none.)
@@ -42,20 +43,23 @@ def sample(
     run's config hold for these samples: another solver, another guide.
     `labels` (names or numbers) repeat over the samples; empty means 0, 1, ..., classes - 1, 0, ... Needs neither config file
     nor data, but where the run is told pictures (to restore, to enlarge): these are made of the held-out examples, and drawn
-    before the samples. `asked`: values of other conditions by name.
+    before the samples; texts, likewise. `prompt`: texts that repeat over the samples. `asked`: values of other conditions by name.
     """
     trained = Trained.open(workdir, step, changes)
     (choice,) = trained.choose([weights])
-    wanted = trained.asked(labels, **(asked or {}))
+    prompt = texts(prompt)
+    wanted = trained.asked(labels, prompt, **(asked or {}))
     label = trained.exp.spec.label
     called = [trained.exp.spec[label].called(int(i)) for i in wanted.get(label, ())]
     parts = [f"seed{seed}"] + [f"num{num}"] * (num != 64) + [choice.name] * (weights != "ema")
     parts += [f"labels-{','.join(called)}"] * bool(called)
+    parts += [f"prompt-{'+'.join(prompt)}"] * bool(prompt)
     parts += [f"{k}-{np.asarray(v).tolist()}" for k, v in (asked or {}).items() if k != label]
     target = Path(expand(out)) if str(out) else trained.run.path / "samples" / trained.stem(*parts)
     target = target.with_suffix("") if target.suffix in (".png", ".npz") else target
     if files and target.exists():
         raise UserError(f"--files: {target} is there already; delete it, or name another --out")
+    called = called or prompt
     made = trained.samples(num, wanted, seed, choice)
     if not parallel.is_lead():
         return np.zeros((sum(0 for _ in made), *trained.exp.data.shape), np.uint8)  # all hosts take part
@@ -71,7 +75,7 @@ class Output:
     trained: Trained
     path: Path  # its name may hold dots: std0.07
     num: int
-    called: list[str]  # the names of the labels asked for
+    called: list[str]  # the names of the labels asked for, or the prompts
     files: bool
     what: str  # in words
 

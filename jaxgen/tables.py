@@ -13,6 +13,13 @@ TABLES: dict[str, dict[str, str]] = {
         "ring": "jaxgen.data.sources.points:Ring",
         "grid": "jaxgen.data.sources.points:Lattice",
     },
+    "tokenizer": {
+        "none": "jaxgen.data.tokenize:NoTokenizer",
+        "bytes": "jaxgen.data.tokenize:Bytes",
+        "clip": "jaxgen.data.tokenize:Clip",
+        "t5": "jaxgen.data.tokenize:T5",
+        "bert": "jaxgen.data.tokenize:Bert",
+    },
     "transform": {
         "flip": "jaxgen.data.transforms:Flip",
         "crop": "jaxgen.data.transforms:Crop",
@@ -305,7 +312,7 @@ TABLES: dict[str, dict[str, str]] = {
 KEYS: dict[str, str] = {
     "net": "net", "gen": "net", "disc": "net", "base_gen": "net", "base_disc": "net", "ae": "net",
     "encoder": "module", "decoder": "module", "quantizer": "module", "regularizer": "module",
-    "optimizer": "optimizer", "ema": "ema",
+    "optimizer": "optimizer", "ema": "ema", "tokenizer": "tokenizer",
     "process": "process", "predict": "predict", "weight": "weight", "times": "times", "objective": "objective",
     "solver": "solver", "pairs": "solver",
     "guide": "guide", "grid": "grid", "nll": "nll", "likelihood": "likelihood", "dequantise": "dequantise",

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,7 @@ from jaxgen.core.method import Method, Samples
 from jaxgen.core.spec import PICTURES, Spec
 from jaxgen.core.state import PyTree, TrainState, adopt, renewed
 from jaxgen.data.pipeline import index_stream, load_all, train_stream
-from jaxgen.data.sources import Source
+from jaxgen.data.sources import Source, Tokenized
 from jaxgen.errors import UserError
 from jaxgen.evaluation.per_image import Evaluator
 from jaxgen.runs.ahead import Ahead
@@ -66,7 +67,7 @@ def resume(config: ConfigDict, run: RunDir, began: float, allow_data_change: boo
 
     @functools.cache
     def source(index: int) -> Source:
-        return open_source(stages[index].config, "train")
+        return open_source(stages[index].config, "train", run.path / "frozen")
 
     @functools.cache
     def data(index: int) -> dict[str, Any]:
@@ -171,15 +172,25 @@ def settled(config: ConfigDict, run: RunDir) -> ConfigDict:
     """
     config = laid_out(config, run.config() if run.begun else None)
     if run.begun:
-        old = run.config().tasks.to_dict()
-        for name, task in config.tasks.to_dict().items():
-            stored = {k: v for k, v in old.get(name, {}).items() if task.get(k) == () != v}  # left open now, found then
-            config = override(config, {f"tasks.{name}.{k}": v for k, v in stored.items()})
+        old = run.config()
+        for path in ("data.tokenizer", *(f"tasks.{name}" for name in config.tasks)):
+            now, then = (
+                reduce(lambda part, key: part.get(key, {}), path.split("."), c.to_dict()) for c in (config, old)
+            )
+            stored = {k: v for k, v in then.items() if now.get(k) == () != v}  # left open now, found then
+            config = override(config, {f"{path}.{k}": v for k, v in stored.items()}) if stored else config
         run.claim(config, write=False)
         return config
-    if not config.tasks:
+    if not config.tasks and config.data.tokenizer.name == "none":
         return config
     source = open_source(config, "train")
+    if isinstance(source, Tokenized):
+        found = {f"data.tokenizer.{k}": v for k, v in source.tokenizer.found.items()}
+        config = override(config, found)
+        if parallel.is_lead():
+            run.keep_files("tokenizer", source.tokenizer.sources())
+    if not config.tasks:
+        return config
     exp = Experiment.open(config, source.spec)
     if parallel.is_lead():
         for name, loan in {k: loan for stage in exp.stages for k, loan in stage.task.loans().items()}.items():

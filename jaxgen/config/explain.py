@@ -122,7 +122,9 @@ def _options(config: dict[str, Any]) -> Iterator[tuple[str, Any, str, Any]]:
         if key == "data":
             yield from _member("source", value, "data", FEED)
             usual = fields(Feed)
-            yield from ((f"data.{k}", value[k], meanings(Feed).get(k, ""), default(usual[k])) for k in FEED)
+            plain = [k for k in FEED if k != "tokenizer"]
+            yield from ((f"data.{k}", value[k], meanings(Feed).get(k, ""), default(usual[k])) for k in plain)
+            yield from _member("tokenizer", value["tokenizer"], "data.tokenizer")
         elif key == "method":
             yield from _member("method", value, "method")
         elif key in SECTIONS:

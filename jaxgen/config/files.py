@@ -24,6 +24,7 @@ class Feed:
     batch: Count = 64  # global batch of one update, over all devices and hosts
     levels: Annotated[int, Range(least=0, most=256)] = 0  # of pictures, even ones; 0: what the source says
     labels: bool = False  # hand the labels to the method (and so make it conditional)
+    tokenizer: dict = field(default_factory=lambda: {"name": "none"})  # of captions, which are told then
     augment: tuple = ()  # on the device, inside the step: names or dicts of the table `augment`
     transforms: tuple = ()  # on the host, by Grain: names or dicts of the table `transform`
     placement: Literal["auto", "host", "device"] = "auto"  # auto: all on the device when it fits in `device_mb`
@@ -68,7 +69,7 @@ def tiny(c: ConfigDict, **overrides: Any) -> ConfigDict:
     Grey sets become 8x8 digits, colour sets 16x16 shapes, points of the plane fewer; everything else stays the recipe's.
     """
     batch = min(8, c.data.get("batch", 8))
-    keep = {k: v for k, v in c.data.items() if k in ("labels", "augment", "transforms")}
+    keep = {k: v for k, v in c.data.items() if k in ("labels", "tokenizer", "augment", "transforms")}
     grey = c.data.name == "digits" or "mnist" in c.data.get("dataset", "")
     few = {"num": 256, "eval_num": 32}
     source = {"name": "digits"} if grey else {"name": "shapes", "size": 16, **few}
@@ -269,7 +270,8 @@ def _data(spec: dict[str, Any]) -> dict[str, Any]:
             others = [one for one in TABLES["source"] if key in keys("source", one, "config.data")]
             hint = f", but of {', '.join(others)}: add --config.data={others[0]}" if others else ""
             raise UserError(f"config.data.{key} is not a field of {name}{hint or nearest(key, [*allowed, *known])}")
-    feed = {k: typed(spec.get(k, getattr(Feed(), k)), f, f"config.data.{k}") for k, f in known.items()}
+    said = {**spec, "tokenizer": complete("tokenizer", spec.get("tokenizer", "none"), "config.data.tokenizer")}
+    feed = {k: typed(said.get(k, getattr(Feed(), k)), f, f"config.data.{k}") for k, f in known.items()}
     return {**complete("source", {k: v for k, v in spec.items() if k not in known}, "config.data"), **feed}
 
 

@@ -1,6 +1,7 @@
 """Conditions: a dict of arrays [B, ...] that a net is told, from the batch to the command line; each knows its own null."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,23 @@ def prepare(spec: Spec, name: str, value: Array) -> Array:
 def read(spec: Spec, batch: Mapping[str, Array], num: int) -> Cond:
     """The conditions of a batch of `num` examples, complete: what the batch does not say is null."""
     return {k: prepare(spec, k, batch[k]) if k in batch else f.null(num) for k, f in spec.conditions.items()}
+
+
+def with_one_caption(spec: Spec) -> Spec:
+    """The Spec after one of several captions was drawn."""
+    one = {k: replace(f, kind="tokens", shape=f.shape[1:]) for k, f in spec.of("captions").items()}
+    return Spec({**spec, **one})
+
+
+def one_caption(spec: Spec, batch: dict[str, Array], rng: Array) -> dict[str, Array]:
+    """The batch with one of the captions [B, K, L] of each example, [B, L]; rows of -1 are no captions."""
+    drawn = {}
+    for name in spec.of("captions"):
+        tokens = batch[name]
+        there = (tokens[:, :, 0] >= 0).sum(1)
+        which = (jax.random.uniform(rng, (len(tokens),)) * there).astype(jnp.int32)
+        drawn[name] = jnp.take_along_axis(tokens, which[:, None, None], 1)[:, 0]
+    return {**batch, **drawn}
 
 
 def nulls(spec: Spec, num: int) -> Cond:

@@ -16,7 +16,7 @@ from jaxgen.core.given import Given
 from jaxgen.core.ranges import Count, Natural, Range
 from jaxgen.errors import UserError
 
-KINDS = ("image", "frames", "latent", "mask", "label", "tokens", "embedding", "text")
+KINDS = ("image", "frames", "latent", "mask", "label", "tokens", "captions", "embedding", "states", "real", "text")
 PICTURES = ("image", "frames", "latent", "mask")  # [..., H, W, C]: what has places
 ROLES = ("target", "condition", "aside")
 
@@ -27,7 +27,9 @@ class Field:
 
     shape: tuple[int, ...]
     dtype: str
-    kind: str  # one of KINDS; text is a string on the host, which never crosses to a device
+    kind: str
+    """One of KINDS. Text is a string on the host; captions [K, L] are several rows of tokens, of which one is drawn. An encoded
+    text is states [L, D], a vector for every token; real [L], 1 where a token is no pad; perhaps an embedding [P] of the whole."""
     role: str = "condition"  # one of ROLES
     values: int = 0  # classes of a label, vocabulary of tokens
     names: tuple[str, ...] = ()  # of a label's values
@@ -48,7 +50,7 @@ class Field:
         shape = (num, *self.shape)
         if self.kind == "label":
             return jnp.full(shape, self.values, jnp.int32)
-        if self.kind == "tokens":
+        if self.kind in ("tokens", "captions"):
             return jnp.broadcast_to(jnp.asarray(self.empty or 0, jnp.int32), shape)
         return jnp.zeros(shape, jnp.float32)
 
@@ -194,6 +196,12 @@ def pictures(shape: tuple[int, ...], classes: int = 0, names: tuple[str, ...] = 
 def labels(classes: int, names: tuple[str, ...] = ()) -> Spec:
     """The conditions of a net or method that is told a label of so many classes; none for 0."""
     return Spec(label=Field((), "int32", "label", "condition", classes, tuple(names))) if classes else Spec()
+
+
+def encoded(length: int, width: int, pooled: int = 0) -> Spec:
+    """The conditions of a net that is told an encoded text: states [L, D], mask [L], pooled [P] where there is any."""
+    spec = Spec(states=Field((length, width), "float32", "states"), mask=Field((length,), "float32", "real"))
+    return Spec(spec, pooled=Field((pooled,), "float32", "embedding")) if pooled else spec
 
 
 TargetShape = Annotated[tuple[Count, ...], Given("shape")]

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -193,6 +193,13 @@ class RunDir:
         if (other.path / "frozen").is_dir():
             shutil.copytree(other.path / "frozen", part / "frozen")
         part.rename(place)
+
+    def keep_files(self, name: str, files: Sequence[Path]) -> None:
+        """Copy files, as the folder frozen/`name`."""
+        place = self.path / "frozen" / name
+        for file in files:
+            place.mkdir(parents=True, exist_ok=True)
+            shutil.copy(file, place / file.name)
 
     def note(self, step: int, name: str, told: dict[str, Any]) -> bool:
         """Keep something beside the checkpoint of a step, for as long as that is kept; False where there is none."""

@@ -27,7 +27,9 @@ from jaxgen.core.spec import Spec, given
 from jaxgen.core.state import Array, NetState, PyTree, TrainState, Variables, Weights
 from jaxgen.core.task import Batch, Task
 from jaxgen.data.pipeline import eval_batches, share
-from jaxgen.data.sources import OnLevels, Source
+from jaxgen.data.sources import OnLevels, Source, Tokenized
+from jaxgen.data.sources.tokenized import captions_of
+from jaxgen.data.tokenize import Tokenizer
 from jaxgen.errors import NotFinite, UserError
 from jaxgen.images import beside, to_uint8
 from jaxgen.runs.setup import keeps_barriers
@@ -41,15 +43,35 @@ OPEN: dict[tuple, "Experiment"] = {}  # the last few
 SHARED: WeakValueDictionary[tuple, Programs] = WeakValueDictionary()  # those of all experiments that are open
 
 
-def open_source(config: ConfigDict, split: str) -> Source:
-    """The data set of a config: split is "train" or "eval" (held out)."""
+def open_source(config: ConfigDict, split: str, kept: Path | None = None) -> Source:
+    """The data set of a config: split is "train" or "eval" (held out); `kept`: where a copy of its tokenizer's files is."""
     spec = {k: v for k, v in config.data.to_dict().items() if k not in FEED}
     source = registry.build("source", spec, where="config.data").open(split)
     source = OnLevels(source, config.data.levels) if config.data.levels else source
     if config.data.labels and not source.spec.label:
         why = "".join(f" ({note})" for note in source.notes if note.startswith("labels: "))
         raise UserError(f"config.data.labels=True but {spec['name']} has no labels{why}; set {_unlabelled(config)}")
-    return source
+    if not (tokenizer := build_tokenizer(config, kept)):
+        return source
+    if tokenizer.open:
+        texts = captions_of(open_source(untold(config), "train"), spec["name"])
+        tokenizer = tokenizer.learned([text for several in texts for text in several])
+    return Tokenized(source, tokenizer, spec["name"])
+
+
+def untold(config: ConfigDict) -> ConfigDict:
+    """The config with captions left as they are."""
+    config = config.copy_and_resolve_references().unlock()
+    config.data.tokenizer = {"name": "none"}
+    return config
+
+
+def build_tokenizer(config: ConfigDict, kept: Path | None = None) -> Tokenizer | None:
+    """That of a config, with its files in `kept` where they are there; None: captions are not told."""
+    if config.data.tokenizer.name == "none":
+        return None
+    built = registry.build("tokenizer", config.data.tokenizer.to_dict(), where="config.data.tokenizer")
+    return built.kept_in(kept / "tokenizer") if kept else built
 
 
 def _unlabelled(config: ConfigDict) -> str:
@@ -97,7 +119,7 @@ class Stage(NamedTuple):
 
 
 def read_spec(config: ConfigDict, data: Spec) -> Spec:
-    """The fields that are read and go to the devices: labels only where the run is told them, text not at all."""
+    """The fields that are read and go to the devices: labels only where the run is told them, text only as tokens."""
     wanted = {"text": False, "label": config.data.labels}
     return data.where(lambda _, field: wanted.get(field.kind, True))
 
@@ -115,7 +137,7 @@ def stages(config: ConfigDict, data: Spec, kept: Path | None) -> tuple[Stage, ..
     """Augmentations and tasks in the order in which they see a batch of that Spec; `kept`: where copies of lent runs are."""
     parts = [("augment", s, f"config.data.augment[{i}]") for i, s in enumerate(config.data.augment)]
     parts += [("task", {"name": k, **config.tasks[k].to_dict()}, f"config.tasks.{k}") for k in task_names(config)]
-    found, spec = [], read_spec(config, data)
+    found, spec = [], conditions.with_one_caption(read_spec(config, data))
     for table, part, where in parts:
         task = registry.build(table, part, where=where)
         task = task.kept_in(kept) if kept else task
@@ -126,7 +148,8 @@ def stages(config: ConfigDict, data: Spec, kept: Path | None) -> tuple[Stage, ..
 
 def method_spec(config: ConfigDict, data: Spec, kept: Path | None) -> Spec:
     """Of the batches that the method sees."""
-    return next((stage.after for stage in reversed(stages(config, data, kept))), read_spec(config, data))
+    told = conditions.with_one_caption(read_spec(config, data))
+    return next((stage.after for stage in reversed(stages(config, data, kept))), told)
 
 
 class BrokenSamples(NotFinite):
@@ -178,6 +201,8 @@ class Experiment:
         """How a condition is left out: by what adds it."""
         if self.spec[name].kind == "label":
             return f"set {_unlabelled(self.config)}"
+        if name in self.read_spec.of("tokens", "captions"):
+            return "set config.data.tokenizer=none"
         augments = self.config.data.augment
         adds = [i for i, stage in enumerate(self.stages) if name in stage.after.keys() - stage.before.keys()]
         if not adds:
@@ -215,7 +240,7 @@ class Experiment:
     @cached_property
     def spec(self) -> Spec:
         """Of the batches that the method sees."""
-        return self.stages[-1].after if self.stages else self.read_spec
+        return self.stages[-1].after if self.stages else conditions.with_one_caption(self.read_spec)
 
     @cached_property
     def method(self) -> Method:
@@ -229,6 +254,12 @@ class Experiment:
             name for stage in self.stages if not stage.task.always for name in stage.after.keys() - stage.before.keys()
         }
         return [name for name, field in self.spec.conditions.items() if field.kind != "label" and name not in aside]
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        """What makes tokens of texts; None: the run is told no text."""
+        built = build_tokenizer(self.config, self.kept)
+        return self.open_source("train").tokenizer if built and built.open else built
 
     @cached_property
     def loans(self) -> dict[str, Loan]:
@@ -285,6 +316,8 @@ class Experiment:
         self, frozen: dict[str, Frozen], batch: Batch, rng: Array, train: bool = False, stages: int | None = None
     ) -> Batch:
         """A batch of the data as the method (or the task after the first so many) sees it; augmentations are for training."""
+        if self.read_spec.of("captions"):
+            batch = conditions.one_caption(self.read_spec, batch, keys.named(rng, "caption"))
         for i, (before, task, _) in enumerate(self.stages[:stages]):
             if train or task.always:
                 batch = task(before, frozen, batch, keys.named(rng, "task", i))
@@ -521,7 +554,7 @@ class Experiment:
 
     def open_source(self, split: str) -> Source:
         """The data set: "train" or "eval" (held out); one of another Spec is a UserError."""
-        source = open_source(self.config, split)
+        source = open_source(self.config, split, self.kept)
         words, fits = self.read_spec.changed(read_spec(self.config, source.spec))
         if not fits:
             raise UserError(

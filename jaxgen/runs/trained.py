@@ -3,7 +3,7 @@
 import functools
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from jaxgen.core.conditions import prepare, refuse_unknown
 from jaxgen.core.ranges import refuse_seed
 from jaxgen.core.spec import Field
 from jaxgen.core.state import TrainState
+from jaxgen.data.sources.source import warn_once
+from jaxgen.data.sources.tokenized import NAME as CAPTION
 from jaxgen.errors import UserError
 from jaxgen.images import to_uint8
 from jaxgen.runs.checkpoint import Averages, Checkpoints
@@ -26,6 +28,7 @@ from jaxgen.runs.posthoc import Choice, choose
 Labels = (
     int | str | Iterable[int | str]
 )  # an int is a label's number; a text its name, or its number where no label has that name
+Prompts = str | Iterable[str]
 
 
 @dataclass(frozen=True)
@@ -92,22 +95,38 @@ class Trained:
         averages = Averages(self.run.path, read_only=True)
         return [choose(self.state, name, averages) for name in names]
 
-    def asked(self, labels: Labels = (), **values: Any) -> dict[str, np.ndarray]:
+    def asked(self, labels: Labels = (), prompt: Prompts = (), **values: Any) -> dict[str, np.ndarray]:
         """What samples are asked to show, as arrays [n, ...]. Conditions that the run does not know are a UserError."""
         spec = self.exp.spec
+        if prompts := texts(prompt):
+            values |= {CAPTION: self._tokens(prompts)}
         refuse_unknown(spec, values, f"--workdir={self.run.path}")
         if isinstance(labels, str):
             whole = spec.label and labels in spec[spec.label].names
             labels = (labels,) if whole else tuple(word.strip() for word in labels.split(",") if word.strip())
         if labels := (labels,) if isinstance(labels, int) else tuple(labels):
             if not spec.label:
-                raise UserError(
-                    f"--labels was given but {self.run.path} is told no labels; train with data.labels=True"
-                )
+                cure = "ask by --prompt=TEXT" if self.exp.tokenizer else "train with data.labels=True"
+                raise UserError(f"--labels was given but {self.run.path} is told no labels; {cure}")
             if spec.label in values:
                 raise UserError(f"both --labels and {spec.label} were given; leave one of them out")
             values = {spec.label: labels, **values}
         return {name: self._as_condition(name, value) for name, value in values.items()}
+
+    def _tokens(self, prompts: Sequence[str]) -> np.ndarray:
+        """int32 [n, L]; what is cut off is told."""
+        tokenizer = self.exp.tokenizer
+        if tokenizer is None:
+            cure = (
+                "ask by --labels"
+                if self.exp.spec.label
+                else "train with config.data.tokenizer=bytes on data with captions"
+            )
+            raise UserError(f"--prompt was given but {self.run.path} is told no text; {cure}")
+        for prompt in prompts:
+            if cut := tokenizer.cut(prompt):
+                warn_once(f"the prompt is longer than {tokenizer.length} tokens, and this is cut off: {cut!r}")
+        return tokenizer.encode(prompts)
 
     def _as_condition(self, name: str, value: Any) -> np.ndarray:
         """A value or a list of values of a condition -> [n, *shape]; what does not fit is a UserError."""
@@ -151,18 +170,22 @@ class Trained:
         seed: int = 0,
         weights: str = "ema",
         changes: Mapping[str, Any] | None = None,
+        prompt: Prompts = (),
         **more: Any,
     ) -> np.ndarray:
         """uint8 [num, H, W, C], such as `run.sample(16, labels=["cat"], solver="ddim", steps=20)`.
 
-        labels: names or numbers, repeated over the samples; without them all take turns. weights: ema, raw, the label of an
+        labels: names or numbers, repeated over the samples; without them all take turns. prompt: a text or several, likewise;
+        without one the captions of held-out examples. weights: ema, raw, the label of an
         average, or stdX. more: other conditions of the run, [n, ...] each; or keys of its method, of the solver or of the guide
         (solver, steps, eta, guide, scale, ...), which hold for this call, as do `changes` by path ({"method.solver.steps": 20}).
         """
         told = {k: more.pop(k) for k in tuple(more) if k in self.exp.spec.conditions}
         run = self.changed({**(changes or {}), **self._paths(more)})
         (choice,) = run.choose([weights])
-        return np.concatenate([made.images for made in run.samples(num, run.asked(labels, **told), seed, choice)])
+        return np.concatenate(
+            [made.images for made in run.samples(num, run.asked(labels, prompt, **told), seed, choice)]
+        )
 
     def _paths(self, short: Mapping[str, Any]) -> dict[str, Any]:
         """{"solver": "ddim", "eta": 0} -> {"method.solver": "ddim", "method.solver.eta": 0}: keys of the method, solver, guide."""
@@ -189,6 +212,11 @@ def _experiment(run: RunDir, at: int, changes: Mapping[str, Any]) -> Experiment:
     """Of the phase that made a checkpoint."""
     stages = configs.phases(run.changed(changes))
     return Experiment.open(stages[configs.owner(stages, at)].config, run.spec(at), run.path / "frozen")
+
+
+def texts(prompt: Prompts) -> list[str]:
+    """One text or several as a list."""
+    return [prompt] if isinstance(prompt, str) else list(prompt)
 
 
 def _number(label: Any, field: Field) -> Any:

@@ -19,7 +19,10 @@ FIELDS = {
     "mask": Field((4, 4, 1), "uint8", "mask"),
     "label": Field((), "int32", "label", values=7, names=tuple("abcdefg")),
     "tokens": Field((6,), "int32", "tokens", values=100, empty=(1, 2, 2, 2, 2, 2)),
-    "embedding": Field((3, 8), "float32", "embedding"),
+    "captions": Field((3, 6), "int32", "captions", values=100, empty=(1, 2, 2, 2, 2, 2)),
+    "embedding": Field((8,), "float32", "embedding"),
+    "states": Field((6, 8), "float32", "states"),
+    "real": Field((6,), "float32", "real"),
     "text": Field((), "str", "text"),
 }
 TOLD = Spec({k: f for k, f in FIELDS.items() if k != "text"})

@@ -24,7 +24,7 @@ PACKAGES = {
     "nets": {"jax", "numpy", "flax"},
     "methods": {"jax", "numpy", "optax", "flax"},
     "tasks": {"jax", "numpy"},
-    "data": {"numpy", "grain", "PIL", "tqdm", "tensorflow_datasets", "tensorflow", "absl"},
+    "data": {"numpy", "grain", "PIL", "tqdm", "tensorflow_datasets", "tensorflow", "absl", "tokenizers", "ftfy"},
     "pretrained": {"jax", "numpy", "flax", "safetensors", "tqdm"},
     "runs": {"jax", "numpy", "ml_collections", "orbax", "tqdm", "tensorboardX", "matplotlib"},
     "evaluation": {"jax", "numpy", "tqdm"},

@@ -10,6 +10,7 @@ from jaxgen.data.sources.points import Lattice, Points, Ring
 from jaxgen.data.sources.shapes import Shapes
 from jaxgen.data.sources.source import NothingHeldOut, OnLevels, Source
 from jaxgen.data.sources.tfds import Tfds
+from jaxgen.data.sources.tokenized import Tokenized
 
 __all__ = [
     "Arrays",
@@ -23,4 +24,5 @@ __all__ = [
     "Shapes",
     "Source",
     "Tfds",
+    "Tokenized",
 ]

@@ -40,6 +40,11 @@ class ShapesSource(Source):
         """int32 [N]: what the scenes are, without a picture of them."""
         return np.array([self._label(self._scene(i)) for i in range(len(self))], np.int32)
 
+    @cached_property
+    def captions(self) -> list[tuple[str, ...]]:
+        """What the scenes are, in words."""
+        return [(scenes.caption(self._scene(i)),) for i in range(len(self))]
+
     def facts(self) -> Any:
         """All that the scenes are a function of."""
         return [plain(self.spec), asdict(self.options), self.split, len(self)]

@@ -39,6 +39,12 @@ class Source(Protocol):
         """int32 [N] where they are known without reading the examples; None: unlabelled, or not that cheap."""
         return None
 
+    @property
+    def captions(self) -> Sequence[tuple[str, ...]] | None:
+        """Of every example the texts that say what it shows; None: there are none. Better known without reading the pictures."""
+        names = tuple(self.spec.of("text"))
+        return [tuple(self[i][name] for name in names) for i in range(len(self))] if names else None
+
     def sound(self, i: int) -> bool:
         """Whether what was last read as example i is that, and not another that stands in for what cannot be decoded."""
         return True
@@ -95,10 +101,54 @@ class Rows(Source):
 
 
 @dataclass(frozen=True)
-class OnLevels(Source):
-    """Another source, whose pictures to be made are said to have so many even levels; each is looked at as it is read."""
+class Wrapped(Source):
+    """Another source, of which something is told otherwise."""
 
     inner: Source
+
+    @property
+    def spec(self) -> Spec:
+        """That of the other."""
+        return self.inner.spec
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Those of the other."""
+        return self.inner.notes
+
+    def __len__(self) -> int:
+        return len(self.inner)
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        return self.inner[i]
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """Those of the other."""
+        return self.inner.labels
+
+    @property
+    def captions(self) -> Sequence[tuple[str, ...]] | None:
+        """Those of the other."""
+        return self.inner.captions
+
+    def sound(self, i: int) -> bool:
+        """As the other says."""
+        return self.inner.sound(i)
+
+    def facts(self) -> Any:
+        """Those of the other: what values mean is no fact of what they are."""
+        return self.inner.facts()
+
+    def contents(self) -> Iterator[bytes]:
+        """Those of the other."""
+        return self.inner.contents()
+
+
+@dataclass(frozen=True)
+class OnLevels(Wrapped):
+    """Another source, whose pictures to be made are said to have so many even levels; each is looked at as it is read."""
+
     levels: int
 
     def __post_init__(self) -> None:
@@ -115,19 +165,11 @@ class OnLevels(Source):
         spec = self.inner.spec
         return Spec(spec, **{spec.target: replace(spec[spec.target], levels=self.levels)})
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Those of the other."""
-        return self.inner.notes
-
     @cached_property
     def on(self) -> np.ndarray:
         """bool [256]: which values are levels, rounded either way."""
         even = np.arange(self.levels) * (255 / (self.levels - 1))
         return np.abs(np.arange(256)[:, None] - even).min(1) < 1
-
-    def __len__(self) -> int:
-        return len(self.inner)
 
     def __getitem__(self, i: int) -> dict[str, Any]:
         example = self.inner[i]
@@ -140,23 +182,6 @@ class OnLevels(Source):
                 f"config.tasks.levels.num={self.levels}"
             )
         return example
-
-    @property
-    def labels(self) -> np.ndarray | None:
-        """Those of the other."""
-        return self.inner.labels
-
-    def sound(self, i: int) -> bool:
-        """As the other says."""
-        return self.inner.sound(i)
-
-    def facts(self) -> Any:
-        """Those of the other: levels are what its values mean."""
-        return self.inner.facts()
-
-    def contents(self) -> Iterator[bytes]:
-        """Those of the other."""
-        return self.inner.contents()
 
 
 def plain(spec: Spec) -> dict[str, Any]:

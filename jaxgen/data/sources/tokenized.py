@@ -1,0 +1,59 @@
+"""Captions as tokens."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from jaxgen.core.spec import Spec
+from jaxgen.data.sources.source import Source, Wrapped
+from jaxgen.data.tokenize import Tokenizer
+from jaxgen.errors import UserError
+
+NAME = "caption"
+
+
+def captions_of(source: Source, what: str) -> list[tuple[str, ...]]:
+    """The captions of every example; a UserError where the source has none, or one of its examples."""
+    found = source.captions
+    if found is None:
+        raise UserError(
+            f"config.data.tokenizer reads captions, and {what} has none: shapes has, and a folder with a text file beside every "
+            "picture or a captions.jsonl; set config.data.tokenizer=none"
+        )
+    if without := [i for i, texts in enumerate(found) if not texts]:
+        raise UserError(
+            f"{len(without)} of {len(found)} examples of {what} have no caption, the first is number {without[0]}; write one, or "
+            "take them away"
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Tokenized(Wrapped):
+    """Another source with its captions as tokens: a condition [L], or [K, L] where an example has up to K, absent ones -1."""
+
+    tokenizer: Tokenizer
+    what: str = "the source"  # its name, for messages
+
+    @cached_property
+    def table(self) -> tuple[np.ndarray, np.ndarray]:
+        """(tokens of all captions that differ [M, L], which of them each example has [N, K]; -1: fewer than K)."""
+        captions = captions_of(self.inner, self.what)
+        place = {text: i for i, text in enumerate(dict.fromkeys(text for texts in captions for text in texts))}
+        rows = np.full((len(captions), max(map(len, captions))), -1, np.int32)
+        for row, texts in zip(rows, captions, strict=True):
+            row[: len(texts)] = [place[text] for text in texts]
+        return self.tokenizer.encode(list(place)), rows
+
+    @cached_property
+    def spec(self) -> Spec:
+        """The text as tokens."""
+        spec = self.inner.spec.where(lambda _, field: field.kind != "text")
+        return Spec(spec, **{NAME: self.tokenizer.field(self.table[1].shape[1])})
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        tokens, rows = self.table
+        found = np.where(rows[i, :, None] < 0, -1, tokens[rows[i]])
+        return {**self.inner[i], NAME: found if len(found) > 1 else found[0]}
