@@ -73,6 +73,7 @@ TABLES: dict[str, dict[str, str]] = {
         "vqvae_net": "jaxgen.nets.autoencoder:VqVaeNet",
         "vqvae2_net": "jaxgen.nets.vqvae2:VqVae2Net",
         "ldm_autoencoder": "jaxgen.nets.ldm_autoencoder:LdmAutoencoder",
+        "tiny_autoencoder": "jaxgen.nets.tiny_autoencoder:TinyAutoencoder",
         "normal": "jaxgen.nets.ldm_autoencoder:NormalRegularizer",
         "mlp_encoder": "jaxgen.nets.autoencoder:MlpEncoder",
         "mlp_decoder": "jaxgen.nets.autoencoder:MlpDecoder",
@@ -206,7 +207,7 @@ TABLES: dict[str, dict[str, str]] = {
         "classifier": "jaxgen.diffusion.guide:ByClassifier",
     },
     "draw": {"draw": "jaxgen.methods.tokens:Draw"},
-    "run": {"run": "jaxgen.runs.frozen:FrozenRun"},
+    "run": {"run": "jaxgen.runs.frozen:FrozenRun", "pretrained": "jaxgen.pretrained.codecs:PublishedCodec"},
     "perceptual": {
         "none": "jaxgen.methods.first_stage:NoPerceptual",
         "lpips": "jaxgen.pretrained.features:Lpips",

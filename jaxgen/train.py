@@ -194,7 +194,7 @@ def settled(config: ConfigDict, run: RunDir) -> ConfigDict:
     exp = Experiment.open(config, source.spec)
     if parallel.is_lead():
         for name, loan in {k: loan for stage in exp.stages for k, loan in stage.task.loans().items()}.items():
-            run.keep(name, RunDir(loan.lender.path), loan.lender.at)
+            run.keep(name, loan.lender)
     return override(config, exp.settle(source))
 
 

@@ -230,7 +230,7 @@ def _renamed(section: str, old: Any, name: Any) -> Any:
         raise UserError(f"config.{section} is a section; set one of its keys: {', '.join(old or {})}")
     if not isinstance(name, str):
         return name  # ema=0.999 and the like: normalise knows the short forms
-    if table == "run":
+    if table == "run" and name not in TABLES["run"]:
         return {"name": "run", "path": name}
     allowed = keys(table, name, f"config.{section}") + (FEED if table == "source" else ())
     same = old.items() if isinstance(old, dict) else ()  # several (a tuple) have nothing to hand on to one

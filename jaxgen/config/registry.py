@@ -117,7 +117,8 @@ def as_spec(table: str, value: Any, where: str) -> dict[str, Any]:
     if table == "ema" and isinstance(value, int | float) and not isinstance(value, bool):
         return {"name": "decay", "rate": float(value)} if value else {"name": "none"}
     if isinstance(value, str):
-        return {"name": "run", "path": value} if table == "run" else {"name": value}
+        path = table == "run" and value not in TABLES["run"]
+        return {"name": "run", "path": value} if path else {"name": value}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         path = f"{type(value).__module__}:{type(value).__name__}"
         name = next((n for n, target in TABLES[table].items() if target == path), path)

@@ -6,6 +6,7 @@ program, sharded by the run's rules, of its own dtype, left alone by training an
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -76,6 +77,12 @@ class Lender(Protocol):
 
     def check(self, name: str, role: Role, spec: Spec, borrower: Any) -> None:
         """A UserError unless it is there and can serve in that role; `name` is the config key that holds it."""
+
+    def copy_to(self, folder: Path) -> None:
+        """What is needed of it, copied into a folder that is made."""
+
+    def kept_in(self, folder: Path) -> "Lender":
+        """Its copy in that folder, where there is one."""
 
 
 class Loan(NamedTuple):

@@ -44,7 +44,7 @@ class Task:
         """The task with the copies of lent runs in that folder, where there are any."""
         return self
 
-    def settle(self, frozen: dict[str, Frozen], batches: Iterator[Batch]) -> dict[str, Any]:
+    def settle(self, spec: Spec, frozen: dict[str, Frozen], batches: Iterator[Batch]) -> dict[str, Any]:
         """Options that are left open and found out of the data, once, before the first step; the run's config keeps them."""
         return {}
 

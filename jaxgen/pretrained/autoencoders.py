@@ -2,7 +2,7 @@
 
 diffusers' folders of `AutoencoderKL` and `VQModel`, both ways: what was read is written again to the byte. Checkpoints of
 taming-transformers, latent diffusion (also those of a whole model, where it is `first_stage_model`) and VAR: read. Of these no
-config is needed, as shapes tell all but the number of groups of the norms.
+config is needed, as shapes tell all but the number of groups of the norms. The tiny autoencoders have a file of their own.
 """
 
 import re
@@ -20,12 +20,15 @@ from jaxgen.errors import UserError
 from jaxgen.nets.ldm_autoencoder import LdmAutoencoder, NormalRegularizer
 from jaxgen.nets.patchgan import PatchGan
 from jaxgen.nets.quantize import GradientQuantizer, GumbelQuantizer, MultiscaleQuantizer
+from jaxgen.nets.tiny_autoencoder import TinyAutoencoder
 from jaxgen.pretrained import layout
 from jaxgen.pretrained.diffusers import LEGACY, read_folder, their_modules, write_folder
 from jaxgen.pretrained.layout import Tensors, fill, suffix
 from jaxgen.pretrained.torch_files import read_tensors
 
 Leaf = tuple[str, ...]
+
+FIRST_STAGE = "first_stage_model."  # of a checkpoint that holds a whole model
 
 # diffusers' defaults: a config.json written by an older version may lack keys
 SHARED = dict(
@@ -69,7 +72,7 @@ class Autoencoder:
     discriminator that it was trained with and its variables, where the file has them.
     """
 
-    module: LdmAutoencoder
+    module: LdmAutoencoder | TinyAutoencoder
     variables: dict[str, Any]
     config: dict[str, Any] = field(default_factory=dict)
     disc: tuple[PatchGan, dict[str, Any]] | None = None
@@ -77,7 +80,7 @@ class Autoencoder:
     @property
     def latents(self) -> dict[str, list[float]]:
         """Mean and standard deviation of each channel of its latents, where the file says so; {} where it does not."""
-        dim = self.module.regularizer.dim
+        dim = self.module.z if isinstance(self.module, TinyAutoencoder) else self.module.regularizer.dim
         if self.config.get("latents_mean") and self.config.get("latents_std"):
             return {"mean": list(self.config["latents_mean"]), "std": list(self.config["latents_std"])}
         if not (scale := self.config.get("scaling_factor")):
@@ -216,16 +219,17 @@ def _renamed(weights: Tensors) -> Tensors:
     return {pattern.sub(lambda m: old[m[0]], name): value for name, value in weights.items()}
 
 
+def from_diffusers(config: Mapping[str, Any], weights: Tensors) -> Autoencoder:
+    """config.json and tensors of an `AutoencoderKL` or a `VQModel`."""
+    module, weights = module_of(config), _renamed(weights)
+    what, levels = f"diffusers {config['_class_name']}", len(module.mults)
+    names = lambda path: _diffusers_names(path, levels)  # noqa: E731
+    return Autoencoder(module, _variables(what, module, weights, config.get("in_channels", 3), names), dict(config))
+
+
 def load_diffusers(folder: str | Path) -> Autoencoder:
     """A folder of an `AutoencoderKL` or a `VQModel`, written by diffusers' `save_pretrained`."""
-    config, weights = read_folder(folder, "AutoencoderKL or VQModel")
-    module, weights = module_of(config), _renamed(weights)
-    what = f"diffusers {config['_class_name']}"
-    levels = len(module.mults)
-    variables = _variables(
-        what, module, weights, config.get("in_channels", 3), lambda path: _diffusers_names(path, levels)
-    )
-    return Autoencoder(module, variables, config)
+    return from_diffusers(*read_folder(folder, "AutoencoderKL or VQModel"))
 
 
 def to_diffusers(module: LdmAutoencoder, variables: Any) -> Tensors:
@@ -351,9 +355,8 @@ def load_author(
         weights = dict(source)
     else:
         what, weights = str(source), read_tensors(source, "state_dict")
-    whole = "first_stage_model."
-    if any(name.startswith(whole) for name in weights):
-        weights = {name.removeprefix(whole): v for name, v in weights.items() if name.startswith(whole)}
+    if any(name.startswith(FIRST_STAGE) for name in weights):
+        weights = {name.removeprefix(FIRST_STAGE): v for name, v in weights.items() if name.startswith(FIRST_STAGE)}
     disc = {k.removeprefix("loss.discriminator."): v for k, v in weights.items() if k.startswith("loss.discriminator.")}
     aside = ("loss.", "model_ema.", "quantize.ema_vocab_hit_SV")
     weights = {name: v for name, v in weights.items() if not name.startswith(aside)}

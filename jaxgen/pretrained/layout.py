@@ -4,7 +4,9 @@ Convolutions OIHW <-> HWIO, linear [out, in] <-> [in, out]; several of their ten
 side along the last axis.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from jaxgen.core.spec import Spec
 from jaxgen.errors import UserError
+from jaxgen.pretrained.torch_files import let_go
 
 Path = tuple[str, ...]  # ("params", "block0", "qkv", "kernel")
 Tensors = dict[str, np.ndarray]
@@ -37,10 +40,23 @@ def suffix(leaf: str) -> str:
     return "bias" if leaf == "bias" else "weight"
 
 
+_PUT: ContextVar[Callable[[Path, np.ndarray], Any] | None] = ContextVar("put", default=None)
+
+
+@contextmanager
+def placing(put: Callable[[Path, np.ndarray], Any]) -> Iterator[None]:
+    """While weights are read: what becomes of every parameter, as it is stored, one after the other; else float32 on the host."""
+    before = _PUT.set(put)
+    try:
+        yield
+    finally:
+        _PUT.reset(before)
+
+
 def fill(
     what: str, shapes: Any, tensors: Mapping[str, np.ndarray], names: Callable[[Path], Sequence[str]], convert: Callable
 ) -> dict[str, Any]:
-    """Variables of the tree `shapes`: at each path `convert(path, the tensors called names(path))`, float32.
+    """Variables of the tree `shapes`: at each path `convert(path, the tensors called names(path))`, float32 or as `placing` says.
 
     Raises UserError, beginning with `what`, for a tensor that is missing, misshapen or left over.
     """
@@ -51,10 +67,14 @@ def fill(
         for name in found:
             if name not in rest:
                 raise UserError(f"{what}: the weights lack tensor {name}; are the fields of the net the right ones?")
-        value = convert(path, [np.asarray(rest.pop(name), np.float32) for name in found])
+        put, parts = _PUT.get(), [rest.pop(name) for name in found]
+        value = convert(path, [np.asarray(part, None if put else np.float32) for part in parts])
         if value.shape != want.shape:
             raise UserError(f"{what}: {'.'.join(path)} has shape {value.shape}, want {want.shape}")
-        return value
+        placed = put(path, value) if put else value
+        for part in parts:
+            let_go(part)
+        return placed
 
     variables = unflatten_dict({path: leaf(path, want) for path, want in flatten_dict(shapes).items()})
     if rest:

@@ -12,6 +12,9 @@ PyTorch 0.1, `_rebuild_tensor` and `Parameter`.
 
 import collections
 import io
+import json
+import math
+import mmap
 import pickle
 import zipfile
 from collections.abc import Callable, Mapping
@@ -19,15 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
+import jax.numpy as jnp
 import numpy as np
-import safetensors
 from safetensors.numpy import save_file
 
 from jaxgen.errors import UserError
 
+assert jnp.bfloat16  # JAX has taught numpy the name
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the stream layout
 
-# storage class -> its elements; numpy has no bfloat16: it is read as float32, of which it is the upper half
+# storage class -> its elements
 STORAGES = {
     "FloatStorage": "<f4",
     "DoubleStorage": "<f8",
@@ -59,15 +63,9 @@ SAFETENSORS = {
 }
 
 
-def _itemsize(dtype: str) -> int:
-    return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
-
-
 def _elements(data: Any, dtype: str) -> np.ndarray:
-    """Bytes -> a flat array, a view unless they are bfloat16."""
-    if dtype == "bfloat16":
-        return (np.frombuffer(data, "<u2").astype(np.uint32) << 16).view(np.float32)
-    return np.frombuffer(data, dtype)
+    """Bytes -> a flat array, a view of them."""
+    return np.frombuffer(data, np.dtype(dtype))
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -271,7 +269,7 @@ def _stream(file: BinaryIO, raw: np.ndarray, part: str = "") -> tuple[Any, dict[
     for key in keys:
         dtype = unpickler.dtypes[key]
         count = int(np.frombuffer(raw[start : start + 8], "<i8")[0])
-        end = start + 8 + count * _itemsize(dtype)
+        end = start + 8 + count * np.dtype(dtype).itemsize
         if count < 0 or end > len(raw):
             raise UserError(f"it ends within storage {key}, {len(raw)} of at least {end} bytes; load it anew")
         stored[key] = _elements(raw[start + 8 : end], dtype)
@@ -293,13 +291,46 @@ def read_storage(data: bytes) -> np.ndarray:
     return stored[storage.key]
 
 
+def _header(path: Path) -> tuple[dict[str, Any], int]:
+    """What a .safetensors file says of its tensors and of itself (`__metadata__`), and where the numbers begin."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        text = file.read(size)
+    if len(text) < size:
+        raise ValueError(f"its header has {len(text)} of {size} bytes")
+    return json.loads(text), 8 + size
+
+
 def _read_safetensors(path: Path, _: str) -> dict[str, np.ndarray]:
-    found = {}
-    for name, entry in safetensors.deserialize(path.read_bytes()):
+    found, (told, start) = {}, _header(path)
+    told.pop("__metadata__", None)
+    have = path.stat().st_size - start
+    if have != (want := max((entry["data_offsets"][1] for entry in told.values()), default=0)):
+        raise ValueError(f"{have} bytes of numbers, and the header says {want}")
+    for name, entry in told.items():
         if entry["dtype"] not in SAFETENSORS:
             raise UserError(f"tensor {name} has type {entry['dtype']}; save it as float32")
-        found[name] = _elements(entry["data"], SAFETENSORS[entry["dtype"]]).reshape(entry["shape"])
+        dtype, shape, (first, last) = (
+            np.dtype(SAFETENSORS[entry["dtype"]]),
+            tuple(entry["shape"]),
+            entry["data_offsets"],
+        )
+        if (need := dtype.itemsize * math.prod(shape)) != last - first or first < 0:
+            raise ValueError(f"tensor {name} has {last - first} bytes where {shape} needs {need}")
+        found[name] = np.memmap(path, dtype, "r", start + first, shape) if need else np.empty(shape, dtype)
     return found
+
+
+def metadata(path: str | Path) -> dict[str, str]:
+    """What a .safetensors file says of itself besides its tensors; {} where it says nothing."""
+    return _header(Path(path))[0].get("__metadata__", {})
+
+
+def let_go(tensor: np.ndarray) -> None:
+    """Give back the memory of a tensor that was read from a mapped file; it is read again when it is looked at again."""
+    mapped = getattr(tensor, "_mmap", None)
+    if mapped is not None and hasattr(mapped, "madvise"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def read_tensors(path: str | Path, part: str = "") -> dict[str, np.ndarray]:
@@ -308,9 +339,9 @@ def read_tensors(path: str | Path, part: str = "") -> dict[str, np.ndarray]:
     part: the dict of a pickle that is wanted alone, where it has one ("state_dict" of a Lightning checkpoint). What the pickle
     names besides becomes inert records, never imported or called.
 
-    The layout is told by the content, not by the suffix. bfloat16 becomes float32, every other type stays. The
-    arrays may be read-only views of the file. Raises UserError for a file that is missing, damaged or cut short, or
-    whose pickle asks for anything but tensors.
+    The layout is told by the content, not by the suffix. Every type stays. The arrays may be read-only views of the file; those of
+    .safetensors are mapped, so that nothing of them is read before it is looked at. Raises UserError for a file that is missing,
+    damaged or cut short, or whose pickle asks for anything but tensors.
     """
     path = Path(path)
     if not path.is_file():
@@ -335,15 +366,20 @@ def read_tensors(path: str | Path, part: str = "") -> dict[str, np.ndarray]:
     return tensors
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write a .safetensors file that PyTorch reads too; it appears whole, and readable by whom the umask says."""
+def write_tensors(path: str | Path, tensors: Mapping[str, np.ndarray], **told: str) -> None:
+    """Write a .safetensors file that PyTorch reads too; it appears whole, and readable by whom the umask says.
+
+    told: what the file is to say of itself, see `metadata`.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.touch()
     mode = part.stat().st_mode
     try:
-        save_file({name: np.asarray(a, order="C") for name, a in tensors.items()}, part, metadata={"format": "pt"})
+        save_file(
+            {name: np.asarray(a, order="C") for name, a in tensors.items()}, part, metadata={"format": "pt", **told}
+        )
         part.chmod(mode)  # safetensors makes files that only their owner may read
         part.replace(path)
     finally:

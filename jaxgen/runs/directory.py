@@ -26,6 +26,7 @@ from jaxgen.config import files as configs
 from jaxgen.config.registry import lookup
 from jaxgen.core import parallel
 from jaxgen.core.given import expand
+from jaxgen.core.lender import Lender
 from jaxgen.core.spec import Spec
 from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
@@ -182,16 +183,12 @@ class RunDir:
             raise UserError(f"--workdir={self.path} holds no run (no run.json); train one first: add --config=...")
         return Spec.from_json(stored["spec"])
 
-    def keep(self, name: str, other: "RunDir", step: int) -> None:
-        """Copy what is needed of another run, as frozen/`name`: this directory alone is then enough to sample."""
+    def keep(self, name: str, lender: Lender) -> None:
+        """Copy what is needed of what is lent, as frozen/`name`: this directory alone is then enough to sample."""
         place, part = self.path / "frozen" / name, self.path / "frozen" / f"{name}.part"
         for old in (place, part):  # of a start that led to nothing
             shutil.rmtree(old, ignore_errors=True)
-        shutil.copytree(other.path / "checkpoints" / str(step), part / "checkpoints" / str(step))
-        for file in ("config.json", "run.json"):
-            shutil.copy(other.path / file, part / file)
-        if (other.path / "frozen").is_dir():
-            shutil.copytree(other.path / "frozen", part / "frozen")
+        lender.copy_to(part)
         part.rename(place)
 
     def keep_files(self, name: str, files: Sequence[Path]) -> None:

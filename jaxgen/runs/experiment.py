@@ -309,7 +309,8 @@ class Experiment:
         for i, name in enumerate(task_names(self.config), len(self.feed.augment)):
             seen = jax.jit(lambda frozen, batch, rng, i=i: self.see(frozen, self.own(batch), rng, stages=i))
             batches = (seen(frozen, batch, self.root) for batch, _ in self.held_out(source, num))
-            found |= {f"tasks.{name}.{k}": v for k, v in self.stages[i].task.settle(frozen, batches).items()}
+            before, task, _ = self.stages[i]
+            found |= {f"tasks.{name}.{k}": v for k, v in task.settle(before, frozen, batches).items()}
         return found
 
     def see(

@@ -1,5 +1,6 @@
 """Frozen runs: the trained weights of another run, lent to a method or a task: a teacher, a weaker model, a judge, a codec."""
 
+import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -88,6 +89,15 @@ class FrozenRun:
         if not (RunDir(self.path).path / "config.json").is_file():
             raise UserError(f"{name}.path={self.path} holds no run (no config.json); train it first or name another")
         role.refuse(name, self.path, self.method, self.spec, spec, borrower)
+
+    def copy_to(self, folder: Path) -> None:
+        """The checkpoint that is lent, with what it is read by."""
+        own = RunDir(self.path).path
+        shutil.copytree(own / "checkpoints" / str(self.at), folder / "checkpoints" / str(self.at))
+        for file in ("config.json", "run.json"):
+            shutil.copy(own / file, folder / file)
+        if (own / "frozen").is_dir():
+            shutil.copytree(own / "frozen", folder / "frozen")
 
     def kept_in(self, folder: Path) -> "FrozenRun":
         """Its copy in that folder, where there is one."""

@@ -1,18 +1,19 @@
-"""A codec: another run's encoder between the pixels and the method (Rombach et al. 2022, arXiv:2112.10752, section 3.1).
+"""A codec between the pixels and the method: another run's encoder, or a published one (Rombach et al. 2022,
+arXiv:2112.10752, section 3.1).
 
     z = (encode(x) - mean) / std        what the method models
     x = decode(std z + mean)            what its samples become
 
-mean and std of each channel of the latents are those that `latent_statistics` keeps beside the codec's checkpoint; where nobody
-measured them there they are measured on the data once (the paper divides by the standard deviation of the first batch). Either
-way they are kept in the run's config. A VQ-VAE gives its vectors, and what is sampled goes to the nearest code before it
-is decoded; a VAE gives a draw of its posterior.
+mean and std of each channel of the latents are those that `latent_statistics` keeps beside the codec's checkpoint, or those that
+were published with it (shift and 1 / scale); where nobody says them they are measured on the data once (the paper divides by the
+standard deviation of the first batch). Either way they are kept in the run's config, and nothing else knows them. A
+VQ-VAE gives its vectors, and what is sampled goes to the nearest code before it is decoded; a VAE gives a draw of its posterior.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ import numpy as np
 
 from jaxgen.core import keys
 from jaxgen.core.lender import Frozen, Lender, Loan, Role
-from jaxgen.core.method import Encodes, Quantizes
+from jaxgen.core.method import Encodes, Method, Quantizes
 from jaxgen.core.ranges import Number, Positive
 from jaxgen.core.spec import Field, Spec
 from jaxgen.core.task import Array, Batch, Task, picture_target, with_conditions
@@ -51,6 +52,7 @@ class Codec(Task):
     tokens: bool = False  # the codes' indices, int32 [h, w], for models of tokens; of a pyramid [N], coarse first
     mean: tuple[Number, ...] = ()  # of each channel of the latents; () is what the codec's run knows, or measured
     std: tuple[Positive, ...] = ()
+    statistics: Literal["known", "measured"] = "known"  # known: measured only where the codec does not say them
 
     def spec(self, spec: Spec) -> Spec:
         """The target as latents [h, w, C] or tokens; a UserError for a run that is no codec of these pictures."""
@@ -110,15 +112,21 @@ class Codec(Task):
     def undo(self, frozen: dict[str, Frozen], x: Array) -> Array:
         """Latents or tokens -> pictures [B, H, W, C] in [-1, 1]."""
         model, w = frozen[NAME].model, frozen[NAME].weights
-        like = jax.eval_shape(model.encode, w, jnp.zeros((len(x), *model.spec.shape)), jax.random.key(0))
         if self.tokens:
-            maps, kind = jax.tree.flatten(like)
-            parts = jnp.split(x.reshape(len(x), -1), np.cumsum([ids.size // len(x) for ids in maps])[:-1], 1)
-            z = kind.unflatten(part.reshape(ids.shape) for part, ids in zip(parts, maps, strict=True))
+            z = self._apart(frozen[NAME], x)
         else:
             z = x * jnp.asarray(self.std) + jnp.asarray(self.mean) if self.mean else x
-            z = model.nearest(w, z) if isinstance(model, Quantizes) else z.reshape(like.shape)
+            z = model.nearest(w, z) if isinstance(model, Quantizes) else self._apart(frozen[NAME], z)
         return jnp.clip(model.decode(w, z), -1.0, 1.0)
+
+    def _apart(self, lent: Frozen, z: Array) -> Any:
+        """Latents or tokens in the form in which the codec gives them: as vectors without places, as a pyramid."""
+        if not isinstance(lent.model, Method):  # a published one takes pictures of any size, and gives one map
+            return z
+        x = jnp.zeros((len(z), *lent.model.spec.shape))
+        maps, kind = jax.tree.flatten(jax.eval_shape(lent.model.encode, lent.weights, x, jax.random.key(0)))
+        parts = jnp.split(z.reshape(len(z), -1), np.cumsum([m.size // len(z) for m in maps])[:-1], 1)
+        return kind.unflatten(part.reshape(m.shape) for part, m in zip(parts, maps, strict=True))
 
     def loans(self) -> dict[str, Loan]:
         """The run."""
@@ -128,15 +136,15 @@ class Codec(Task):
         """With the run's copy."""
         return replace(self, run=self.run.kept_in(folder / NAME))
 
-    def settle(self, frozen: dict[str, Frozen], batches: Iterator[Batch]) -> dict[str, Any]:
+    def settle(self, spec: Spec, frozen: dict[str, Frozen], batches: Iterator[Batch]) -> dict[str, Any]:
         """mean and std of each channel over examples and places, in float64: the codec's own, or of these batches."""
         if self.tokens or self.mean:
             return {}
-        if known := getattr(self.run, "latents", {}):
+        if self.statistics == "known" and (known := getattr(self.run, "latents", {})):
             return _standard(known["mean"], known["std"])
         lent = frozen[NAME]
         encode = jax.jit(lambda lent, x, i: self.encode(lent, to_float(x), keys.named(jax.random.key(0), "settle", i)))
-        target = lent.model.spec.target
+        target = spec.target
         z = np.concatenate([np.asarray(encode(lent, x[target], i), np.float64) for i, x in enumerate(batches)])
         z = z.reshape(-1, z.shape[-1])
         return _standard(z.mean(0), z.std(0))

@@ -65,7 +65,7 @@ ROOMS = {
     "methods": {"errors", "images", "core", "diffusion", "losses", "metrics", "nets"},
     "tasks": {"errors", "images", "core", "metrics"},
     "data": {"errors", *SPEC},
-    "pretrained": {"errors", "core", "metrics", "nets"},
+    "pretrained": {"errors", "images", "core", "metrics", "nets"},
     "runs": {"errors", "images", "core", "config", "data"},
     "evaluation": {"errors", "images", "core", "config", "data", "metrics", "pretrained", "runs", "tasks"},
     "latents": {"errors", "images", "core", "config", "data", "evaluation", "metrics", "pretrained", "runs"},

@@ -11,7 +11,7 @@ from pickles import Call, Name, Reference, Storages, pickled, state_dict, stream
 from safetensors.numpy import save_file
 
 from jaxgen.errors import UserError
-from jaxgen.pretrained.torch_files import read_tensors, write_tensors
+from jaxgen.pretrained.torch_files import metadata, read_tensors, write_tensors
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {
@@ -67,13 +67,16 @@ def test_views_of_a_storage(layout, tmp_path):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_bfloat16_becomes_float32(layout, tmp_path):
+def test_bfloat16_stays(layout, tmp_path):
     values = np.array([1.0, -2.5, 3.140625, 1e30], np.float32)
     storages = Storages()
     upper = (values.view(np.uint32) >> 16).astype(np.uint16)
     got = read_tensors(saved(tmp_path, layout({"w": storages.tensor(upper)}, storages)))["w"]
-    assert got.dtype == np.float32
-    np.testing.assert_array_equal(got.view(np.uint32) >> 16, values.view(np.uint32) >> 16)
+    assert got.dtype == np.dtype("bfloat16")
+    np.testing.assert_array_equal(got.view(np.uint16), upper)
+    write_tensors(tmp_path / "w.safetensors", {"w": got}, base="nothing")
+    assert_same(read_tensors(tmp_path / "w.safetensors"), {"w": got})
+    assert metadata(tmp_path / "w.safetensors")["base"] == "nothing"
 
 
 def old_torch(weights):
@@ -308,7 +311,8 @@ def test_what_torch_writes(zipped, tmp_path):
         dict(net=net.state_dict(), extra=tensors, size=net[0].weight.shape), path, _use_new_zipfile_serialization=zipped
     )
     want = {f"net.{k}": v for k, v in net.state_dict().items()} | {f"extra.{k}": v for k, v in tensors.items()}
-    want = {k: (v.float() if v.dtype == torch.bfloat16 else v).detach().numpy() for k, v in want.items()}
+    bits = {k: v.view(torch.int16).numpy() for k, v in want.items() if v.dtype == torch.bfloat16}
+    want = {k: bits[k].view("bfloat16") if k in bits else v.detach().numpy() for k, v in want.items()}
     assert_same(read_tensors(path), want)
 
 

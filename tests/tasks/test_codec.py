@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,17 @@ from cases import untrained
 from jaxgen.config import files as configs
 from jaxgen.config import registry
 from jaxgen.core import parallel
+from jaxgen.core.lender import Role
+from jaxgen.core.method import Method
 from jaxgen.core.spec import pictures
 from jaxgen.errors import UserError
 from jaxgen.evaluate import evaluate
 from jaxgen.images import to_float
+from jaxgen.nets.ldm_autoencoder import LdmAutoencoder, NormalRegularizer
+from jaxgen.nets.quantize import GradientQuantizer
+from jaxgen.nets.tiny_autoencoder import TinyAutoencoder
+from jaxgen.pretrained import autoencoders, tiny_autoencoders
+from jaxgen.pretrained.codecs import PublishedCodec
 from jaxgen.runs.directory import RunDir
 from jaxgen.runs.experiment import Experiment, open_source
 from jaxgen.runs.frozen import FrozenRun
@@ -198,3 +206,69 @@ def test_codecs_come_after_the_tasks_that_need_pixels(tiny, codecs):
         and exp.spec["small"].shape == (4, 4, 1)
         and exp.spec["shown"].shape == (8, 8, 1)
     )
+
+
+PUBLISHED = {
+    "tiny": TinyAutoencoder(z=2, width=8, blocks=(1, 1), mid_norm=True),
+    "posterior": LdmAutoencoder(NormalRegularizer(dim=2), (8, 8, 1), width=4, mults=(1, 1), blocks=1, z=2, groups=2),
+    "codebook": LdmAutoencoder(
+        GradientQuantizer(codes=16, dim=2, start="uniform"), (8, 8, 1), width=4, mults=(1, 1), blocks=1, z=2, groups=2
+    ),
+}
+
+
+def publish(kind, folder):
+    """A folder of an autoencoder of digits as others publish it."""
+    module, x = PUBLISHED[kind], jnp.zeros((1, 8, 8, 1))
+    args = (x, 1) if kind == "tiny" else (x,)
+    variables = jax.jit(lambda key: module.init(key, *args))(jax.random.key(0))
+    if kind == "tiny":
+        tiny_autoencoders.save_author(folder, module, variables)
+    else:
+        more = {"shift_factor": 0.5} if kind == "posterior" else {}
+        autoencoders.save_diffusers(folder, module, variables, scaling_factor=0.25, **more)
+    return str(folder)
+
+
+@pytest.mark.parametrize("kind", PUBLISHED)
+def test_a_published_autoencoder_is_a_codec(kind, tmp_path):
+    """Statistics as it was published with (shift and 1 / scale) or measured; pictures come back as its own decoder gives them."""
+    lender = {"name": "pretrained", "path": publish(kind, tmp_path / "published")}
+    task = registry.build("task", {"name": "codec", "run": lender})
+    mesh, spec = parallel.make_mesh({"data": 1}), pictures((8, 8, 1))
+    frozen = {"codec": task.run.load(parallel.everywhere(mesh, task.run.abstract))}
+    x = {"image": jax.random.randint(jax.random.key(0), (4, 8, 8, 1), 0, 256).astype(jnp.uint8)}
+    found = task.settle(spec, frozen, iter([x]))
+    assert kind == "tiny" or found["std"] == (4.0, 4.0)
+    assert kind != "posterior" or found["mean"] == (0.5, 0.5)
+    task = replace(task, **found)
+    model, w, z = frozen["codec"].model, frozen["codec"].weights, task(spec, frozen, x, jax.random.key(1))["image"]
+    assert z.shape[1:] == task.spec(spec)["image"].shape == (4, 4, 2)
+    own = jnp.clip(model.decode(w, model.encode(w, x["image"], jax.random.key(1))), -1, 1)
+    np.testing.assert_allclose(task.undo(frozen, z), own, atol=2e-5)
+    measured = replace(task, mean=(), std=(), statistics="measured").settle(spec, frozen, iter([x]))
+    assert measured["std"] != (4.0, 4.0) and len(measured["mean"]) == 2
+
+
+def test_the_copy_of_a_published_autoencoder_is_enough(tiny, tmp_path):
+    path = publish("tiny", tmp_path / "published")
+    config = configs.override(latent(tiny, ""), {"tasks.codec.run": "pretrained", "tasks.codec.run.path": path})
+    train(configs.override(config, {"steps": 2, "steps_per_call": 1, "method.net.width": 8}), tmp_path / "run")
+    shutil.rmtree(path)
+    assert sample(tmp_path / "run", num=2, out=tmp_path / "a").shape == (2, 8, 8, 1)
+
+
+def test_a_published_autoencoder_in_bfloat16_and_for_other_pictures(tmp_path):
+    path = publish("posterior", tmp_path / "published")
+    lender = registry.build("run", {"name": "pretrained", "path": path, "dtype": "bfloat16"})
+    assert {x.dtype for x in jax.tree.leaves(lender.abstract.weights)} == {jnp.dtype("bfloat16")}
+    with pytest.raises(UserError, match="must be one of float32, bfloat16"):
+        registry.build("run", {"name": "pretrained", "path": path, "dtype": "float16"})
+    for spec, told in ((COLOUR, "pictures of 1 channels"), (pictures((9, 8, 1)), "which 9x8 does not allow")):
+        with pytest.raises(UserError, match=told):
+            registry.build("task", {"name": "codec", "run": {"name": "pretrained", "path": path}}).spec(spec)
+    tiny = publish("tiny", tmp_path / "tiny")
+    with pytest.raises(UserError, match=r"gives pictures \(9, 8, 1\) back as \(10, 8, 1\)"):
+        registry.build("task", {"name": "codec", "run": {"name": "pretrained", "path": tiny}}).spec(pictures((9, 8, 1)))
+    with pytest.raises(UserError, match="is an autoencoder, which is no run"):
+        PublishedCodec(path).check("config.init", Role(Method, "run"), COLOUR, None)
