@@ -507,9 +507,11 @@ class Loop:
         speed = {"images_per_s": rate} if rate else {}  # none when the interval was the first dispatch alone
         self.counted, self.clock = stop, now
         means = mean(fetched)
-        broken = [k for k, v in means.items() if not np.isfinite(v)]
-        if broken:
-            raise self.diverged(f"{', '.join(broken)} became NaN or infinite between steps {start + 1} and {stop}")
+        if not np.isfinite(list(means.values())).all():
+            sound = {k: np.isfinite(v) for k, v in series(fetched).items()}
+            first = int(np.all(list(sound.values()), 0).argmin())  # after it all are broken
+            broken = [k for k, v in sound.items() if not v[first]]
+            raise self.diverged(f"{', '.join(broken)} became NaN or infinite at step {start + 1 + first}")
         self.record(stop, {**means, **speed}, "train")
         left = (self.total - stop) * self.exp.batch / rate if rate else None
         self.writers.console(stop, {**self.shown(means), **({"images/s": rate} if rate else {})}, left)
@@ -603,9 +605,14 @@ def gigabytes(num: int) -> str:
     return f"{num / 1e9:,.1f} GB" if num >= 1e9 else f"{num / 1e6:,.3g} MB"
 
 
+def series(interval: list[PyTree]) -> dict[str, np.ndarray]:
+    """The metrics [steps] of some programs."""
+    return {k: np.concatenate([m[k] for m in interval]) for k in interval[0]}
+
+
 def mean(interval: list[PyTree]) -> dict[str, float]:
-    """The means of the metrics of some programs, on the host."""
-    return {k: float(np.mean(np.concatenate([m[k] for m in interval]), dtype=np.float64)) for k in interval[0]}
+    """Their means, on the host."""
+    return {k: float(v.mean(dtype=np.float64)) for k, v in series(interval).items()}
 
 
 def fetch(interval: list[PyTree]) -> tuple[list[PyTree], float]:

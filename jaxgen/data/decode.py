@@ -21,8 +21,9 @@ for remark in (UserWarning, Image.DecompressionBombWarning):
     warnings.filterwarnings("ignore", category=remark, module=r"PIL\.")
 # Naming them spares Pillow from trying every plugin: twice as fast
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")
+JPEG = (".jpg", ".jpeg", ".jpe", ".jfif")
 SUFFIXES = (
-    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif"),
+    *(".png", ".apng", *JPEG, ".webp", ".bmp", ".dib", ".gif"),
     *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".avif"),
 )
 BICUBIC = Image.Resampling.BICUBIC  # antialiased in Pillow when it shrinks; the filter of published FID code

@@ -17,7 +17,8 @@ from jaxgen.core.state import Array, Weights
 from jaxgen.core.task import Batch
 from jaxgen.data.pipeline import share
 from jaxgen.data.sources import Source
-from jaxgen.errors import UserError
+from jaxgen.data.sources.source import warn_once
+from jaxgen.errors import NotFinite, UserError
 from jaxgen.evaluation.pictures import counter
 from jaxgen.images import beside, to_float
 from jaxgen.metrics import pixel
@@ -316,9 +317,20 @@ class Likelihood:
             return {"nats": exp.method.log_prob(w, batch, rng)}
 
         nats = averages(exp, ema, source, self.num, self, scores)["nats"]
+        if not np.isfinite(
+            nats
+        ):  # the method's other figures say where: of a flow, the first layer whose volume is none
+            others = averages(exp, ema, source, self.num, Loss(num=self.num), exp.method.eval_step)
+            broken = ["likelihood_nats", *(k for k, v in others.items() if not np.isfinite(v))]
+            raise NotFinite(f"{', '.join(broken)} became NaN or infinite")
         figures, kind, levels = {"likelihood_nats": nats}, exp.method.kind, exp.method.levels
         note = f"{kind}, of a density on [-1, 1]"
         if levels:
+            if source.lossy:
+                warn_once(
+                    "the likelihood is of pictures from JPEG files, whose levels their decoder made: bits per dimension compare "
+                    "with no figure of lossless pictures"
+                )
             figures["likelihood_bits_per_dim"] = bits_per_dim(nats, math.prod(exp.spec.shape))
             note = f"{kind}, of {levels} levels: {math.log2(levels):.4g} bits each if all were alike"
         return Report(figures, about={"kind": kind, "levels": levels, **drawn(source, self.num)}, note=note)

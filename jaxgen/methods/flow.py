@@ -21,7 +21,10 @@ from jaxgen.metrics.bits_per_dim import bits_per_dim
 
 @dataclass(frozen=True, kw_only=True)
 class Flow(LossMethod):
-    """The net has forward(u [B, H, W, C] in [0, 1], cond) -> (z [B, D], log |det| [B]) and inverse(z, cond) -> (u, log |det|)."""
+    """The net has forward(u [B, H, W, C] in [0, 1], cond) -> (z [B, D], log |det| [B]) and inverse(z, cond) -> (u, log |det|).
+
+    Its volumes(u, cond) are (z, log |det| [B] by layer).
+    """
 
     makes = ("image",)
 
@@ -56,12 +59,14 @@ class Flow(LossMethod):
         return self.target(batch), self.conditions(batch)
 
     def loss(self, w: Weights, batch: Batch, rng: Array, train: bool) -> Loss:
-        """-log P(x) [B] in nats, from one draw of the noise."""
+        """-log P(x) [B] in nats, from one draw of the noise; log |det| by layer too, so that one that breaks has a name."""
         u, cond = self.dequantise.spread(self.target(batch), rng), self.conditions(batch)
-        (z, logdet), vars = self.net.apply(w.nets["net"], u, cond, train=train, method="forward")
+        (z, volumes), vars = self.net.apply(w.nets["net"], u, cond, train=train, method="volumes")
+        logdet = sum(volumes.values())
         log_prob = log_normal(z, 0.0, 0.0) + logdet - self.dequantise.cost(self.dims)
         bits = {"bits_per_dim": bits_per_dim(log_prob, self.dims)} if self.levels else {}
-        return Loss(-log_prob, {"logdet": logdet, **bits}, vars)
+        layers = {f"logdet_{name}": volume for name, volume in volumes.items()}
+        return Loss(-log_prob, {"logdet": logdet, **layers, **bits}, vars)
 
     def log_prob(self, w: Weights, batch: Batch, rng: Array) -> Array:
         """[B] nats."""

@@ -485,21 +485,27 @@ class MultiScale(nn.Module):
 
     def forward(self, x: Array, cond: Cond | None = None, train: bool = False) -> Moved:
         """Pictures -> noise."""
-        x, total = self.entry.forward(x)
-        left = []
+        z, volumes = self.volumes(x, cond, train)
+        return z, sum(volumes.values())
+
+    def volumes(self, x: Array, cond: Cond | None = None, train: bool = False) -> tuple[Array, dict[str, Array]]:
+        """Pictures -> noise, and log |det| [B] by layer, whose name has its level and its place there, so that names sort."""
+        found, left = {}, []
+        x, found["0_entry"] = self.entry.forward(x)
         for i, stage in enumerate(self.stages):
-            for part in stage:
+            for j, part in enumerate(stage):
                 x, logdet = part.forward(x, train)
-                total += logdet
+                if not isinstance(part, Squeeze):
+                    found[f"{i + 1}_{j}_{type(part).__name__.lower()}"] = logdet
             if i < len(self.priors):
                 x, gone = self.halves(x)
                 if self.priors[i]:
-                    gone, logdet = self.priors[i].forward(gone, x)
-                    total += logdet
+                    gone, found[f"{i + 1}_{len(stage)}_split"] = self.priors[i].forward(gone, x)
                 left.append(gone)
         mean, logs = self.numbers(len(x), cond, x)
+        found[f"{len(self.stages) + 1}_top"] = -summed(logs)
         left.append((x - mean) * jnp.exp(-logs))
-        return jnp.concatenate([part.reshape(len(x), -1) for part in left], 1), total - summed(logs)
+        return jnp.concatenate([part.reshape(len(x), -1) for part in left], 1), found
 
     def inverse(self, z: Array, cond: Cond | None = None, train: bool = False) -> Moved:
         """Noise [B, H W C] -> pictures."""

@@ -41,12 +41,14 @@ def test_lossless_colour_comes_through_exactly(tmp_path: Path, suffix: str):
     image = _noise(9, 7)
     Image.fromarray(image).save(tmp_path / f"a.{suffix}", **({"lossless": True} if suffix == "webp" else {}))
     np.testing.assert_array_equal(_only(tmp_path), image)
+    assert not Folder(str(tmp_path), eval_fraction=0.0).open("train").lossy
 
 
 def test_jpeg_comes_through_nearly(tmp_path: Path):
     image = np.tile(np.linspace(0, 255, 64, dtype=np.uint8)[:, None, None], (1, 48, 3))
     Image.fromarray(image).save(tmp_path / "a.jpg", quality=95)
     assert np.abs(_only(tmp_path).astype(int) - image).max() < 8
+    assert Folder(str(tmp_path), eval_fraction=0.0).open("train").lossy  # whose bits mean little
 
 
 def test_grey_stays_grey_and_becomes_colour_on_request(tmp_path: Path):

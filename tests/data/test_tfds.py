@@ -30,6 +30,7 @@ def test_shapes_labels_and_counts(name: str):
     train, held = spec.open("train"), spec.open("eval")
     shape, num = SETS[name]
     assert train.spec.shape == shape and (len(train), len(held)) == (num, 10_000) and train.spec.classes == 10
+    assert not train.lossy
     assert train.spec["label"].names[0] == {"cifar10": "airplane", "mnist": "0"}[name]
     sample = [train[i] for i in range(0, num, num // 300)]
     assert {int(example["label"]) for example in sample} == set(range(10))

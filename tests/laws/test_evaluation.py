@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +52,30 @@ def test_nothing_is_measured_of_broken_weights(kind, shared, advance):
     for name, test in evaluate.evaluators(exp).items():
         with pytest.raises(NotFinite, match=rf"config\.eval\.{name}: .*step 0, weights ema.*--weights=raw"):
             list(evaluate.reports(exp, {name: test}, raw, w.replace(nets=broken), held_out))
+
+
+def likelihood(monkeypatch, figures, lossy=False):
+    """What the evaluator makes of the method's figures, each call's in turn."""
+    found = iter(figures)
+    monkeypatch.setattr(per_image, "averages", lambda *_: next(found))
+    method = SimpleNamespace(kind="bound", levels=256, eval_step=None)
+    exp = SimpleNamespace(method=method, spec=SimpleNamespace(shape=(4, 4, 1)))
+    source = SimpleNamespace(lossy=lossy)
+    monkeypatch.setattr(per_image, "drawn", lambda *_: {})
+    return per_image.Likelihood()(exp, None, None, source)
+
+
+def test_bits_of_jpeg_files_are_warned_of(monkeypatch, recwarn):
+    likelihood(monkeypatch, [{"nats": -16.0}])
+    assert not recwarn
+    with pytest.warns(UserWarning, match="from JPEG files.*no figure of lossless pictures"):
+        likelihood(monkeypatch, [{"nats": -16.0}], lossy=True)
+
+
+def test_an_infinite_likelihood_names_the_figures_that_broke_with_it(monkeypatch):
+    parts = {"logdet_0_entry": 1.0, "logdet_1_1_steps": np.inf, "loss": -np.inf}
+    with pytest.raises(NotFinite, match=r"^likelihood_nats, logdet_1_1_steps, loss became NaN or infinite"):
+        likelihood(monkeypatch, [{"nats": np.inf}, parts])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,6 +53,20 @@ def test_it_can_do_what_a_flow_can_and_learns(run):
     np.testing.assert_allclose(metrics["bits_per_dim"], metrics["loss"] / (16 * np.log(2)), rtol=1e-5)
 
 
+def test_the_first_layer_without_a_volume_has_a_name():
+    """What comes before it is sound; log |det| as a whole is the layers' sum."""
+    method = Flow(net=Net(Glow(SHAPE, levels=1, depth=2, width=8), optax.adam(1e-2)), spec=pictures(SHAPE, levels=17))
+    state = jax.jit(method.init)(KEY, X)
+    found = jax.jit(method.eval_step)(state.view(), X, KEY)
+    layers = [found[f"logdet_{name}"] for name in ("0_entry", "1_1_steps", "2_top")]
+    np.testing.assert_allclose(found["logdet"], sum(layers), rtol=1e-5)
+    net = state.nets["net"]
+    wild = net.replace(params=jax.tree.map(lambda x: x + 1e4, net.params))  # exp of a scale is infinite
+    found = jax.jit(method.eval_step)(state.replace(nets={"net": wild}).view(), X, KEY)
+    broken = sorted(k for k, v in found.items() if "logdet_" in k and not np.isfinite(v).all())
+    assert broken[0] == "logdet_1_1_steps"
+
+
 def test_pictures_survive_and_samples_lie_on_levels(run):
     *_, (_, again, drawn, cold) = run
     for x in again:

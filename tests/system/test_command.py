@@ -232,7 +232,7 @@ def test_a_signal_is_heard_while_the_step_is_compiled(tmp_path):
     assert not (tmp_path / "run" / "lock").exists() and not list((tmp_path / "run").glob("checkpoints/*"))
 
 
-def test_divergence_stops_names_the_interval_and_keeps_the_last_good_checkpoint(tmp_path):
+def test_divergence_stops_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
     args = (f"--config={CONFIG}", f"--workdir={tmp_path}", "--config.steps=60", "--config.log_every=5", "--config.save_every=10",
             "--config.eval.loss.every=0", "--config.eval.grid.every=0", "--config.eval.reconstruct.every=0",
             "--config.eval.likelihood.every=0", "--config.eval.traversals.every=0")  # fmt: skip
@@ -244,7 +244,7 @@ def test_divergence_stops_names_the_interval_and_keeps_the_last_good_checkpoint(
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
-    assert "NaN or infinite between steps" in last and "last good checkpoint is step 10" in last
+    assert "NaN or infinite at step " in last and "last good checkpoint is step 10" in last
     assert [p.name for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()] == ["10"]
     slower, clipped = re.findall(r"(--config\.method\.net\.optimizer\.\w+)=\S+[0-9]", last)
     assert slower.endswith(".lr") and clipped.endswith(".clip")

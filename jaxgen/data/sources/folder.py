@@ -82,6 +82,11 @@ class FolderSource(Source):
         """int32 [N], by the class folders."""
         return labels_of(self.names, self.classes)
 
+    @property
+    def lossy(self) -> bool:
+        """By the endings of the names."""
+        return any(name.lower().endswith(decode.JPEG) for name in self.names)
+
     def facts(self) -> Any:
         """Names and sizes of the files, and how they are brought to one size."""
         with ThreadPoolExecutor(8) as pool:

@@ -49,6 +49,11 @@ class Source(Protocol):
         """Whether what was last read as example i is that, and not another that stands in for what cannot be decoded."""
         return True
 
+    @property
+    def lossy(self) -> bool:
+        """Whether pictures come from JPEG files: their levels are those of a decoder, not of a camera or a hand."""
+        return False
+
     def facts(self) -> Any:
         """What tells this split from others without reading it: plain values, none of them a place or a time."""
         return [plain(self.spec), len(self), None if self.labels is None else self.labels.tolist()]
@@ -135,6 +140,11 @@ class Wrapped(Source):
     def sound(self, i: int) -> bool:
         """As the other says."""
         return self.inner.sound(i)
+
+    @property
+    def lossy(self) -> bool:
+        """As the other says."""
+        return self.inner.lossy
 
     def facts(self) -> Any:
         """Those of the other: what values mean is no fact of what they are."""

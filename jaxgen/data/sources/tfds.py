@@ -54,6 +54,14 @@ class TfdsSource(Source):
             )
         return {"image": image, "label": np.int32(label)}
 
+    @property
+    def lossy(self) -> bool:
+        """By the first bytes of the first record's picture."""
+        from tensorflow_datasets.proto import tf_example_pb2
+
+        stored = tf_example_pb2.Example.FromString(self.records[0]).features.feature[self.options.image_key]
+        return stored.bytes_list.value[0].startswith(b"\xff\xd8")
+
     def facts(self) -> Any:
         """Of the set's files: a look at every record would cost as much as reading the set."""
         options = self.options
