@@ -96,7 +96,7 @@ SHORT = {
     "method.ae.blocks": 1,
     "method.ae.optimizer.lr": 5e-4,
     "data.batch": 32,
-    "steps": 1_000,
+    "steps": 800,
     "eval.reconstruct.num": 2_000,
 }
 LIVELY = {"method.ae.regularizer.start": "kmeans", "method.ae.regularizer.dead": 0.03}

@@ -89,6 +89,15 @@ class FrozenRun:
         if not (RunDir(self.path).path / "config.json").is_file():
             raise UserError(f"{name}.path={self.path} holds no run (no config.json); train it first or name another")
         role.refuse(name, self.path, self.method, self.spec, spec, borrower)
+        known = RunDir(self.path).spec(self.at)  # also labels that its method was not told
+        for key, field in spec.conditions.items():
+            theirs = known[key].names if key in known else ()
+            if theirs != field.names and sorted(theirs) == sorted(field.names):
+                i = next(i for i, (one, other) in enumerate(zip(theirs, field.names, strict=True)) if one != other)
+                raise UserError(
+                    f"{name}.path={self.path} was trained on data whose {key} {i} is {theirs[i]!r}, and in these it is "
+                    f"{field.names[i]!r}: one of them was numbered anew; train both on the same data"
+                )
 
     def copy_to(self, folder: Path) -> None:
         """The checkpoint that is lent, with what it is read by."""

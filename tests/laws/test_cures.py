@@ -321,7 +321,7 @@ ELSEWHERE = {
     "metrics": (45, "functions of arrays: the message says what the argument must be; tests/metrics"),
     "nets": (13, "another net or other pictures are needed; tests/nets"),
     "pretrained": (89, "files of other projects, and downloads; tests/pretrained"),
-    "runs": (36, "a trained run is needed, or a second process; tests/runs, tests/system"),
+    "runs": (37, "a trained run is needed, or a second process; tests/runs, tests/system"),
     "sample.py": (1, "a trained run is needed; tests/system"),
     "tasks": (4, "an augmentation's fields, or a second run is needed; tests/tasks"),
     "train.py": (5, "raised by the loop; tests/system/test_command.py"),

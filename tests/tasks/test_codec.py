@@ -186,6 +186,10 @@ def test_mistakes_are_one_line(tiny, codecs, tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(UserError, match=r"there is no checkpoint of step 7 in .*; there are: \[2, 4\]"):
         open_with(**{"tasks.codec.run.step": 7})
+    names = ("1", "0", *map(str, range(2, 10)))
+    renumbered = pictures((8, 8, 1), 10, names)
+    with pytest.raises(UserError, match="whose label 0 is '0', and in these it is '1': one of them was numbered anew"):
+        Experiment.open(latent(tiny, codecs["vqvae"]), renumbered)
     with pytest.raises(UserError, match=r"config\.method vae makes image, not latent"):
         plain = {"method.likelihood": "learned_gaussian", "tasks.codec": {"run": str(codecs["vqvae"])}}
         config = configs.override(tiny("vae_digits"), plain)
