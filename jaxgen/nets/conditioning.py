@@ -2,8 +2,11 @@
 
 A label is a row of a table or a one-hot vector, an embedding a projection, and a picture is resized to the net's input and
 joins its channels. Parameters are called by the condition's name. What `cond` does not hold is null. Conditions are taken in
-the order of their names, so that the order of a Spec means nothing.
+the order of their names, so that the order of a Spec means nothing. A text is an embedding of several vectors [L, D], its states,
+and perhaps a mask [L], 1 for its tokens and 0 for what fills it up; nets that read it attend to its states.
 """
+
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +16,7 @@ from jax import Array
 from jaxgen.core.conditions import Cond
 from jaxgen.core.spec import Spec
 from jaxgen.errors import UserError
-from jaxgen.nets.layers import Dense, Initializer
+from jaxgen.nets.layers import Dense, Initializer, attention, torch_kernel_init
 
 TAKES = ("label", "embedding", "image", "latent", "mask")  # what the nets of diffusion can be told
 
@@ -78,11 +81,63 @@ def vector(conditions: Spec, cond: Cond | None, name: str, num: int) -> Array:
     return found
 
 
+class Text(NamedTuple):
+    """What a net is told in words: states of tokens [B, L, D], and which may be looked at, bool [B, 1, L]; None: all."""
+
+    states: Array
+    mask: Array | None = None
+
+
+def sequences(conditions: Spec) -> tuple[str, str]:
+    """The names of the states of a text, an embedding [L, D], and of its mask [L]; "" for what is not told."""
+    of = {"embedding": 2, "mask": 1}
+    found = [[n for n, f in conditions.of(kind).items() if len(f.shape) == rank] for kind, rank in of.items()]
+    return next(iter(found[0]), ""), next(iter(found[1]), "")
+
+
+def beside_text(conditions: Spec) -> Spec:
+    """The conditions that are no states of a text, and no mask of one."""
+    text = sequences(conditions)
+    return conditions.where(lambda name, _: name not in text)
+
+
+def read_text(conditions: Spec, cond: Cond | None, num: int, net: nn.Module) -> Text:
+    """The text that the net is told; a UserError where it is told none."""
+    states, mask = sequences(conditions)
+    if not states:
+        raise UserError(
+            f"{type(net).__name__} reads a text, and it is told: {conditions or 'nothing'}; choose another net"
+        )
+    seen = value(conditions, cond, mask, num)[:, None] > 0 if mask else None
+    return Text(value(conditions, cond, states, num), seen)
+
+
+class TextAttention(nn.Module):
+    """Looks from x [B, N, D] at a text -> [B, N, D]. Keys and values depend on the text alone: loops find them once."""
+
+    heads: int
+    use_bias: bool = False
+    dtype: Any = "float32"
+    init: Initializer = torch_kernel_init
+
+    @nn.compact
+    def __call__(self, x: Array, text: Text) -> Array:
+        b, n, d = x.shape
+
+        def linear(features, name, use_bias=self.use_bias):
+            return Dense(features, use_bias, self.dtype, self.init, name=name)
+
+        q = linear(d, "q")(x).reshape(b, n, self.heads, -1)
+        kv = linear(2 * d, "kv")(text.states).reshape(b, -1, 2, self.heads, d // self.heads)
+        h = attention(q, kv[:, :, 0], kv[:, :, 1], text.mask)
+        return linear(d, "out", True)(h.reshape(b, n, d))
+
+
 def join_pictures(x: Array, conditions: Spec, cond: Cond | None, net: nn.Module) -> Array:
     """x [B, H, W, C] with the picture-like conditions, resized to H x W (cubic), behind its channels."""
     image_shape(x.shape[1:], net)
     parts = [x]
-    for name in sorted(conditions.of("image", "latent", "mask")):
+    for name in sorted(beside_text(conditions).of("image", "latent", "mask")):
         picture = value(conditions, cond, name, len(x))
         image_shape(picture.shape[1:], net, f"the condition {name!r}")
         size = (*x.shape[:3], picture.shape[-1])

@@ -5,7 +5,7 @@ CIFAR-10 net (35.7 M parameters); the other fields cover what diffusers' `UNet2D
 """
 
 import math
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -113,6 +113,14 @@ class SelfAttention(nn.Module):
         return x / self.scale if self.scale != 1 else x
 
 
+class Told(NamedTuple):
+    """What every block of a net is told: the embedding of time [B, D], whether this is training, and of a text what nets know."""
+
+    emb: Array
+    train: bool
+    text: Any = None
+
+
 class UNet(nn.Module):
     """eps(x, t) of Ho et al. 2020, or any other output of the image's size.
 
@@ -166,7 +174,7 @@ class UNet(nn.Module):
     dtype: Precision = "float32"
     remat: Remat = False
 
-    def per_level(self, name: str, value: bool | str | tuple) -> tuple:
+    def per_level(self, name: str, value: bool | int | str | tuple) -> tuple:
         """`value` for each level; a tuple must have one entry per level."""
         if not isinstance(value, tuple | list):
             return (value,) * len(self.mults)
@@ -188,64 +196,91 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, t: Array, cond: Cond | None = None, train: bool = False) -> Array:
-        resnet, self_attention = remat(ResBlock, self.remat, static_argnums=(3,)), remat(SelfAttention, self.remat)
-        common = dict(eps=self.norm_eps, dtype=self.dtype)
+        told = self.told(t, cond, train)
+        skips = self.down(self.conv_in(x, cond), told)
+        out = self.up(self.middle(skips[-1], told), skips, told)
+        return out / t[:, None, None, None] if self.time_embedding == "fourier" else out
 
-        def block(h, features, name, resample="none", scale=1.0):
-            module = resnet(
-                features, self.groups, dropout=self.dropout, scale_shift=self.scale_shift, activation=self.activation,
-                resample=resample, scale=scale, name=name, **common,
-            )  # fmt: skip
-            return module(h, emb, train)
+    def told(self, t: Array, cond: Cond | None, train: bool) -> Told:
+        """What every block is told."""
+        return Told(self.embed(t, cond), train)
 
-        def attend(h, name, groups=self.groups, scale=1.0):
-            heads = h.shape[-1] // self.head_dim if self.head_dim else self.heads
-            if heads < 1 or h.shape[-1] % heads or (self.head_dim and h.shape[-1] % self.head_dim):
-                raise UserError(_heads(h.shape[-1], self.heads, self.head_dim))
-            return self_attention(heads, groups, scale=scale, name=name, **common)(h)
-
-        def conv(features, name, scale=1.0, **kw):
-            return Conv(features, 3, dtype=self.dtype, kernel_init=ddpm_init(scale), name=name, **kw)
-
-        levels = range(len(self.mults))
-        widths, (attend_down, attend_up) = self.widths(), self.attends()
-        downsample = self.per_level("downsample", self.downsample)
-        upsample = self.per_level("upsample", self.upsample)
-
-        emb = self.embed(t, cond)
+    def conv_in(self, x: Array, cond: Cond | None) -> Array:
+        """The first convolution, of the image and the pictures that the net is told."""
         x = join_pictures(2 * x - 1 if self.center_input else x, self.conditions, cond, self)
-        skips = [conv(widths[0], "conv_in", padding=1)(x)]
-        for i in levels:
+        return self.conv(self.widths()[0], "conv_in", padding=1)(x)
+
+    def down(self, h: Array, told: Told) -> list[Array]:
+        """The way down: what the way up is shown, finest first; the last goes to the middle."""
+        skips, last = [h], len(self.mults) - 1
+        attends, samples = self.attends()[0], self.per_level("downsample", self.downsample)
+        for i, features in enumerate(self.widths()):
             for j in range(self.blocks):
-                h = block(skips[-1], widths[i], f"down{i}_block{j}")
-                skips.append(attend(h, f"down{i}_attend{j}") if attend_down[i] else h)
-            if i < levels[-1]:
-                if downsample[i] == "resnet":
-                    h = block(skips[-1], widths[i], f"down{i}_sample", "down")
-                else:
-                    h = conv(widths[i], f"down{i}_sample", stride=2, padding=self.downsample_padding)(skips[-1])
+                h = self.block(h, features, f"down{i}_block{j}", told)
+                h = self.look(h, i, f"down{i}_attend{j}", told) if attends[i] else h
                 skips.append(h)
+            if i < last:
+                if samples[i] == "resnet":
+                    h = self.block(h, features, f"down{i}_sample", told, "down")
+                else:
+                    h = self.conv(features, f"down{i}_sample", stride=2, padding=self.downsample_padding)(h)
+                skips.append(h)
+        return skips
 
-        h = block(skips[-1], widths[-1], "mid_block0", scale=self.mid_scale)
-        if self.attend_mid:
-            groups = self.groups if self.mid_norm_groups < 0 else self.mid_norm_groups
-            h = attend(h, "mid_attend", groups, self.mid_scale)
-        h = block(h, widths[-1], "mid_block1", scale=self.mid_scale)
+    def middle(self, h: Array, told: Told) -> Array:
+        """Block, attention, block."""
+        last = len(self.mults) - 1
+        h = self.block(h, self.widths()[-1], "mid_block0", told, scale=self.mid_scale)
+        h = self.look(h, last, "mid_attend", told) if self.attend_mid else h
+        return self.block(h, self.widths()[-1], "mid_block1", told, scale=self.mid_scale)
 
-        for i in reversed(levels):
+    def up(self, h: Array, skips: list[Array], told: Told) -> Array:
+        """The way up, to the output."""
+        widths, attends = self.widths(), self.attends()[1]
+        samples, skips = self.per_level("upsample", self.upsample), list(skips)
+        for i in reversed(range(len(self.mults))):
             for j in range(self.blocks + 1):
-                h = block((h, skips.pop()), widths[i], f"up{i}_block{j}")
-                h = attend(h, f"up{i}_attend{j}") if attend_up[i] else h
+                h = self.block((h, skips.pop()), widths[i], f"up{i}_block{j}", told)
+                h = self.look(h, i, f"up{i}_attend{j}", told) if attends[i] else h
             if i > 0:
-                if upsample[i] == "resnet":
-                    h = block(h, widths[i], f"up{i}_sample", "up")
+                if samples[i] == "resnet":
+                    h = self.block(h, widths[i], f"up{i}_sample", told, "up")
                 else:
                     h = UpConv(widths[i], dtype=self.dtype, kernel_init=ddpm_init(), name=f"up{i}_sample")(h)
                 h = h[:, : skips[-1].shape[1], : skips[-1].shape[2]]  # an odd size was rounded up
-
         h = nn.silu(GroupNorm(self.groups, self.norm_eps, self.dtype, name="norm_out")(h))
-        out = conv(self.out_channels or self.shape[2], "conv_out", 0.0, padding=1)(h).astype(jnp.float32)
-        return out / t[:, None, None, None] if self.time_embedding == "fourier" else out
+        return self.conv(self.out_channels or self.shape[2], "conv_out", 0.0, padding=1)(h).astype(jnp.float32)
+
+    def conv(self, features: int, name: str, scale: float = 1.0, **options: Any) -> Conv:
+        """A 3x3 convolution."""
+        return Conv(features, 3, dtype=self.dtype, kernel_init=ddpm_init(scale), name=name, **options)
+
+    def block(
+        self,
+        h: Array | tuple[Array, ...],
+        features: int,
+        name: str,
+        told: Told,
+        resample: str = "none",
+        scale: float = 1.0,
+    ) -> Array:
+        """A residual block."""
+        module = remat(ResBlock, self.remat, static_argnums=(3,))(
+            features, self.groups, self.norm_eps, self.dropout, self.scale_shift, self.activation, resample, scale,
+            self.dtype, name=name,
+        )  # fmt: skip
+        return module(h, told.emb, told.train)
+
+    def look(self, h: Array, level: int, name: str, told: Told) -> Array:
+        """Attention at a level."""
+        c, middle = h.shape[-1], name == "mid_attend"
+        heads = c // self.head_dim if self.head_dim else self.heads
+        if heads < 1 or c % heads or (self.head_dim and c % self.head_dim):
+            raise UserError(heads_of(c, self.heads, self.head_dim))
+        groups = self.mid_norm_groups if middle and self.mid_norm_groups >= 0 else self.groups
+        scale = self.mid_scale if middle else 1.0
+        module = remat(SelfAttention, self.remat)(heads, groups, self.norm_eps, scale, self.dtype, name=name)
+        return module(h)
 
     def embed(self, t: Array, cond: Cond | None) -> Array:
         """The vector of time, labels and embeddings, [B, time_width]."""
@@ -256,9 +291,14 @@ class UNet(nn.Module):
             emb = timestep_embedding(t, self.width, self.flip_sin_to_cos, self.freq_shift)
         emb = Dense(dim, dtype=self.dtype, kernel_init=ddpm_init(), name="time0")(emb)
         emb = Dense(dim, dtype=self.dtype, kernel_init=ddpm_init(), name="time1")(nn.silu(emb))
-        return add_vectors(emb, self.conditions, cond, self.null_label, nn.initializers.normal(1.0), ddpm_init())
+        return add_vectors(emb, self.added(), cond, self.null_label, nn.initializers.normal(1.0), ddpm_init())
+
+    def added(self) -> Spec:
+        """The conditions that are added to the embedding of time."""
+        return self.conditions
 
 
-def _heads(channels: int, heads: int, head_dim: int) -> str:
+def heads_of(channels: int, heads: int, head_dim: int) -> str:
+    """The message where channels do not split into heads."""
     fitting = f"head_dim={math.gcd(channels, head_dim)}" if head_dim else f"heads={math.gcd(channels, heads)}"
     return f"unet: {channels} channels do not split into heads={heads}, head_dim={head_dim}; set {fitting}"

@@ -212,20 +212,24 @@ def their_modules(path: tuple[str, ...], levels: int) -> tuple[str, ...]:
     top, *rest = path
     if top in _TOP:
         return (_TOP[top],)
-    place, part = top.split("_")
-    if place == "mid":
-        stem = f"mid_block.{'attentions.0' if part == 'attend' else 'resnets.' + part.removeprefix('block')}"
-    else:
-        way, level = place.rstrip("0123456789"), int(place.lstrip("downup"))
-        index = level if way == "down" else levels - 1 - level
-        kind, number = part.rstrip("0123456789"), part.lstrip("abcdefghijklmnopqrstuvwxyz") or "0"
-        kind = {"block": "resnets", "attend": "attentions", "sample": f"{way}samplers"}[kind]
-        stem = f"{way}_blocks.{index}.{kind}.{number}"
+    stem = place_of(top, levels)
     if not rest:  # a strided or upsampling convolution
         return (f"{stem}.conv",)
-    if "attend" in part:
+    if "attend" in top:
         return tuple(f"{stem}.{name}" for name in _ATTENTION[rest[0]])
     return (f"{stem}.{_RESNET[rest[0]]}",)
+
+
+def place_of(top: str, levels: int) -> str:
+    """Our module at a level, as "down0_block1" -> their name of it."""
+    place, part = top.split("_")
+    if place == "mid":
+        return f"mid_block.{'attentions.0' if part == 'attend' else 'resnets.' + part.removeprefix('block')}"
+    way, level = place.rstrip("0123456789"), int(place.lstrip("downup"))
+    index = level if way == "down" else levels - 1 - level
+    kind, number = part.rstrip("0123456789"), part.lstrip("abcdefghijklmnopqrstuvwxyz") or "0"
+    kind = {"block": "resnets", "attend": "attentions", "sample": f"{way}samplers"}[kind]
+    return f"{way}_blocks.{index}.{kind}.{number}"
 
 
 def _abstract(module: UNet, in_channels: int) -> dict[str, Any]:

@@ -1,0 +1,99 @@
+"""Nets that read a text, in diffusers' folders: export then import is the identity, and what does not fit is named."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from jaxgen.core.spec import Field, Spec, labels
+from jaxgen.errors import UserError
+from jaxgen.nets.unet_condition import UNetCondition
+from jaxgen.pretrained import unet_condition
+from jaxgen.pretrained.diffusers import TENSORS_FILE
+
+STATES = Field((77, 12), "float32", "embedding")
+UNET = dict(
+    shape=(8, 8, 4), width=8, mults=(1, 2), blocks=1, groups=4, attend_down=(True, False), attend_up=(True, False)
+)
+SDXL = Spec(states=STATES, pooled=Field((10,), "float32", "embedding"), size=Field((6,), "float32", "embedding"))
+INPAINT = Spec(states=STATES, mask=Field((8, 8, 1), "float32", "mask"), shown=Field((8, 8, 4), "float32", "latent"))
+NETS = {
+    "sd": (UNetCondition(**UNET, conditions=Spec(states=STATES), heads=2), unet_condition),
+    "sdxl": (
+        UNetCondition(
+            **UNET | dict(attend_down=(False, True), attend_up=(False, True)), conditions=SDXL, heads=(1, 2), layers=(1, 2),
+            size_waves=8, linear_projection=True, scan=True,
+        ),
+        unet_condition,
+    ),
+    "inpaint": (UNetCondition(**UNET, conditions=Spec(INPAINT, **labels(3)), heads=2, null_label=False), unet_condition),
+}  # fmt: skip
+
+
+def random_variables(module, found):
+    """Of the net as it is, also with `scan`."""
+    rng = np.random.default_rng(0)
+    plain = jax.tree.map(lambda a: rng.standard_normal(a.shape).astype(np.float32), found.shapes_of(module))
+    return found.from_diffusers(module, found.to_diffusers(module.clone(scan=False), plain))
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_export_then_import_is_the_identity(name, tmp_path):
+    module, found = NETS[name]
+    variables = random_variables(module, found)
+    found.save(tmp_path, module, variables)
+    loaded, back = found.load(tmp_path)
+    assert loaded.conditions == module.conditions
+    again = found.from_diffusers(module, found.to_diffusers(loaded, back))
+    assert jax.tree.structure(again) == jax.tree.structure(variables)
+    jax.tree.map(np.testing.assert_array_equal, again, variables)
+    assert json.loads(json.dumps(found.net_config(loaded))) == json.loads((tmp_path / "config.json").read_text())
+
+
+def test_what_does_not_fit_is_named(tmp_path):
+    module, found = NETS["sd"]
+    found.save(tmp_path, module, random_variables(module, found))
+    weights = load_file(tmp_path / TENSORS_FILE)
+    one = next(iter(sorted(weights)))
+    with pytest.raises(UserError, match=f"lack tensor {one}"):
+        found.from_diffusers(module, {k: v for k, v in weights.items() if k != one})
+    with pytest.raises(UserError, match=r"no place.*zzz"):
+        found.from_diffusers(module, {**weights, "zzz": weights[one]})
+    with pytest.raises(UserError, match="has shape"):
+        found.from_diffusers(module, {**weights, one: np.zeros((*weights[one].shape[:-1], weights[one].shape[-1] + 1))})
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_an_option_that_we_do_not_know(name):
+    with pytest.raises(UserError, match="unknown option magic"):
+        NETS[name][1].net_fields({"magic": 1})
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        (dict(only_cross_attention=True), "only_cross_attention=True"),
+        (dict(addition_embed_type="image"), "addition_embed_type='image'"),
+        (dict(transformer_layers_per_block=[1, [2, 2]]), "transformer_layers_per_block"),
+        (dict(down_block_types=["SimpleCrossAttnDownBlock2D"]), "SimpleCrossAttnDownBlock2D"),
+    ],
+)
+def test_options_of_a_unet_that_we_lack(config, named):
+    with pytest.raises(UserError, match=named.replace("[", r"\[")):
+        unet_condition.net_fields(config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        (dict(head_dim=4), "head_dim"),
+        (dict(attend_mid=False), "attend_mid"),
+        (dict(conditions=Spec(states=STATES, style=Field((3,), "float32", "embedding"))), "style"),
+    ],
+)
+def test_what_diffusers_cannot_express(fields, named):
+    with pytest.raises(UserError, match=named):
+        unet_condition.net_config(dataclasses.replace(NETS["sd"][0], **fields))
