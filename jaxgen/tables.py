@@ -61,6 +61,7 @@ TABLES: dict[str, dict[str, str]] = {
     "module": {
         "unet": "jaxgen.nets.unet:UNet",
         "unet_condition": "jaxgen.nets.unet_condition:UNetCondition",
+        "controlled_unet": "jaxgen.nets.controlnet:ControlledUNet",
         "dit": "jaxgen.nets.dit:DiT",
         "causal_transformer": "jaxgen.nets.transformer:CausalTransformer",
         "masked_transformer": "jaxgen.nets.transformer:MaskedTransformer",

@@ -207,8 +207,12 @@ class UNet(nn.Module):
 
     def conv_in(self, x: Array, cond: Cond | None) -> Array:
         """The first convolution, of the image and the pictures that the net is told."""
-        x = join_pictures(2 * x - 1 if self.center_input else x, self.conditions, cond, self)
+        x = join_pictures(2 * x - 1 if self.center_input else x, self.joined(), cond, self)
         return self.conv(self.widths()[0], "conv_in", padding=1)(x)
+
+    def joined(self) -> Spec:
+        """The conditions of which the pictures are joined to the image."""
+        return self.conditions
 
     def down(self, h: Array, told: Told) -> list[Array]:
         """The way down: what the way up is shown, finest first; the last goes to the middle."""

@@ -9,7 +9,8 @@ et al. 2023, arXiv:2307.01952. It is the UNet of `nets/unet.py` with transformer
 SDXL is told besides a pooled text and sizes (of the picture before it was cropped, the crop's corner, the size to make).
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -81,6 +82,13 @@ class SpatialTransformer(nn.Module):
         return x + Dense(c, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="proj_out")(h).reshape(x.shape)
 
 
+class Residuals(NamedTuple):
+    """What another net adds to what the way up is shown, finest first, and to the middle."""
+
+    skips: Sequence[Array]
+    middle: Array
+
+
 class UNetCondition(UNet):
     """Any prediction about x that is told a text; the defaults are the net of Stable Diffusion 1 (859.5 M parameters).
 
@@ -109,6 +117,18 @@ class UNetCondition(UNet):
     size_waves: Natural = 256
     linear_projection: bool = False
     scan: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Array, t: Array, cond: Cond | None = None, train: bool = False, residuals: Residuals | None = None
+    ) -> Array:
+        told = self.told(t, cond, train)
+        skips = self.down(self.conv_in(x, cond), told)
+        h = self.middle(skips[-1], told)
+        if residuals:
+            skips = [skip + more for skip, more in zip(skips, residuals.skips, strict=True)]
+            h = h + residuals.middle
+        return self.up(h, skips, told)
 
     @property
     def sized(self) -> bool:

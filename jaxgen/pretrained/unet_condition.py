@@ -5,6 +5,7 @@ told besides the text.
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from jaxgen.pretrained.diffusers import place_of, read_folder, their_modules, wr
 from jaxgen.pretrained.layout import Tensors, fill, suffix
 
 WHAT = "diffusers UNet2DConditionModel"
+Names = Callable[[layout.Path, int], list[str]]  # our leaf, the number of levels -> the names of theirs
 LENGTH = 77  # tokens of CLIP; the net reads texts of any length
 SHARED = (
     "sample_size", "in_channels", "out_channels", "center_input_sample", "freq_shift", "flip_sin_to_cos",
@@ -226,7 +228,7 @@ def shapes_of(module: UNetCondition) -> dict[str, Any]:
     return jax.eval_shape(module.clone(scan=False).init, jax.random.key(0), x, t, module.conditions.abstract(1))
 
 
-def from_diffusers(module: UNetCondition, weights: Tensors) -> dict[str, Any]:
+def from_diffusers(module: UNetCondition, weights: Tensors, names: Names = names) -> dict[str, Any]:
     """diffusers' tensors -> variables of `module`. Raises UserError for a missing, extra or misshapen tensor."""
 
     def convert(path: layout.Path, tensors: list[np.ndarray]) -> np.ndarray:
@@ -238,7 +240,7 @@ def from_diffusers(module: UNetCondition, weights: Tensors) -> dict[str, Any]:
     return {"params": _restacked(variables["params"], stack_blocks)} if module.scan else variables
 
 
-def to_diffusers(module: UNetCondition, variables: Any) -> Tensors:
+def to_diffusers(module: UNetCondition, variables: Any, names: Names = names) -> Tensors:
     """Variables of `module` (or their gradients) -> diffusers' tensors by name."""
     params = _restacked(variables["params"], unstack_blocks) if module.scan else variables["params"]
     weights = {}

@@ -10,8 +10,9 @@ from safetensors.numpy import load_file
 
 from jaxgen.core.spec import Field, Spec, labels
 from jaxgen.errors import UserError
+from jaxgen.nets.controlnet import ControlNet
 from jaxgen.nets.unet_condition import UNetCondition
-from jaxgen.pretrained import unet_condition
+from jaxgen.pretrained import controlnet, unet_condition
 from jaxgen.pretrained.diffusers import TENSORS_FILE
 
 STATES = Field((77, 12), "float32", "embedding")
@@ -20,6 +21,7 @@ UNET = dict(
 )
 SDXL = Spec(states=STATES, pooled=Field((10,), "float32", "embedding"), size=Field((6,), "float32", "embedding"))
 INPAINT = Spec(states=STATES, mask=Field((8, 8, 1), "float32", "mask"), shown=Field((8, 8, 4), "float32", "latent"))
+HINTED = Spec(states=STATES, hint=Field((16, 16, 3), "float32", "image"))
 NETS = {
     "sd": (UNetCondition(**UNET, conditions=Spec(states=STATES), heads=2), unet_condition),
     "sdxl": (
@@ -30,6 +32,7 @@ NETS = {
         unet_condition,
     ),
     "inpaint": (UNetCondition(**UNET, conditions=Spec(INPAINT, **labels(3)), heads=2, null_label=False), unet_condition),
+    "controlnet": (ControlNet(**UNET, conditions=HINTED, hint_widths=(4, 8), heads=2), controlnet),
 }  # fmt: skip
 
 
@@ -84,6 +87,11 @@ def test_an_option_that_we_do_not_know(name):
 def test_options_of_a_unet_that_we_lack(config, named):
     with pytest.raises(UserError, match=named.replace("[", r"\[")):
         unet_condition.net_fields(config)
+
+
+def test_a_controlnet_that_reads_pictures_otherwise():
+    with pytest.raises(UserError, match="channel_order='bgr'"):
+        controlnet.net_fields(dict(controlnet_conditioning_channel_order="bgr"))
 
 
 @pytest.mark.parametrize(
