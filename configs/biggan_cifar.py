@@ -1,7 +1,6 @@
 """A BigGAN (Brock et al. 2018, arXiv:1809.11096) for CIFAR-10: one table of labels for all norms, a part of z for each block.
 
-The authors' settings for 32x32 pixels, without attention. `--config.method.truncate=latent` draws latents that lie far out again,
-and `--config.method.stats=standing` gives the statistics of norms that go with it.
+The authors' settings for 32x32 pixels, without attention. `--config.method.truncate=latent` draws latents that lie far out again.
 
 python -m jaxgen.main --config=configs/biggan_cifar.py --workdir=runs/biggan_cifar    # add :tiny for a CPU run of seconds
 """

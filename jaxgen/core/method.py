@@ -105,6 +105,14 @@ class Refuses(Samples, Protocol):
 
 
 @runtime_checkable
+class Settles(Samples, Protocol):
+    """Samples by something that it finds of its weights first, once for all samples."""
+
+    def settle(self, w: Weights) -> dict[str, Variables]:
+        """Net -> its collections as samples see them, where they differ from those of `w`."""
+
+
+@runtime_checkable
 class HasLatent(Samples, Protocol):
     """Its samples are pictures of latents z, which it can also be given."""
 

@@ -148,7 +148,7 @@ class Loss:
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """Means over the set."""
-        figures = averages(exp, ema, source, self.num, self, exp.method.eval_step)
+        figures = averages(exp, exp.settled(ema), source, self.num, self, exp.method.eval_step)
         return Report(figures, about=drawn(source, self.num))
 
 

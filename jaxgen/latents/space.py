@@ -70,7 +70,7 @@ class Space:
         styled = isinstance(exp.method, HasStyles) and exp.method.styled
         if name in ("w", "w+") and not styled:
             raise UserError(f"{trained.run.path}: its net has no latent w, as StyleGAN2 has; {without_w}")
-        return Space(trained, weights, name or ("w" if styled else "z"), seed, asked)
+        return Space(trained, exp.settled(weights), name or ("w" if styled else "z"), seed, asked)
 
     @property
     def exp(self) -> Experiment:

@@ -77,7 +77,7 @@ class Gan:
     z_dim: Count = 100
     prior: str = "normal"
     truncate: NoTruncation = field(default_factory=NoTruncation)  # of samples
-    stats: Literal["running", "batch", "standing"] = "running"  # by which G's batch norm samples
+    stats: Literal["standing", "running", "batch"] = "standing"  # by which G's batch norm samples
     fade: NoFade = field(default_factory=NoFade)  # of nets that grow
     standing: Count = 16  # batches that standing statistics are of
     log_sigma: bool = False  # log the largest singular value of every kernel that is divided by it
@@ -466,7 +466,6 @@ class Gan:
     def _made(self, w: Weights, rng: Array | None, *args: Any, **options: Any) -> Array:
         """What G makes of latents, by the statistics of samples."""
         gen = self._viewed(w, "gen")
-        gen = self._settled(gen) if self.stats == "standing" else gen
         still = {"noise": "const"} if rng is None and getattr(self.gen.module, "noise", "none") == "random" else {}
         rngs = streams(jax.random.key(0) if rng is None else rng)
         return self.gen.apply(gen, *args, train=self.stats == "batch", rngs=rngs, hold=HELD, **still, **options)[0]
@@ -475,27 +474,29 @@ class Gan:
         """A net as it is used: what is averaged has a sigma of its own."""
         return settled(w.nets[net]) if getattr(self, net).ema else w.nets[net]
 
-    def _settled(self, gen: Variables) -> Variables:
-        """G with running statistics of `standing` batches of these very weights (Brock et al. 2018, appendix C.1).
+    def settle(self, w: Weights) -> dict[str, Variables]:
+        """G's running statistics as those of `standing` batches of these very weights (Brock et al. 2018, appendix C.1).
 
-        A training pass moves a statistic from r to k r + (1 - k) s, where s is the batch's: passes that begin at 0 and at 1
-        tell k, and so s.
+        Those that training kept are of the raw weights: where these swing, noise that an average has lost is still in their
+        variances, and its pictures turn pale. A training pass moves a statistic from r to k r + (1 - k) s, where s is the
+        batch's: passes that begin at 0 and at 1 tell k, and so s.
         """
-        moving = {k: v for k, v in gen.items() if k not in ("params", *HELD)}
+        gen = self._viewed(w, "gen")
+        if self.stats != "standing" or "batch_stats" not in gen:
+            return {}
 
-        def after(start: float, key: Array) -> PyTree:
+        def after(start: Array, key: Array) -> PyTree:
             z_rng, told_rng, gen_rng = jax.random.split(key, 3)
-            fixed = {**gen, **jax.tree.map(lambda v: jnp.full_like(v, start), moving)}
+            fixed = {**gen, "batch_stats": jax.tree.map(lambda v: jnp.full_like(v, start), gen["batch_stats"])}
             z = self.truncate.latents(z_rng, (self.batch, self.z_dim), self.prior)
             cond = any_labels(self.spec, self.batch, told_rng)
-            _, vars = self.gen.apply(fixed, z, cond, train=True, rngs=streams(gen_rng), hold=HELD)
-            return {k: vars[k] for k in moving}
+            return self.gen.apply(fixed, z, cond, **self._training(w, gen_rng, HELD))[1]["batch_stats"]
 
         keys = jax.random.split(jax.random.key(0), self.standing)
-        kept = jax.tree.map(lambda one, zero: one - zero, after(1.0, keys[0]), after(0.0, keys[0]))
-        mean = jax.tree.map(lambda v: v.mean(0), jax.lax.map(lambda key: after(0.0, key), keys))
-        moved = lambda s, k, v: jnp.where(k < 1, s / (1.0 - k), v)  # noqa: E731  what no batch moves stays
-        return {**gen, **jax.tree.map(moved, mean, kept, moving)}
+        starts = jnp.zeros(self.standing + 1).at[0].set(1.0)
+        moved = jax.lax.map(lambda at: after(*at), (starts, jnp.concatenate([keys[:1], keys])))
+        stats = jax.tree.map(lambda v: v[1:].mean(0) / (1.0 - (v[0] - v[1])), moved)
+        return {"gen": {"batch_stats": stats}}
 
 
 def streams(rng: Array) -> dict[str, Array]:

@@ -20,7 +20,7 @@ from jaxgen.core.method import Batch, Metrics, PerExample
 from jaxgen.core.net import Net
 from jaxgen.core.ranges import Count
 from jaxgen.core.spec import DataSpec, Field, Spec
-from jaxgen.core.state import Array, TrainState, Weights
+from jaxgen.core.state import Array, TrainState, Variables, Weights
 from jaxgen.errors import UserError
 from jaxgen.images import expand, laplacian, to_float, within
 from jaxgen.losses.gan import GanLoss, NonSaturating
@@ -73,6 +73,7 @@ class Lapgan:
             found["x".join(map(str, size))] = Gan(
                 gen=_shaped(gen, shape), disc=_shaped(disc, shape), spec=Spec(target, **told, **coarse), loss=self.loss,
                 z_dim=self.z_dim if base else size[0] * size[1], prior=self.prior if base else "uniform",
+                stats="standing" if base else "running",  # whose coarse pictures only data can give
             )  # fmt: skip
         return found
 
@@ -112,6 +113,11 @@ class Lapgan:
             figures = game.eval_step(_part(w, size), seen, jax.random.fold_in(rng, i))
             found |= {f"{k}_{size}": v for k, v in figures.items()}
         return found
+
+    def settle(self, w: Weights) -> dict[str, Variables]:
+        """As every game does."""
+        found = {size: game.settle(_part(w, size)) for size, game in self.games.items()}
+        return {f"{player}_{size}": vars for size, nets in found.items() for player, vars in nets.items()}
 
     def sample(self, w: Weights, rng: Array, num: int, cond: Cond) -> Array:
         """The coarsest picture, and to its size doubled the details, [num, H, W, C]."""

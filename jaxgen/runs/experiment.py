@@ -21,7 +21,7 @@ from jaxgen.core import conditions, keys, parallel
 from jaxgen.core.inputs import Input, holding
 from jaxgen.core.layout import Layout
 from jaxgen.core.lender import Frozen, Loan
-from jaxgen.core.method import Borrows, Encodes, Inherits, Method, Metrics, Refuses, Samples, Tunes
+from jaxgen.core.method import Borrows, Encodes, Inherits, Method, Metrics, Refuses, Samples, Settles, Tunes
 from jaxgen.core.net import Net
 from jaxgen.core.spec import Spec, given
 from jaxgen.core.state import Array, NetState, PyTree, TrainState, Variables, Weights
@@ -626,7 +626,7 @@ class Experiment:
         size = self.spread(step)
         own = size // jax.process_count()
         mine = jax.process_index() * own + np.arange(own)  # this host's places in a batch
-        program, root = self.sampler(size), keys.root(seed)
+        program, root, w = self.sampler(size), keys.root(seed), self.settled(w)
         for i, start in enumerate(range(0, num, step)):
             count, data = min(step, num - start), {}
             if wanted:
@@ -641,6 +641,17 @@ class Experiment:
             if not sound.all():
                 raise BrokenSamples(f"{(~sound).sum()} of {len(sound)} samples are NaN or infinite")
             yield Made(*found).first(count)
+
+    def settled(self, w: Weights) -> Weights:
+        """The weights as the method samples with them; settled weights stay as they are."""
+        if not isinstance(self.method, Settles):
+            return w
+
+        def find(w: Weights, settings: dict[str, Input], _: Array) -> dict[str, Variables]:
+            return holding(self.method, {k: told.part for k, told in settings.items()}).settle(w)
+
+        found = self.jit("settle", find, self.shared)(w, self.settings, self.root)
+        return w.replace(nets={k: {**net, **found.get(k, {})} for k, net in w.nets.items()})
 
     def sheet(self, made: Made) -> tuple[np.ndarray, int]:
         """(uint8 pictures [N, H, W, C] to be drawn as a grid, its columns; 0: near square).

@@ -525,21 +525,28 @@ def leaves(stats):
 
 
 def test_standing_statistics_are_those_of_the_weights_that_sample():
-    """G's statistics are recomputed for the average: it samples as with the statistics of one large batch of its own."""
-    method = dcgan(stats="standing", standing=64, batch=32)
+    """G's statistics are found for the average, whatever the raw weights left: those of one large batch of its own."""
+    method = dcgan(standing=64, batch=32)
     batch = images(8, (8, 8, 1))
     state = moved(jax.jit(method.init)(KEY, batch), 0.5)
-    w = state.view().nets["gen"]
-    settled = jax.jit(method._settled)(w)
+    gen = state.nets["gen"]
+    gen = gen.replace(ema=jax.tree.map(lambda v: 0.5 * v, gen.ema), vars=jax.tree.map(lambda v: v + 9.0, gen.vars))
+    w = state.replace(nets={**state.nets, "gen": gen}).view(ema=True)
+    found = jax.jit(method.settle)(w)["gen"]
     z = method.latents(jax.random.key(5), 4096)
-    start = {**w, "batch_stats": jax.tree.map(jnp.zeros_like, w["batch_stats"])}
+    start = {**w.nets["gen"], "batch_stats": jax.tree.map(jnp.zeros_like, found["batch_stats"])}
     _, vars = method.gen.apply(start, z, {}, train=True)
-    for got, new in zip(*(leaves(v["batch_stats"]) for v in (settled, vars)), strict=True):
+    for got, new in zip(*(leaves(v["batch_stats"]) for v in (found, vars)), strict=True):
         mean, var = 10 * new["mean"], 10 * new["var"]  # of a training pass a tenth is kept
         np.testing.assert_allclose(got["mean"], mean, atol=0.1 * float(jnp.sqrt(var).max()))
         np.testing.assert_allclose(got["var"], var, rtol=0.2)
-    one, three = (method.sample(state.view(), KEY, n, {}) for n in (1, 3))
+    w = w.replace(nets={**w.nets, "gen": {**w.nets["gen"], **found}})
+    one, three = (method.sample(w, KEY, n, {}) for n in (1, 3))
     np.testing.assert_allclose(one[0], three[0], atol=1e-5)  # no sample depends on its companions
+    assert jax.tree.all(
+        jax.tree.map(jnp.array_equal, jax.jit(method.settle)(w)["gen"], found)
+    )  # nor on what was found before
+    assert replace(method, stats="running").settle(w) == mlp().settle(mlp().init(KEY, batch).view()) == {}
     with pytest.warns(UserWarning, match="stats=batch: a sample .* depends on others"):
         by_batch = replace(method, stats="batch")
     alone, pair = (by_batch.sample(state.view(), KEY, n, {}) for n in (2, 4))
