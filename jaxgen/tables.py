@@ -63,6 +63,8 @@ TABLES: dict[str, dict[str, str]] = {
         "unet_condition": "jaxgen.nets.unet_condition:UNetCondition",
         "controlled_unet": "jaxgen.nets.controlnet:ControlledUNet",
         "dit": "jaxgen.nets.dit:DiT",
+        "mmdit": "jaxgen.nets.mmdit:MMDiT",
+        "flux": "jaxgen.nets.flux:Flux",
         "causal_transformer": "jaxgen.nets.transformer:CausalTransformer",
         "masked_transformer": "jaxgen.nets.transformer:MaskedTransformer",
         "ddpmpp": "jaxgen.nets.edm_unet:DdpmPP",

@@ -12,6 +12,7 @@ SiT (Ma et al. 2024, arXiv:2401.08740) is the same net with a clock in [0, 1].
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
@@ -36,17 +37,17 @@ SIZES: dict[str, dict[str, int]] = {  # table 1
 }
 
 
-def position_waves(rows: int, columns: int, width: int) -> np.ndarray:
+def position_waves(rows: int, columns: int, width: int, scale: float = 1.0) -> np.ndarray:
     """[rows * columns, width] float32: sines, then cosines, of the column in the first half, of the row in the second.
 
-    Frequencies 10,000^(-4 i / width), i < width / 4 (Vaswani et al. 2017 in two dimensions).
+    Frequencies 10,000^(-4 i / width), i < width / 4 (Vaswani et al. 2017 in two dimensions). scale: from one place to the next.
     """
     if width % 4:
         raise UserError(
             f"dit: width={width} does not split into sines and cosines of two axes; set width={-(-width // 4) * 4}"
         )
     freqs = 10_000.0 ** (-np.arange(width // 4) / (width // 4))
-    row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing="ij")
+    row, column = np.meshgrid(np.arange(rows) * scale, np.arange(columns) * scale, indexing="ij")
     angles = [place.reshape(-1, 1) * freqs for place in (column, row)]
     return np.concatenate([wave(a) for a in angles for wave in (np.sin, np.cos)], -1).astype(np.float32)
 
@@ -196,15 +197,38 @@ class DiT(nn.Module):
         return stack(kind(**fields, name="blocks"), h, jnp.stack(c) if self.block_embed else c[0])[0]
 
 
-def stack_blocks(params: dict[str, Any]) -> dict[str, Any]:
+def through(kind: Callable[..., nn.Module], depth: int, name: str, scan: bool, carry: Any, *told: Any) -> Any:
+    """`carry` through so many blocks: carry = kind(name=...)(carry, *told), called name0, name1, ...
+
+    scan: as one `lax.scan` over parameters stacked along a leading axis, called by the name and an s.
+    """
+    if not scan:
+        for i in range(depth):
+            carry = kind(name=f"{name}{i}")(carry, *told)
+        return carry
+    stack = nn.scan(
+        lambda block, carry, *told: (block(carry, *told), None),
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        in_axes=nn.broadcast,
+        length=depth,
+    )
+    return stack(kind(name=f"{name}s"), carry, *told)[0] if depth else carry
+
+
+def stack_blocks(params: dict[str, Any], name: str = "block") -> dict[str, Any]:
     """Parameters of a net -> those of the same net with `scan`."""
-    depth = sum(name.removeprefix("block").isdigit() for name in params)
-    rest = {name: value for name, value in params.items() if not name.removeprefix("block").isdigit()}
-    return {**rest, "blocks": jax.tree.map(lambda *a: jnp.stack(a), *(params[f"block{i}"] for i in range(depth)))}
+    mine = [key for key in params if key.removeprefix(name).isdigit()]
+    rest = {key: value for key, value in params.items() if key not in mine}
+    parts = [params[f"{name}{i}"] for i in range(len(mine))]
+    return {**rest, f"{name}s": jax.tree.map(lambda *a: jnp.stack(a), *parts)} if parts else rest
 
 
-def unstack_blocks(params: dict[str, Any]) -> dict[str, Any]:
+def unstack_blocks(params: dict[str, Any], name: str = "block") -> dict[str, Any]:
     """Parameters of a net with `scan` -> those of the same net without."""
-    depth = jax.tree.leaves(params["blocks"])[0].shape[0]
-    rest = {name: value for name, value in params.items() if name != "blocks"}
-    return rest | {f"block{i}": jax.tree.map(lambda a, i=i: a[i], params["blocks"]) for i in range(depth)}
+    rest = {key: value for key, value in params.items() if key != f"{name}s"}
+    if f"{name}s" not in params:
+        return rest
+    stacked = params[f"{name}s"]
+    depth = jax.tree.leaves(stacked)[0].shape[0]
+    return rest | {f"{name}{i}": jax.tree.map(lambda a, i=i: a[i], stacked) for i in range(depth)}

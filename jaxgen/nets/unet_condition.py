@@ -10,6 +10,7 @@ SDXL is told besides a pooled text and sizes (of the picture before it was cropp
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from jaxgen.core.ranges import BelowOne, Count, Natural, Number, Positive, Remat
 from jaxgen.core.spec import Spec
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import Text, TextAttention, beside_text, read_text, vector
+from jaxgen.nets.dit import through
 from jaxgen.nets.layers import Dense, GroupNorm, LayerNorm, attention, ddpm_init, remat, timestep_embedding
 from jaxgen.nets.unet import Told, UNet, heads_of
 
@@ -69,16 +71,8 @@ class SpatialTransformer(nn.Module):
         b, height, width, c = x.shape
         h = GroupNorm(self.groups, 1e-6, self.dtype, name="norm")(x).reshape(b, height * width, c)
         h = Dense(c, dtype=self.dtype, name="proj_in")(h)
-        kind = remat(TextBlock, self.remat, prevent_cse=not self.scan)
-        if self.scan:
-            stack = nn.scan(
-                lambda block, h, text: (block(h, text), None), variable_axes={"params": 0}, split_rngs={"params": True},
-                in_axes=nn.broadcast, length=self.layers,
-            )  # fmt: skip
-            h, _ = stack(kind(self.heads, self.dtype, name="blocks"), h, text)
-        else:
-            for i in range(self.layers):
-                h = kind(self.heads, self.dtype, name=f"block{i}")(h, text)
+        kind = partial(remat(TextBlock, self.remat, prevent_cse=not self.scan), self.heads, self.dtype)
+        h = through(kind, self.layers, "block", self.scan, h, text)
         return x + Dense(c, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="proj_out")(h).reshape(x.shape)
 
 
