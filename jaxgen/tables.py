@@ -63,6 +63,7 @@ TABLES: dict[str, dict[str, str]] = {
         "unet_condition": "jaxgen.nets.unet_condition:UNetCondition",
         "controlled_unet": "jaxgen.nets.controlnet:ControlledUNet",
         "dit": "jaxgen.nets.dit:DiT",
+        "pixart": "jaxgen.nets.pixart:PixArt",
         "mmdit": "jaxgen.nets.mmdit:MMDiT",
         "flux": "jaxgen.nets.flux:Flux",
         "causal_transformer": "jaxgen.nets.transformer:CausalTransformer",

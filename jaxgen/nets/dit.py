@@ -37,17 +37,18 @@ SIZES: dict[str, dict[str, int]] = {  # table 1
 }
 
 
-def position_waves(rows: int, columns: int, width: int, scale: float = 1.0) -> np.ndarray:
+def position_waves(rows: int, columns: int, width: int, step: tuple[float, float] = (1.0, 1.0)) -> np.ndarray:
     """[rows * columns, width] float32: sines, then cosines, of the column in the first half, of the row in the second.
 
-    Frequencies 10,000^(-4 i / width), i < width / 4 (Vaswani et al. 2017 in two dimensions). scale: from one place to the next.
+    Frequencies 10,000^(-4 i / width), i < width / 4 (Vaswani et al. 2017 in two dimensions). step: from a row and a column to the
+    next.
     """
     if width % 4:
         raise UserError(
             f"dit: width={width} does not split into sines and cosines of two axes; set width={-(-width // 4) * 4}"
         )
     freqs = 10_000.0 ** (-np.arange(width // 4) / (width // 4))
-    row, column = np.meshgrid(np.arange(rows) * scale, np.arange(columns) * scale, indexing="ij")
+    row, column = np.meshgrid(np.arange(rows) * step[0], np.arange(columns) * step[1], indexing="ij")
     angles = [place.reshape(-1, 1) * freqs for place in (column, row)]
     return np.concatenate([wave(a) for a in angles for wave in (np.sin, np.cos)], -1).astype(np.float32)
 

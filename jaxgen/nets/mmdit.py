@@ -196,10 +196,10 @@ class MMDiT(nn.Module):
     def waves(self, rows: int, columns: int) -> Array:
         """[rows * columns, width]: the middle of a table that is never trained."""
         side = self.positions
-        scale = self.shape[0] // self.patch / side
+        step = self.shape[0] // self.patch / side
 
         def table() -> Array:
-            return jnp.asarray(position_waves(side, side, self.width, scale)).reshape(side, side, -1)
+            return jnp.asarray(position_waves(side, side, self.width, (step, step))).reshape(side, side, -1)
 
         top, left = (side - rows) // 2, (side - columns) // 2
         waves = self.variable("positions", "waves", table).value

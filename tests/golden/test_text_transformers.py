@@ -9,17 +9,19 @@ import pytest
 from arrays import case_of, images_last
 from safetensors.numpy import load_file
 
+from jaxgen.core.spec import Field, Spec
 from jaxgen.nets.flux import packed, unpacked
 from jaxgen.pretrained.diffusers import TENSORS_FILE
 from jaxgen.pretrained.flux import FLUX
 from jaxgen.pretrained.mmdit import SD3
+from jaxgen.pretrained.pixart import PIXART
 
 scans = pytest.mark.parametrize(
     "scan", [pytest.param(False, id="plain"), pytest.param(True, id="scan", marks=pytest.mark.slow)]
 )
 
 
-def opened(table, folder, scan):
+def opened(table, folder, scan, mask=False):
     """(module, compiled call), after the folder went in and out."""
     module, variables = table.load(folder)
     want, got = load_file(folder / TENSORS_FILE), table.to_diffusers(module, variables)
@@ -28,6 +30,9 @@ def opened(table, folder, scan):
         np.testing.assert_array_equal(got[name], value)
     config = json.loads((folder / "config.json").read_text())
     assert table.net_fields(table.net_config(module)) == table.net_fields(config)
+    if mask:
+        seen = Field(module.conditions["states"].shape[:1], "float32", "mask")
+        module = module.clone(conditions=Spec(module.conditions, seen=seen))
     module = module.clone(scan=scan)
     variables = table.from_diffusers(module, want)
     return module, lambda *args: jax.jit(module.apply)(variables, *args)
@@ -65,3 +70,14 @@ def test_flux(folder, scan):
     np.testing.assert_array_equal(packed(x, module.patch), a["x"])
     y = packed(run(x, jnp.asarray(a["t"]), cond), module.patch)
     np.testing.assert_allclose(y, a["y"], **close)
+
+
+@scans
+@pytest.mark.golden("pixart_tiny")
+def test_pixart(folder, scan):
+    case, a, close = case_of(folder)
+    module, run = opened(PIXART, folder, scan, mask="encoder_attention_mask" in a)
+    assert count(PIXART.shapes_of(module)) == case["params"]
+    cond = {"states": jnp.asarray(a["encoder_hidden_states"]), "seen": jnp.asarray(a["encoder_attention_mask"])}
+    y = run(images_last(a["x"]), jnp.asarray(a["t"]), cond)
+    np.testing.assert_allclose(y, images_last(a["y"]), **close)

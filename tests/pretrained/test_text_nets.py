@@ -13,11 +13,13 @@ from jaxgen.errors import UserError
 from jaxgen.nets.controlnet import ControlNet
 from jaxgen.nets.flux import Flux
 from jaxgen.nets.mmdit import MMDiT
+from jaxgen.nets.pixart import PixArt
 from jaxgen.nets.unet_condition import UNetCondition
 from jaxgen.pretrained import controlnet, unet_condition
 from jaxgen.pretrained.diffusers import TENSORS_FILE
 from jaxgen.pretrained.flux import FLUX
 from jaxgen.pretrained.mmdit import SD3
+from jaxgen.pretrained.pixart import PIXART
 
 STATES = Field((77, 12), "float32", "embedding")
 UNET = dict(
@@ -25,6 +27,7 @@ UNET = dict(
 )
 SDXL = Spec(states=STATES, pooled=Field((10,), "float32", "embedding"), size=Field((6,), "float32", "embedding"))
 INPAINT = Spec(states=STATES, mask=Field((8, 8, 1), "float32", "mask"), shown=Field((8, 8, 4), "float32", "latent"))
+SIZED = Spec(states=STATES, size=Field((3,), "float32", "embedding"))
 SMALL = dict(shape=(8, 8, 4), width=16, heads=2)
 HINTED = Spec(states=STATES, hint=Field((16, 16, 3), "float32", "image"))
 POOLED = Spec(states=STATES, pooled=Field((10,), "float32", "embedding"))
@@ -46,6 +49,7 @@ NETS = {
         ),
         FLUX,
     ),
+    "pixart": (PixArt(conditions=SIZED, **SMALL | dict(width=24), depth=2, stretch=2.0, out_channels=8, scan=True), PIXART),
     "controlnet": (ControlNet(**UNET, conditions=HINTED, hint_widths=(4, 8), heads=2), controlnet),
 }  # fmt: skip
 
@@ -110,6 +114,7 @@ def test_options_of_a_unet_that_we_lack(config, named):
         (SD3, dict(dual_attention_layers=[1]), "dual_attention_layers"),
         (SD3, dict(qk_norm="layer_norm"), "qk_norm='layer_norm'"),
         (FLUX, dict(in_channels=6), "6 channels"),
+        (PIXART, dict(cross_attention_dim=7), "cross_attention_dim=7"),
     ],
 )
 def test_options_of_a_transformer_that_we_lack(table, config, named):
@@ -123,6 +128,7 @@ def test_options_of_a_transformer_that_we_lack(table, config, named):
         ("sd3", dict(conditions=Spec(POOLED, **labels(3))), "label"),
         ("sd3", dict(conditions=Spec(states=STATES)), "pooled"),
         ("flux", dict(guided=False), "guidance"),
+        ("pixart", dict(shape=(8, 12, 4)), "square"),
         ("flux", dict(patch=4), "patch=2"),
     ],
 )

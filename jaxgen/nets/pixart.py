@@ -1,0 +1,116 @@
+"""The transformer of PixArt-alpha and -Sigma (Chen et al. 2023, arXiv:2310.00426, section 2.3; 2024, arXiv:2403.04692).
+
+A DiT whose blocks look at a text between attention and MLP. What shifts, scales and gates them is computed of the time once for all
+blocks, and each adds a table of its own (adaLN-single), which saves a quarter of the parameters.
+"""
+
+from functools import partial
+from typing import ClassVar
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import Array
+
+from jaxgen.core.conditions import Cond
+from jaxgen.core.ranges import Count, Natural, Positive, Precision, Remat
+from jaxgen.core.spec import Conditions, Spec, TargetShape
+from jaxgen.errors import UserError
+from jaxgen.nets.conditioning import TAKES, Text, TextAttention, join_pictures, read_text, vector
+from jaxgen.nets.dit import TIME_WAVES, patchify, position_waves, through, unpatchify
+from jaxgen.nets.layers import Dense, LayerNorm, attention, ddpm_init, remat, timestep_embedding
+from jaxgen.nets.mmdit import Streams, TimeEmbedding, grid_of, merged
+
+normal = nn.initializers.normal(0.02)
+
+
+def table_init(width: int) -> nn.initializers.Initializer:
+    """Of what a block adds to shifts, scales and gates."""
+    return nn.initializers.normal(width**-0.5)
+
+
+class PixArtBlock(Streams):
+    """Attention, attention to a text, an MLP: x [B, N, D], c [B, 6, D] -> [B, N, D]."""
+
+    @nn.compact
+    def __call__(self, x: Array, c: Array, text: Text) -> Array:
+        d = x.shape[-1]
+        table = self.param("table", table_init(d), (6, d))
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(c + table.astype(c.dtype), 6, 1)  # [B, 1, D] each
+        x = x + gate1 * self.linear(d, "out")(merged(attention(*self.qkv(self.norm(x, shift1, scale1)))))
+        x = x + TextAttention(self.heads, True, self.dtype, ddpm_init(), name="text")(x, text)
+        return x + gate2 * self.mlp(self.norm(x, shift2, scale2))
+
+
+class PixArt(nn.Module):
+    """Any prediction of a diffusion model that is told a text; the defaults are PixArt-alpha for 512 pixels (0.61 G parameters).
+
+    x [B, H, W, C] float; t [B] in diffusion steps, 0..999; cond: a text (`jaxgen.nets.conditioning`), labels and embeddings, added
+    to the embedding of time, pictures, joined to x; -> [B, H, W, out] float32. Sides are multiples of `patch`. Where it is told an
+    embedding `size` [3], height, width and their ratio reach the embedding of time (the net's width is a multiple of 3 then).
+
+    stretch: the waves of places are those of a picture so many times smaller; pictures of another size than `shape` have its waves.
+    scan: blocks are one `lax.scan` over parameters stacked along a leading axis.
+    """
+
+    takes: ClassVar[tuple[str, ...]] = TAKES
+
+    shape: TargetShape = (64, 64, 4)
+    conditions: Conditions = Spec()
+    null_label: bool = True
+    patch: Count = 2
+    depth: Count = 28
+    width: Count = 1152
+    heads: Count = 16
+    stretch: Positive = 1.0
+    out_channels: Natural = 0
+    dtype: Precision = "float32"
+    scan: bool = False
+    remat: Remat = False
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array, cond: Cond | None = None, train: bool = False) -> Array:
+        text = read_text(self.conditions, cond, len(x), self)
+        x = join_pictures(x, self.conditions, cond, self)
+        rows, columns = grid_of(self, x)
+
+        def linear(features, name):
+            return Dense(features, dtype=self.dtype, kernel_init=ddpm_init(), name=name)
+
+        h = linear(self.width, "patch")(patchify(x, self.patch))
+        side = self.shape[0] // self.patch / self.stretch
+        h += jnp.asarray(position_waves(rows, columns, self.width, (side / rows, side / columns)), h.dtype)
+        c = self.embed(t, cond)
+        told = linear(self.width, "text1")(nn.gelu(linear(self.width, "text0")(text.states)))
+
+        all_blocks = Dense(6 * self.width, dtype=self.dtype, kernel_init=normal, name="adaln")(nn.silu(c))
+        kind = remat(PixArtBlock, self.remat, prevent_cse=not self.scan)
+        block = partial(kind, self.heads, False, self.dtype)
+        args = (all_blocks.reshape(len(x), 6, -1), Text(told, text.mask))
+        h = through(block, self.depth, "block", self.scan, h, *args)
+
+        table = self.param("table", table_init(self.width), (2, self.width))
+        shift, scale = jnp.split(c[:, None] + table.astype(c.dtype), 2, 1)
+        h = LayerNorm(affine=False)(h) * (1 + scale) + shift
+        out = self.patch**2 * (self.out_channels or self.shape[2])
+        h = Dense(out, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")(h)
+        return unpatchify(h, rows, self.patch).astype(jnp.float32)
+
+    def embed(self, t: Array, cond: Cond | None) -> Array:
+        """The vector of time and what is added to it, [B, width]."""
+        sized = "size" in self.conditions.of("embedding")
+        added = self.conditions.where(lambda name, _: name != "size" or not sized)
+        c = TimeEmbedding(self.width, added, self.null_label, self.dtype, name="embed")(t, cond)
+        if not sized:
+            return c
+        size, part = vector(self.conditions, cond, "size", len(t)), self.width // 3
+        if size.shape[-1] != 3 or self.width % 3:
+            raise UserError(
+                f"PixArt is told a size of 3 numbers, not {size.shape[-1]}, and its width={self.width} is to be a multiple of 3; "
+                f"set width={-(-self.width // 12) * 12}"
+            )
+        found = []
+        for name, numbers in (("size", size[:, :2]), ("ratio", size[:, 2:])):  # one net for height and width
+            waves = timestep_embedding(numbers.reshape(-1), TIME_WAVES, True, 0.0)
+            h = nn.silu(Dense(part, dtype=self.dtype, kernel_init=normal, name=f"{name}0")(waves))
+            found.append(Dense(part, dtype=self.dtype, kernel_init=normal, name=f"{name}1")(h).reshape(len(t), -1))
+        return c + jnp.concatenate(found, -1)
