@@ -37,8 +37,15 @@ def main() -> None:
     setup.configure("")
     codec = load(args.weights)
     there = jax.jit(lambda x: codec.module.apply(codec.variables, x))
-    found, shown = {}, []
+    record = OUT / "codecs.json"
+    found = json.loads(record.read_text()) if record.is_file() else {}
+    files = sorted(args.data.glob(SETS["emoji 64"][0]))
+    x = np.stack([photo(str(file), 3, 64, "stretch") for file in files[:: len(files) // 12][:12]])
+    y = to_uint8(there(x.astype(np.float32) / 127.5 - 1.0))
+    save_png(OUT / "emoji_taef2.png", np.concatenate([np.concatenate([*v], 1) for v in (x, y)]))
     for name, (pattern, side, least) in SETS.items():
+        if name in found:
+            continue
         files = sorted(args.data.glob(pattern))
         groups: dict[tuple, list[tuple[str, np.ndarray]]] = {}
         for file in files:
@@ -55,16 +62,13 @@ def main() -> None:
                 )  # one program a size
                 y = to_uint8(there(filled.astype(np.float32) / 127.5 - 1.0))[: len(x), :height, :width]
                 decibels |= {k: float(v) for (k, _), v in zip(part, psnr(y, x), strict=True)}
-                if start == 0 and side:
-                    shown += [np.concatenate([a, b]) for a, b in zip(x[:12], y[:12], strict=True)]
         values = np.array(list(decibels.values()))
         found[name] = dict(
             pictures=len(values), mean=values.mean(), least=values.min(), most=values.max(), bar=least,
             met=bool(values.mean() >= least), worst=min(decibels, key=decibels.get), each=decibels if not side else {},
         )  # fmt: skip
         print(name, {k: v for k, v in found[name].items() if k != "each"}, flush=True)
-    save_png(OUT / "emoji_taef2.png", np.concatenate(shown, 1))
-    (OUT / "codecs.json").write_text(json.dumps(found, indent=1) + "\n")
+        record.write_text(json.dumps(found, indent=1) + "\n")
     head = "| pictures | number | mean PSNR | least | most | bar of the mean | met |\n|---|---|---|---|---|---|---|"
     rows = [
         f"| {name} | {f['pictures']:,} | {f['mean']:.2f} dB | {f['least']:.2f} ({f['worst']}) | {f['most']:.2f} | {f['bar']:g} | "

@@ -9,6 +9,7 @@ python -m jaxgen.main --workdir=runs/digits --mode=eval                         
 python -m jaxgen.main --workdir=D --mode=eval --config.eval.quality.num=10000        FID of a run (and many more)
 python -m jaxgen.main --workdir=D --mode=sweep --stds=0.02,0.05,0.1,0.2              figures by the length of the average
 python -m jaxgen.main --workdir=D --mode=latents --tool=interpolate --tool.pictures=0,3  between samples (also mix, project, ...)
+python -m jaxgen.main --config=C --mode=cache --workdir=DIR                          latents of C's pictures, by its codec
 python -m jaxgen.main --config=ddpm_digits --mode=show                               every key, its value, what it means
 python -m jaxgen.compare made/ real/                                                 figures of two sets of images
 """
@@ -24,7 +25,7 @@ from typing import Any, NoReturn
 from jaxgen.core.given import expand
 from jaxgen.errors import UserError, line, told, warn_in_a_line
 
-MODES = ("train", "eval", "sample", "sweep", "latents", "show")
+MODES = ("train", "eval", "sample", "sweep", "latents", "cache", "show")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,7 +54,8 @@ def parser() -> argparse.ArgumentParser:
         default="train",
         choices=MODES,
         help="train (default); sample: make images; eval: run the evaluators of the config; sweep: the same for several "
-        "averages of the weights; latents: use a tool on what samples are made of; show: explain every key",
+        "averages of the weights; latents: use a tool on what samples are made of; cache: encode the data once by the "
+        "config's codec; show: explain every key",
     )
     p.add_argument(
         "--step", type=int, default=-1, help="eval, sample, sweep, latents: the checkpoint (default: the newest)"
@@ -153,7 +155,9 @@ def run(argv: list[str]) -> None:
 
         print(explained())
         return
-    if args.mode in ("train", "show"):
+    if args.mode == "cache" and not args.config:
+        raise UserError("--config=NAME is missing: --mode=cache encodes its data by its codec; name one")
+    if args.mode in ("train", "cache", "show"):
         base = configs.load(args.config) if args.config else _remembered(args.workdir)
         config = configs.override(base, changes)
         if args.mode == "show":
@@ -163,6 +167,11 @@ def run(argv: list[str]) -> None:
             return
     if not args.workdir:
         raise UserError("--workdir=DIR is missing: the directory that holds (or will hold) the run")
+    if args.mode == "cache":
+        from jaxgen.cache import cache
+
+        cache(config, args.workdir)
+        return
     if args.mode == "train":
         from jaxgen.train import train
 

@@ -10,6 +10,7 @@ TABLES: dict[str, dict[str, str]] = {
         "digits": "jaxgen.data.sources.digits:Digits",
         "shapes": "jaxgen.data.sources.shapes:Shapes",
         "arrays": "jaxgen.data.sources.arrays:Arrays",
+        "latents": "jaxgen.data.sources.latents:Latents",
         "ring": "jaxgen.data.sources.points:Ring",
         "grid": "jaxgen.data.sources.points:Lattice",
     },

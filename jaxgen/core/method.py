@@ -186,6 +186,14 @@ class Encodes(Protocol):
 
 
 @runtime_checkable
+class HasMoments(Encodes, Protocol):
+    """Its latents are draws of normal posteriors of which it tells the moments."""
+
+    def moments(self, w: Weights, x: Array) -> tuple[Array, Array]:
+        """[B, H, W, C] -> mean and log-variance, [B, h, w, D] each; `encode` gives mean + exp(log-variance / 2) noise."""
+
+
+@runtime_checkable
 class Quantizes(Encodes, Protocol):
     """Its latents are indices into a codebook."""
 

@@ -44,8 +44,11 @@ class Task:
         """The task with the copies of lent runs in that folder, where there are any."""
         return self
 
-    def settle(self, spec: Spec, frozen: dict[str, Frozen], batches: Iterator[Batch]) -> dict[str, Any]:
-        """Options that are left open and found out of the data, once, before the first step; the run's config keeps them."""
+    def settle(self, spec: Spec, frozen: dict[str, Frozen], batches: Iterator[Batch], source: Any) -> dict[str, Any]:
+        """Options that are left open and found out of the data, once, before the first step; the run's config keeps them.
+
+        batches: the first of the data, of `spec`; source: where they come from, which may know more of them.
+        """
         return {}
 
 

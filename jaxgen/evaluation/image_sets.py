@@ -85,7 +85,7 @@ class SampleQuality:
                     f"config.eval: {', '.join(self.measures)} compare single images, and {self.against} holds statistics only; "
                     "set against='train' or 'eval', or measures=('fid',)"
                 )
-        images = jax.ShapeDtypeStruct((1, *exp.data.shape), np.uint8)
+        images = jax.ShapeDtypeStruct((1, *exp.pictures.shape), np.uint8)
         jax.eval_shape(judge.see, judge.frozen, images)  # refuses what it cannot see
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
@@ -124,7 +124,7 @@ class SampleQuality:
 
     def _source(self, exp: Experiment) -> Source | Path:
         if self.against in ("train", "eval"):
-            return exp.open_source(self.against)
+            return exp.open_pictures(self.against)
         return Path(self.against)
 
     def _reference(self, viewer: features.Viewer, source: Source | Path, needs: frozenset[str]) -> features.Summary:
@@ -159,7 +159,7 @@ class Neighbours:
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """Medians over samples and over held-out images, their ratio, and a picture."""
-        train = exp.open_source("train")
+        train = exp.open_pictures("train")
         made = to_uint8(exp.sample(ema, self.num, self.seed).images)
         held = np.concatenate([images for images, _ in features.source_batches(source, self.num)])
         watch = bar("neighbours", len(train))

@@ -167,14 +167,16 @@ class PublishedCodec:
             raise UserError(
                 f"{name}.path={self.path} is an autoencoder, which is no {role.what}; name a run: {name}=DIR"
             )
-        if role.target and spec.shape[-1] != model.channels:
+        if not role.target:
+            return
+        if spec.shape[-1] != model.channels:
             raise UserError(
                 f"{name}.path={self.path} takes pictures of {model.channels} channels, and the data have {spec.shape}; name another"
             )
         x = jax.ShapeDtypeStruct((1, *spec.shape), jnp.float32)
         there = lambda w, x: model.decode(w, model.encode(w, x, jax.random.key(0)))  # noqa: E731
         back = jax.eval_shape(there, self.abstract.weights, x).shape[1:]
-        if role.target and back != spec.shape:
+        if back != spec.shape:
             raise UserError(
                 f"{name}.path={self.path} gives pictures {spec.shape} back as {back}; make the pictures {back[0]}x{back[1]}"
             )

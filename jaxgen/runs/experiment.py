@@ -20,7 +20,7 @@ from jaxgen.config.files import FEED, Feed, span, to_json
 from jaxgen.core import conditions, keys, parallel
 from jaxgen.core.inputs import Input, holding
 from jaxgen.core.layout import Layout
-from jaxgen.core.lender import Frozen, Loan
+from jaxgen.core.lender import Frozen, Loan, weights_hash
 from jaxgen.core.method import Borrows, Encodes, Inherits, Method, Metrics, Refuses, Samples, Settles, Tunes
 from jaxgen.core.net import Net
 from jaxgen.core.spec import Spec, given
@@ -51,12 +51,34 @@ def open_source(config: ConfigDict, split: str, kept: Path | None = None) -> Sou
     if config.data.labels and not source.spec.label:
         why = "".join(f" ({note})" for note in source.notes if note.startswith("labels: "))
         raise UserError(f"config.data.labels=True but {spec['name']} has no labels{why}; set {_unlabelled(config)}")
+    if hasattr(source, "pictures"):
+        _refuse_stale(source, config, split)
     if not (tokenizer := build_tokenizer(config, kept)):
         return source
     if tokenizer.open:
         texts = captions_of(open_source(untold(config), "train"), spec["name"])
         tokenizer = tokenizer.learned([text for several in texts for text in several])
     return Tokenized(source, tokenizer, spec["name"])
+
+
+def pictures_of(config: ConfigDict, source: Source) -> ConfigDict:
+    """A config whose data are the pictures that cached latents are of."""
+    config = config.copy_and_resolve_references().unlock()
+    config.data = {**{k: config.data[k] for k in FEED}, **source.pictures}
+    return config
+
+
+def _refuse_stale(source: Source, config: ConfigDict, split: str) -> None:
+    """A UserError where the pictures of cached latents are there and are others now."""
+    try:
+        now = open_source(pictures_of(config, source), split)
+    except UserError:  # gone, or on another machine
+        return
+    if now.fingerprint() != source.told["pictures"]:
+        raise UserError(
+            f"the latents of {config.data.path} are of other pictures than {source.pictures['name']} holds now; delete them, and "
+            "cache them anew by --mode=cache"
+        )
 
 
 def untold(config: ConfigDict) -> ConfigDict:
@@ -138,6 +160,13 @@ def stages(config: ConfigDict, data: Spec, kept: Path | None) -> tuple[Stage, ..
     parts = [("augment", s, f"config.data.augment[{i}]") for i, s in enumerate(config.data.augment)]
     parts += [("task", {"name": k, **config.tasks[k].to_dict()}, f"config.tasks.{k}") for k in task_names(config)]
     found, spec = [], conditions.with_one_caption(read_spec(config, data))
+    moved = [part if isinstance(part, str) else part["name"] for part in config.data.augment]
+    moved = [*(name for name in moved if name != "flip"), *map(str, config.data.transforms)]
+    if moved and spec[spec.target].kind in ("latent", "tokens"):
+        raise UserError(
+            f"the data are latents, which {moved[0]} cannot move as it moves pictures; set config.data.augment=() "
+            "config.data.transforms=()"
+        )
     for table, part, where in parts:
         task = registry.build(table, part, where=where)
         task = task.kept_in(kept) if kept else task
@@ -303,14 +332,23 @@ class Experiment:
             raise UserError(_beyond(self.config, self.batch // self.feed.batch, examples, shards))
 
     def settle(self, source: Source, num: int = 2048) -> dict[str, Any]:
-        """Changes to the config that tasks find out of the first `num` examples of the data; {} where nothing is open."""
+        """Changes to the config that tasks find out of the first `num` examples of the data; {} where nothing is open.
+
+        Latents that were cached by another codec are a UserError.
+        """
         found, frozen = {}, self.frozen()
+        hashes = {weights_hash(lent.weights) for lent in frozen.values()} if hasattr(source, "codec") else ()
+        if hashes and source.codec not in hashes:
+            raise UserError(
+                f"the latents of {self.config.data.path} are of another codec than config.tasks.codec.run; cache them anew "
+                "(--mode=cache), or name that codec"
+            )
         num = min(num, len(source)) // self.feed.batch * self.feed.batch  # whole batches: padding would count
         for i, name in enumerate(task_names(self.config), len(self.feed.augment)):
             seen = jax.jit(lambda frozen, batch, rng, i=i: self.see(frozen, self.own(batch), rng, stages=i))
             batches = (seen(frozen, batch, self.root) for batch, _ in self.held_out(source, num))
             before, task, _ = self.stages[i]
-            found |= {f"tasks.{name}.{k}": v for k, v in task.settle(before, frozen, batches).items()}
+            found |= {f"tasks.{name}.{k}": v for k, v in task.settle(before, frozen, batches, source).items()}
         return found
 
     def see(
@@ -562,6 +600,18 @@ class Experiment:
                 f"config.data is not what this run was trained on: {words}; name the data it was trained on"
             )
         return source
+
+    def open_pictures(self, split: str) -> Source:
+        """The data set as pictures: those that were encoded where it holds latents."""
+        source = self.open_source(split)
+        return open_source(pictures_of(self.config, source), split) if hasattr(source, "pictures") else source
+
+    @cached_property
+    def pictures(self) -> Spec:
+        """Of the data as pictures."""
+        return (
+            self.open_pictures("train").spec if self.data[self.data.target].kind in ("latent", "tokens") else self.data
+        )
 
     def held_out(self, source: Source, num: int) -> Iterator[tuple[Batch, np.ndarray]]:
         """(batch of the data on the devices, mask [B] of its `own` on the host): a share of `num` in order, the last one padded."""

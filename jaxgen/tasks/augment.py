@@ -45,9 +45,25 @@ class Flip(Augment):
     p: Share = 0.5
 
     def __call__(self, spec: Spec, frozen: dict[str, Frozen], batch: Batch, rng: Array) -> Batch:
-        """Every picture mirrored or not."""
+        """Every picture mirrored or not; of cached latents those of the mirrored picture come first."""
+        target = spec[spec.target]
         flip = jax.random.bernoulli(rng, self.p, (len(batch[spec.target]),))
+        if target.kind in ("latent", "tokens"):
+            x = batch[spec.target]
+            return {**batch, spec.target: choose(flip, x[:, ::-1], x)}
         return self.move(spec, batch, lambda x, _: choose(flip, x[..., ::-1, :], x))
+
+    def spec(self, spec: Spec) -> Spec:
+        """The same; a UserError for latents that were cached of pictures as they are alone."""
+        target = spec[spec.target]
+        if target.kind not in ("latent", "tokens"):
+            return super().spec(spec)
+        if target.shape[0] < 2:
+            raise UserError(
+                "the latents were cached without mirrored pictures; cache them anew with data.augment=('flip',), or set "
+                "config.data.augment=()"
+            )
+        return spec
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxgen.core import keys
 from jaxgen.core.lender import Frozen, Lender, Loan, Role
-from jaxgen.core.method import Encodes, Method, Quantizes
+from jaxgen.core.method import Encodes, HasMoments, Infers, Method, Quantizes
 from jaxgen.core.ranges import Number, Positive
 from jaxgen.core.spec import Field, Spec
 from jaxgen.core.task import Array, Batch, Task, picture_target, with_conditions
@@ -30,6 +30,11 @@ from jaxgen.images import to_float
 
 NAME = "codec"  # of the lent run, in the state and in the run's directory
 ROLE = Role(Encodes, "codec (a VAE, a VQ-VAE, ...)")
+
+
+def is_cached(spec: Spec) -> bool:
+    """Whether the target is what a cache holds of pictures: [sides, h, w, ...] of latents, [sides, ...] of codes."""
+    return spec[spec.target].kind in ("latent", "tokens")
 
 
 def hidden(spec: Spec) -> tuple[str, ...]:
@@ -42,6 +47,8 @@ def hidden(spec: Spec) -> tuple[str, ...]:
 @dataclass(frozen=True)
 class Codec(Task):
     """The target becomes the latents of a trained run, or its codes as tokens. Latents without places are of one: [1, 1, D].
+
+    Where the data are such latents, cached (jaxgen.cache), they are drawn and standardised here, as if they had been encoded now.
 
     Where a part of the picture is told (the task `hide`), so are its tokens: `known`, the number of codes where they are hidden.
     """
@@ -56,15 +63,17 @@ class Codec(Task):
 
     def spec(self, spec: Spec) -> Spec:
         """The target as latents [h, w, C] or tokens; a UserError for a run that is no codec of these pictures."""
-        field = picture_target(spec, self)
-        self.run.check("config.tasks.codec.run", ROLE, spec, self)
+        cached = is_cached(spec)
+        field = spec[spec.target] if cached else picture_target(spec, self)
+        self.run.check("config.tasks.codec.run", replace(ROLE, target=not cached), spec, self)
         lent = self.run.abstract
         if self.tokens and not isinstance(lent.model, Quantizes):
             raise UserError(
                 "config.tasks.codec.tokens=True needs codes; name a VQ-VAE's run, or set config.tasks.codec.tokens=False"
             )
-        x = jax.ShapeDtypeStruct((1, *field.shape), jnp.float32)
-        z = jax.eval_shape(self.encode, lent, x, jax.eval_shape(lambda: jax.random.key(0)))
+        x = jax.ShapeDtypeStruct((1, *field.shape), field.dtype if cached else jnp.float32)
+        how = self.drawn if cached else self.encode
+        z = jax.eval_shape(how, lent, x, jax.eval_shape(lambda: jax.random.key(0)))
         if len(self.mean) not in (0, z.shape[-1]) or len(self.mean) != len(self.std):
             raise UserError(
                 f"config.tasks.codec.mean and std must hold {z.shape[-1]} numbers, one for each channel of the latents; set "
@@ -87,9 +96,45 @@ class Codec(Task):
         z = lent.model.vectors(lent.weights, z) if isinstance(lent.model, Quantizes) else z
         return z if z.ndim > 2 else z[:, None, None]
 
+    def kept(self, lent: Frozen, x: Array) -> Array:
+        """What a cache holds of pictures: [B, h, w, 2 D], mean and log-variance, or a latent that is not drawn, or int32 codes."""
+        if isinstance(lent.model, HasMoments):
+            return jnp.concatenate(lent.model.moments(lent.weights, x), -1)
+        if isinstance(lent.model, Infers):
+            raise UserError(
+                "the codec's latents are draws of which it tells no moments, so that they cannot be cached; train on pictures"
+            )
+        z = lent.model.encode(lent.weights, x, jax.random.key(0))
+        if not isinstance(lent.model, Quantizes):
+            return z if z.ndim > 2 else z[:, None, None]
+        maps = jax.tree.leaves(z)
+        return jnp.concatenate([ids.reshape(len(ids), -1) for ids in maps], 1) if len(maps) > 1 else maps[0]
+
+    def spread(self, lent: Frozen, kept: Array) -> tuple[Array, Array]:
+        """Means of z and of z^2 over draws of what a cache holds, [B, h, w, D] each."""
+        if isinstance(lent.model, HasMoments):
+            mean, log_var = jnp.split(kept.astype(jnp.float32), 2, -1)
+            return mean, mean**2 + jnp.exp(log_var)
+        z = lent.model.vectors(lent.weights, kept) if isinstance(lent.model, Quantizes) else kept.astype(jnp.float32)
+        return z, z**2
+
+    def drawn(self, lent: Frozen, cached: Array, rng: Array) -> Array:
+        """What a cache holds of examples, [B, sides, ...] -> what `encode` gives of their pictures."""
+        kept = cached[:, 0]
+        if isinstance(lent.model, HasMoments):
+            mean, log_var = jnp.split(kept.astype(jnp.float32), 2, -1)
+            return mean + jnp.exp(0.5 * log_var) * jax.random.normal(rng, mean.shape)
+        if isinstance(lent.model, Quantizes):
+            return kept if self.tokens else lent.model.vectors(lent.weights, kept)
+        return kept.astype(jnp.float32)
+
+    def seen(self, spec: Spec, lent: Frozen, x: Array, rng: Array) -> Array:
+        """Latents or tokens of the target, as pictures or as a cache holds it."""
+        return self.drawn(lent, x, rng) if is_cached(spec) else self.encode(lent, to_float(x), rng)
+
     def __call__(self, spec: Spec, frozen: dict[str, Frozen], batch: Batch, rng: Array) -> Batch:
         """The target encoded, latents to mean 0 and standard deviation 1."""
-        z = self.encode(frozen[NAME], to_float(batch[spec.target]), rng)
+        z = self.seen(spec, frozen[NAME], batch[spec.target], rng)
         if not self.tokens and self.mean:
             z = (z - jnp.asarray(self.mean)) / jnp.asarray(self.std)
         after = {**batch, spec.target: jax.lax.stop_gradient(z)}
@@ -136,14 +181,15 @@ class Codec(Task):
         """With the run's copy."""
         return replace(self, run=self.run.kept_in(folder / NAME))
 
-    def settle(self, spec: Spec, frozen: dict[str, Frozen], batches: Iterator[Batch]) -> dict[str, Any]:
-        """mean and std of each channel over examples and places, in float64: the codec's own, or of these batches."""
+    def settle(self, spec: Spec, frozen: dict[str, Frozen], batches: Iterator[Batch], source: Any) -> dict[str, Any]:
+        """mean and std of each channel, in float64 over examples and places: the codec's own, a cache's, or of these batches."""
         if self.tokens or self.mean:
             return {}
-        if self.statistics == "known" and (known := getattr(self.run, "latents", {})):
+        known = getattr(self.run, "latents", {}) if self.statistics == "known" else {}
+        if known := known or getattr(source, "latents", {}):
             return _standard(known["mean"], known["std"])
         lent = frozen[NAME]
-        encode = jax.jit(lambda lent, x, i: self.encode(lent, to_float(x), keys.named(jax.random.key(0), "settle", i)))
+        encode = jax.jit(lambda lent, x, i: self.seen(spec, lent, x, keys.named(jax.random.key(0), "settle", i)))
         target = spec.target
         z = np.concatenate([np.asarray(encode(lent, x[target], i), np.float64) for i, x in enumerate(batches)])
         z = z.reshape(-1, z.shape[-1])

@@ -6,6 +6,7 @@ What is wrong with the data is said when it is opened, in one line.
 from jaxgen.data.sources.arrays import Arrays
 from jaxgen.data.sources.digits import Digits
 from jaxgen.data.sources.folder import Folder
+from jaxgen.data.sources.latents import CachedLatents, Latents
 from jaxgen.data.sources.points import Lattice, Points, Ring
 from jaxgen.data.sources.shapes import Shapes
 from jaxgen.data.sources.source import NothingHeldOut, OnLevels, Source
@@ -14,8 +15,10 @@ from jaxgen.data.sources.tokenized import Tokenized
 
 __all__ = [
     "Arrays",
+    "CachedLatents",
     "Digits",
     "Folder",
+    "Latents",
     "Lattice",
     "NothingHeldOut",
     "OnLevels",
