@@ -306,17 +306,18 @@ def pattern(node) -> str:
 
 # Where else messages are: how many of a room (or a file of it) no case above gives, and why. A new error adds a case or is counted.
 ELSEWHERE = {
+    "cache.py": (5, "a codec's run or folder is needed; tests/runs/test_cache.py"),
     "compare.py": (8, "a command of its own; tests/system/test_measure.py"),
     "config": (18, "what a config file or a command line holds; tests/config and tests/system/test_command.py"),
     "core": (17, "mistakes of the code of a method of one's own, or a second run or host is needed; tests/core, tests/runs"),
     "core/task.py": (3, "two tasks that exclude each other; tests/tasks"),
-    "data": (43, "what is wrong with the user's files or data set; tests/data"),
+    "data": (48, "what is wrong with the user's files or data set; tests/data"),
     "diffusion": (4, "a guide's second model, or values that the user must choose; tests/diffusion"),
     "evaluate.py": (3, "a trained run is needed; tests/system"),
     "evaluation": (34, "two sets of pictures, or the weights of a net to measure with, are needed; tests/laws, tests/metrics"),
     "latents": (18, "a trained run is needed, or pictures; tests/latents"),
     "losses": (1, "raised in the first step, for a batch of one; tests/losses"),
-    "main.py": (8, "the flags of the command line; tests/system/test_command.py"),
+    "main.py": (11, "the flags of the command line; tests/system/test_command.py"),
     "methods": (7, "raised in the first step or a later phase, or other data are needed; tests/methods, tests/diffusion"),
     "metrics": (45, "functions of arrays: the message says what the argument must be; tests/metrics"),
     "nets": (21, "another net or other pictures are needed; tests/nets"),
@@ -326,10 +327,10 @@ ELSEWHERE = {
     "pretrained/pixart.py": (2, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
     "pretrained/transformers.py": (3, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
     "pretrained/unet_condition.py": (8, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
-    "pretrained": (89, "files of other projects, and downloads; tests/pretrained"),
-    "runs": (37, "a trained run is needed, or a second process; tests/runs, tests/system"),
+    "pretrained": (99, "files of other projects, and downloads; tests/pretrained"),
+    "runs": (40, "a trained run is needed, or a second process; tests/runs, tests/system"),
     "sample.py": (1, "a trained run is needed; tests/system"),
-    "tasks": (4, "an augmentation's fields, or a second run is needed; tests/tasks"),
+    "tasks": (6, "an augmentation's fields, or a second run is needed; tests/tasks"),
     "train.py": (5, "raised by the loop; tests/system/test_command.py"),
 }  # fmt: skip
 
