@@ -17,7 +17,7 @@ from turns import Contender, Contenders, find
 class Case:
     """A shipped config with changes. `scan`: training steps per dispatch of the multi-step contender.
 
-    cycle: steps of a turn, where not all are alike. generate: images that G makes at once, 0: not measured. alike: changes
+    cycle: steps of a turn, where not all are alike. generate: images that are made at once, 0: not measured. alike: changes
     under which both sides agree, where what is measured draws numbers that cannot be handed over.
     """
 
@@ -29,6 +29,7 @@ class Case:
     generate: int = 0
     alike: dict[str, Any] = field(default_factory=dict)
     side: int = 32
+    channels: int = 3
     about: str = ""
 
     @property
@@ -50,6 +51,8 @@ NARROW = {  # a StyleGAN2 of 64 channels throughout, in float32
 NARROW |= {"method.z_dim": 64, "method.gen.w_dim": 64, "method.augment": "none"}
 PATH_LENGTH = {"method.gen_penalties": {"name": "path_length", "strength": 2.0, "every": 4, "apart": True}}
 STEPS = {"method.net.depth": 8, "method.net.width": 64, "method.net.optimizer": "adam"}
+JUDGED = {"method.perceptual": "none", "method.disc_start": 0, "method.disc_warmup": 0, "method.disc_ramp": 0}
+ATTENTION = {"method.net.heads": 4, "method.net.dropout": 0.0, "method.net.optimizer": "adam"}
 CASES = {
     "dcgan": Case("dcgan_cifar", "TorchGan", {"data.batch": 128, **PLAYERS}, generate=64, about="DCGAN, 32x32"),
     "wgan_gp": Case(
@@ -77,6 +80,21 @@ CASES = {
         {"data.batch": 16, "method.net.width": 32, "method.net.blocks": 1, "method.net.dropout": 0.0},
         about="PixelCNN++, 32x32",
     ),
+    "vqgan": Case(
+        "vqgan_cifar",
+        "TorchFirstStage",
+        {"data.batch": 16, "method.ae.width": 32, "method.ae.groups": 8, "method.ae.blocks": 1, **JUDGED},
+        about="VQGAN with its discriminator, 32x32",
+    ),
+    "causal": Case(
+        "image_transformer_digits",
+        "TorchCausalTokens",
+        {"data.batch": 16, "method.net.depth": 6, "method.net.width": 192, **ATTENTION},
+        generate=16,
+        side=16,
+        channels=1,
+        about="causal transformer of 6 x 192, 256 tokens",
+    ),
 }
 HALF = {"method.gen.dtype": "bfloat16", "method.disc.dtype": "bfloat16"}
 GPU_CASES = {  # at the size of the papers; StyleGAN2 has types of its own, and the same noise for every image
@@ -89,6 +107,7 @@ GPU_CASES = {  # at the size of the papers; StyleGAN2 has types of its own, and 
         }, scan=1, cycle=16, side=256,
     ),
 }  # fmt: skip
+NETS = ("net", "gen", "disc", "ae")
 MOMENTS = {"mu": "exp_avg", "nu": "exp_avg_sq"}  # of Adam, in optax and in PyTorch
 # What a twin has not: averages, schedules, augmentations
 PLAIN = {"data.augment": (), "mesh": {"data": 1}}
@@ -103,12 +122,12 @@ def experiment(case: Case, **changes: Any) -> Any:
     from jaxgen.runs.experiment import Experiment
 
     config = configs.load(case.config)
-    nets = [name for name in ("net", "gen", "disc") if name in config.method]
+    nets = [name for name in NETS if name in config.method]
     plain = {f"method.{net}.{key}": value for net in nets for key, value in PLAIN_NET.items()}
     plain |= {"method.beta_warmup": 0} if case.twin == "TorchVae" else {}
     plain |= {"method.fakes": "batch"} if "fakes" in config.method else {}  # no labels are told
     config = configs.override(config, {**PLAIN, **plain, **case.changes, **changes})
-    return Experiment(config, pictures((case.side, case.side, 3)), parallel.make_mesh({"data": 1}))
+    return Experiment(config, pictures((case.side, case.side, case.channels)), parallel.make_mesh({"data": 1}))
 
 
 def twin_arguments(exp: Any) -> dict[str, Any]:
@@ -120,7 +139,7 @@ def twin_arguments(exp: Any) -> dict[str, Any]:
         left = ("name", "optimizer", "ema", "dtype", "conditions", "shape", "start")
         return {k: v for k, v in spec.items() if k not in left}
 
-    nets = {name: m[name] for name in ("net", "gen", "disc") if name in m}
+    nets = {name: m[name] for name in NETS if name in m}
     adam = {name: {k: spec["optimizer"][k] for k in ("lr", "b1", "b2", "eps")} for name, spec in nets.items()}
     if m["name"] == "gan":
         method = exp.method
@@ -137,6 +156,16 @@ def twin_arguments(exp: Any) -> dict[str, Any]:
         return dict(shape=shape, optimizers=adam, mixtures=m["likelihood"]["mixtures"], **own)
     if m["name"] == "flow":
         return dict(shape=shape, optimizers=adam, **{k: m["net"][k] for k in ("levels", "depth", "width")})
+    if m["name"] == "causal_tokens":
+        own = {k: m["net"][k] for k in ("depth", "width", "heads")}
+        return dict(shape=shape, optimizers=adam, hidden=round(m["net"]["mlp_ratio"] * own["width"]), **own)
+    if m["name"] == "vqgan":
+        own = {k: m["ae"][k] for k in ("width", "mults", "blocks", "groups", "z")}
+        told = {k: m["ae"]["regularizer"][k] for k in ("codes", "dim", "beta", "dead", "decay")}
+        disc = {k: m["disc"][k] for k in ("width", "layers")}
+        return dict(
+            shape=shape, optimizers=adam, ae=own | {"regularizer": told}, disc=disc, disc_weight=m["disc_weight"]
+        )
     parts = {k: sizes(m["net"][k]) for k in ("encoder", "decoder")}
     if m["name"] == "vae":
         own = dict(latent=m["net"]["latent"], clip=m["net"]["optimizer"]["clip"], beta=m["beta"])
@@ -182,6 +211,16 @@ def drawn(exp: Any) -> list[np.ndarray]:
         y = jax.random.normal(direction, (num // penalty.shrink, height, width, channels))
         made += [latents(fake, num), y.transpose(0, 3, 1, 2) / np.sqrt(height * width)]
     return [np.asarray(x) for x in (found + made if method.order == "disc_first" else made + found)]
+
+
+def latents(exp: Any, key: Any, num: int) -> Any:
+    """What images are made of: a GAN's latents; of tokens drawn in turn the noise by which each is chosen, [N, B, V]."""
+    import jax
+
+    if exp.config.method.name == "gan":
+        return exp.method.latents(key, num)
+    draw = lambda place: jax.random.gumbel(jax.random.fold_in(key, place), (num, exp.spec.vocabulary))  # noqa: E731
+    return jax.lax.map(draw, np.arange(exp.method.places))
 
 
 def ours(case: Case) -> tuple[Contenders, dict, dict, dict]:
@@ -236,7 +275,7 @@ def ours(case: Case) -> tuple[Contenders, dict, dict, dict]:
     if case.generate:
         weight, key = start.view(), jax.random.key(1)
         sample, plain = (jax.jit(partial(e.method.sample, num=case.generate, cond={})) for e in (exp, alike))
-        given["latents"] = np.asarray(exp.method.latents(key, case.generate))
+        given["latents"] = np.asarray(latents(exp, key, case.generate))
         found["images"] = np.asarray(plain(weight, key))
         contenders["generate"] = {"jaxgen": Contender(lambda: jax.block_until_ready(sample(weight, key)))}
     return contenders, weights, given, found

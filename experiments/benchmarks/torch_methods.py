@@ -11,11 +11,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch_first_stage import PatchGan, VqAutoencoder
 from torch_flow import Glow, apart, stacked
 from torch_pixelcnnpp import PixelCnnPP
 from torch_stylegan2 import Modulated, StyleGan2Discriminator, StyleGan2Generator
+from torch_tokens import CausalTransformer
 
-LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight", "mean": "running_mean", "var": "running_var"}
 
 
 def exported(variables: dict) -> dict[str, np.ndarray]:
@@ -590,3 +592,55 @@ class TorchPixelCnnPP(Twin):
         loss = net.nll(net(x), x).mean() / self.dims
         update(self.optimizers["net"], loss)
         return {"loss": loss.detach(), "bits_per_dim": loss.detach() / math.log(2.0)}
+
+
+class TorchFirstStage(Twin):
+    """VQGAN by mean absolute error and a hinge loss, with the adaptive weight: what D says of the picture is found once."""
+
+    def __init__(self, shape, ae, disc, optimizers, disc_weight, device):
+        super().__init__({"ae": VqAutoencoder(shape, **ae), "disc": PatchGan(shape, **disc)}, optimizers, device)
+        self.disc_weight = disc_weight
+
+    def step(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
+        x, (ae, disc) = levels(images), self.nets.values()
+        y, codes = ae(x)
+        seen, kernel = y.detach().requires_grad_(), ae.decoder.conv_out.weight
+        nll = F.l1_loss(seen, x)
+        (slope,) = torch.autograd.grad(nll, seen)
+        disc.requires_grad_(False)
+        g_loss = -disc(seen).mean()
+        (gen_slope,) = torch.autograd.grad(g_loss, seen)
+        disc.requires_grad_(True)
+        by_kernel = [torch.autograd.grad(y, kernel, s, retain_graph=True)[0].norm() for s in (slope, gen_slope)]
+        weight = self.disc_weight * (by_kernel[0] / (by_kernel[1] + 1e-4)).clamp(0.0, 1e4)
+        update(self.optimizers["ae"], codes + (y * (slope + weight * gen_slope)).sum())
+        y = y.detach()
+        d_loss = 0.5 * (F.relu(1.0 - disc(x)).mean() + F.relu(1.0 + disc(y)).mean())
+        update(self.optimizers["disc"], d_loss)
+        found = dict(ae_loss=nll + codes, g_loss=g_loss, g_weight=weight, d_loss=d_loss)
+        return {k: v.detach() for k, v in found.items()}
+
+
+class TorchCausalTokens(Twin):
+    """A causal transformer over pixels of 256 levels, in reading order."""
+
+    def __init__(self, shape, optimizers, depth, width, heads, hidden, device):
+        self.shape = shape
+        super().__init__(
+            {"net": CausalTransformer(math.prod(shape), 256, depth, width, heads, hidden)}, optimizers, device
+        )
+
+    def latents(self, num: int, draws: Draws) -> Tensor:
+        """Gumbel noise [N, B, 256]."""
+        return -torch.empty(math.prod(self.shape), num, 256, device=self.device).exponential_().log()
+
+    def generate(self, z: Tensor) -> Tensor:
+        """[B, H, W, C] in [-1, 1]."""
+        with torch.inference_mode():
+            return self.nets["net"].draw(z).view(-1, *self.shape) / 127.5 - 1.0
+
+    def step(self, images: Tensor, draws: Draws) -> dict[str, Tensor]:
+        ids = images.flatten(1).long()
+        loss = F.cross_entropy(self.nets["net"](ids).flatten(0, 1), ids.flatten())
+        update(self.optimizers["net"], loss)
+        return {"loss": loss.detach()}
