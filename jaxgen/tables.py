@@ -68,6 +68,7 @@ TABLES: dict[str, dict[str, str]] = {
         "mmdit": "jaxgen.nets.mmdit:MMDiT",
         "flux": "jaxgen.nets.flux:Flux",
         "causal_transformer": "jaxgen.nets.transformer:CausalTransformer",
+        "uvit_masked": "jaxgen.nets.uvit:UVitMasked",
         "masked_transformer": "jaxgen.nets.transformer:MaskedTransformer",
         "ddpmpp": "jaxgen.nets.edm_unet:DdpmPP",
         "ncsnpp": "jaxgen.nets.edm_unet:NcsnPP",

@@ -119,6 +119,7 @@ class TextAttention(nn.Module):
     use_bias: bool = False
     dtype: Any = "float32"
     init: Initializer = torch_kernel_init
+    out_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array, text: Text) -> Array:
@@ -130,7 +131,7 @@ class TextAttention(nn.Module):
         q = linear(d, "q")(x).reshape(b, n, self.heads, -1)
         kv = linear(2 * d, "kv")(text.states).reshape(b, -1, 2, self.heads, d // self.heads)
         h = attention(q, kv[:, :, 0], kv[:, :, 1], text.mask)
-        return linear(d, "out", True)(h.reshape(b, n, d))
+        return linear(d, "out", self.out_bias)(h.reshape(b, n, d))
 
 
 def join_pictures(x: Array, conditions: Spec, cond: Cond | None, net: nn.Module) -> Array:

@@ -237,11 +237,12 @@ def instance_norm(x: Array, eps: float = 1e-5) -> Array:
 
 
 class LayerNorm(nn.Module):
-    """Ba et al. 2016, over the last axis; `affine=False` leaves out the learned scale and bias (adaLN)."""
+    """Ba et al. 2016, over the last axis; `affine=False` has no learned scale and bias (adaLN), `use_bias=False` no bias."""
 
     eps: float = 1e-6
     affine: bool = True
     dtype: Any = jnp.float32
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -250,7 +251,8 @@ class LayerNorm(nn.Module):
         x = x - kept(x.mean(-1, keepdims=True))
         x = x * lax.rsqrt(kept((x * x).mean(-1, keepdims=True)) + self.eps)
         if self.affine:
-            x = x * self.param("scale", nn.initializers.ones, (c,)) + self.param("bias", nn.initializers.zeros, (c,))
+            x = x * self.param("scale", nn.initializers.ones, (c,))
+            x = x + self.param("bias", nn.initializers.zeros, (c,)) if self.use_bias else x
         return x.astype(self.dtype)
 
 

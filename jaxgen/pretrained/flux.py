@@ -85,5 +85,5 @@ FLUX = Table(
     arguments=image_and_time,
     stacks=("double", "single"),
     tensors={},
-    patches=False,
+    convs=(),
 )

@@ -58,7 +58,7 @@ class Table:
     table: our modules -> theirs, outside of blocks. blocks: our kinds of blocks -> (the modules of one, its name with {} for the
         number); order: all blocks of a net as they follow each other; stacks: the kinds that `scan` stacks.
     tensors: our leaves that are whole tensors of theirs, with the shape that these have before their last axis.
-    patches: the layer of patches is a convolution there.
+    convs: our dense layers that are convolutions there, of patches (`patch`) or 1x1.
     """
 
     net: type[nn.Module]
@@ -71,7 +71,7 @@ class Table:
     arguments: Callable[[Any], tuple]
     stacks: tuple[str, ...]
     tensors: Mapping[str, tuple[str, tuple[int, ...]]]
-    patches: bool = True
+    convs: tuple[str, ...] = ("patch",)
 
     def shapes_of(self, module: nn.Module) -> dict[str, Any]:
         """Shapes of all variables, of the net without `scan`."""
@@ -93,6 +93,10 @@ class Table:
             return [f"{stem.format(number)}.{name}" for name in table[rest]]
         return [f"{stem.format(number)}.{name}.{suffix(path[-1])}" for name in table[".".join(path[2:-1])]]
 
+    def is_conv(self, path: layout.Path) -> bool:
+        """Whether a leaf of ours is the kernel of a convolution there."""
+        return path[-1] == "kernel" and ".".join(path[1:-1]) in self.convs
+
     def from_diffusers(self, module: nn.Module, weights: Tensors) -> dict[str, Any]:
         """diffusers' tensors -> variables of `module`. Raises UserError for a missing, extra or misshapen tensor."""
         shapes = self.shapes_of(module)
@@ -103,7 +107,7 @@ class Table:
             if inside in self.tensors:
                 return tensors[0].reshape(wanted[path]) if tensors[0].size == np.prod(wanted[path]) else tensors[0]
             value = layout.ours(path[-1], tensors)
-            return value.reshape(-1, value.shape[-1]) if self.patches and inside == "patch.kernel" else value
+            return value.reshape(-1, value.shape[-1]) if self.is_conv(path) else value
 
         variables = fill(self.what, shapes, weights, lambda path: self.names(module, path), convert)
         if getattr(module, "scan", False):
@@ -122,8 +126,9 @@ class Table:
             if inside in self.tensors:
                 weights[names[0]] = value.reshape(*self.tensors[inside][1], *value.shape[-1:])
                 continue
-            if self.patches and inside == "patch.kernel":
-                value = value.reshape(module.patch, module.patch, -1, value.shape[-1])
+            if self.is_conv(path):
+                side = module.patch if path[1] == "patch" else 1
+                value = value.reshape(side, side, -1, value.shape[-1])
             weights |= dict(zip(names, layout.theirs(path[-1], value, len(names)), strict=True))
         return weights
 

@@ -15,6 +15,7 @@ from jaxgen.pretrained.diffusers import TENSORS_FILE
 from jaxgen.pretrained.flux import FLUX
 from jaxgen.pretrained.mmdit import SD3
 from jaxgen.pretrained.pixart import PIXART
+from jaxgen.pretrained.uvit import UVIT
 
 scans = pytest.mark.parametrize(
     "scan", [pytest.param(False, id="plain"), pytest.param(True, id="scan", marks=pytest.mark.slow)]
@@ -81,3 +82,20 @@ def test_pixart(folder, scan):
     cond = {"states": jnp.asarray(a["encoder_hidden_states"]), "seen": jnp.asarray(a["encoder_attention_mask"])}
     y = run(images_last(a["x"]), jnp.asarray(a["t"]), cond)
     np.testing.assert_allclose(y, images_last(a["y"]), **close)
+
+
+@scans
+@pytest.mark.golden("muse_uvit_masked_tiny")
+def test_amused(folder, scan):
+    case, a, close = case_of(folder)
+    module, run = opened(UVIT, folder, scan)
+    assert count(UVIT.shapes_of(module)) == case["params"]
+    ids, hidden = (
+        a["input_ids"],
+        case["config"]["vocab_size"] - 1,
+    )  # their last row is the hidden token, ours the first after the codes
+    assert module.shape == ids.shape[1:] and ((ids < module.vocabulary) | (ids == hidden)).all()
+    ids = jnp.asarray(np.where(ids == hidden, module.vocabulary, ids).reshape(len(ids), -1), jnp.int32)
+    told = {"states": "encoder_hidden_states", "pooled": "pooled_text_emb", "size": "micro_conds"}
+    logits = run(ids, {name: jnp.asarray(a[key]) for name, key in told.items()})
+    np.testing.assert_allclose(logits.reshape(*a["input_ids"].shape, -1), images_last(a["logits"]), **close)

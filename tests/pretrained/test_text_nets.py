@@ -15,11 +15,13 @@ from jaxgen.nets.flux import Flux
 from jaxgen.nets.mmdit import MMDiT
 from jaxgen.nets.pixart import PixArt
 from jaxgen.nets.unet_condition import UNetCondition
+from jaxgen.nets.uvit import UVitMasked
 from jaxgen.pretrained import controlnet, unet_condition
 from jaxgen.pretrained.diffusers import TENSORS_FILE
 from jaxgen.pretrained.flux import FLUX
 from jaxgen.pretrained.mmdit import SD3
 from jaxgen.pretrained.pixart import PIXART
+from jaxgen.pretrained.uvit import UVIT
 
 STATES = Field((77, 12), "float32", "embedding")
 UNET = dict(
@@ -50,6 +52,13 @@ NETS = {
         FLUX,
     ),
     "pixart": (PixArt(conditions=SIZED, **SMALL | dict(width=24), depth=2, stretch=2.0, out_channels=8, scan=True), PIXART),
+    "uvit": (
+        UVitMasked(
+            shape=(4, 4), vocabulary=7, conditions=SDXL, rows=10, embed=6, channels=8, blocks=2, block_heads=2, width=12,
+            depth=2, heads=2, hidden=20, size_waves=4, halve=True, use_bias=True, scan=True,
+        ),
+        UVIT,
+    ),
     "controlnet": (ControlNet(**UNET, conditions=HINTED, hint_widths=(4, 8), heads=2), controlnet),
 }  # fmt: skip
 
@@ -97,6 +106,7 @@ def test_an_option_that_we_do_not_know(name):
     ("config", "named"),
     [
         (dict(only_cross_attention=True), "only_cross_attention=True"),
+        (dict(center_input_sample=True, in_channels=9), "center_input_sample"),
         (dict(addition_embed_type="image"), "addition_embed_type='image'"),
         (dict(transformer_layers_per_block=[1, [2, 2]]), "transformer_layers_per_block"),
         (dict(down_block_types=["SimpleCrossAttnDownBlock2D"]), "SimpleCrossAttnDownBlock2D"),
@@ -115,6 +125,7 @@ def test_options_of_a_unet_that_we_lack(config, named):
         (SD3, dict(qk_norm="layer_norm"), "qk_norm='layer_norm'"),
         (FLUX, dict(in_channels=6), "6 channels"),
         (PIXART, dict(cross_attention_dim=7), "cross_attention_dim=7"),
+        (UVIT, dict(downsample=True), "upsample=False differ"),
     ],
 )
 def test_options_of_a_transformer_that_we_lack(table, config, named):
@@ -129,6 +140,7 @@ def test_options_of_a_transformer_that_we_lack(table, config, named):
         ("sd3", dict(conditions=Spec(states=STATES)), "pooled"),
         ("flux", dict(guided=False), "guidance"),
         ("pixart", dict(shape=(8, 12, 4)), "square"),
+        ("uvit", dict(shape=(4, 6)), "square"),
         ("flux", dict(patch=4), "patch=2"),
     ],
 )
