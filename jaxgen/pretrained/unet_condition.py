@@ -114,6 +114,8 @@ def net_fields(config: dict[str, Any], sizes: int = 6) -> dict[str, Any]:
     c = {**DEFAULTS, **{k: v for k, v in config.items() if not k.startswith("_")}}
     if c["addition_embed_type"] not in (None, "text_time"):
         raise UserError(f"{WHAT}: addition_embed_type={c['addition_embed_type']!r} is not supported, only 'text_time'")
+    if c.get("center_input_sample") and c["in_channels"] != c["out_channels"]:
+        raise UserError(f"{WHAT}: center_input_sample=True is not supported where pictures are joined to the input")
     heads, layers = (
         _levels(c["num_attention_heads"] or c["attention_head_dim"]),
         _levels(c["transformer_layers_per_block"]),
