@@ -111,6 +111,10 @@ TABLES: dict[str, dict[str, str]] = {
         "pixelcnnpp": "jaxgen.nets.pixelcnnpp:PixelCnnPP",
         "pixelrnn_row": "jaxgen.nets.pixelrnn:RowPixelRnn",
         "pixelrnn_diagonal": "jaxgen.nets.pixelrnn:DiagonalPixelRnn",
+        "text_transformer": "jaxgen.nets.text:TextTransformer",
+        "clip_text": "jaxgen.nets.text:ClipText",
+        "t5_encoder": "jaxgen.nets.text:T5Encoder",
+        "bert_text": "jaxgen.nets.text:BertText",
         "residual_classifier": "jaxgen.nets.classifier:ResidualClassifier",
         "timed_classifier": "jaxgen.nets.classifier:TimedClassifier",
     },
@@ -319,7 +323,7 @@ TABLES: dict[str, dict[str, str]] = {
 # config key -> table; a "net" is a module with its optimizer and average
 KEYS: dict[str, str] = {
     "net": "net", "gen": "net", "disc": "net", "base_gen": "net", "base_disc": "net", "ae": "net",
-    "encoder": "module", "decoder": "module", "quantizer": "module", "regularizer": "module",
+    "encoder": "module", "text": "module", "decoder": "module", "quantizer": "module", "regularizer": "module",
     "optimizer": "optimizer", "ema": "ema", "tokenizer": "tokenizer",
     "process": "process", "predict": "predict", "weight": "weight", "times": "times", "objective": "objective",
     "solver": "solver", "pairs": "solver",

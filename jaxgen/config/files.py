@@ -172,7 +172,8 @@ def override(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
     values = {k: parse_value(v) if isinstance(v, str) else _plain(v) for k, v in changes.items()}
 
     def is_name(path: str) -> bool:
-        named = path.endswith(".name") or isinstance(_find(tree, path), dict)
+        left_out = _find(tree, path) is None and path.rpartition(".")[2] in KEYS  # a part that there may be
+        named = path.endswith(".name") or isinstance(_find(tree, path), dict) or left_out
         return named or (isinstance(values[path], str) and path.partition(".")[0] in SECTIONS and path.count(".") == 1)
 
     if not isinstance(tree["init"], dict) and any(path.startswith("init") for path in values):

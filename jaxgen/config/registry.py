@@ -232,7 +232,7 @@ def complete(table: str, spec: Any, where: str = "config") -> Any:
     for key, field in known.items():
         like = default(field)
         value = spec.get(key, like)
-        if key in KEYS and value is not dataclasses.MISSING:
+        if key in KEYS and value is not dataclasses.MISSING and value is not None:
             out[key] = complete(KEYS[key], value, f"{where}.{key}")
         elif key in spec:
             out[key] = typed(value, field, f"{where}.{key}")
@@ -255,7 +255,8 @@ def build(table: str, spec: Any, given: dict[str, Any] | None = None, where: str
         return tuple(build(table, one, given, f"{where}[{i}]") for i, one in enumerate(spec))
     cls = lookup(table, spec.pop("name"), where)
     parts = {key: build(KEYS[key], spec.pop(key), given, f"{where}.{key}") for key in NET_PARTS if table == "net"}
-    values = {k: build(KEYS[k], v, given, f"{where}.{k}") if k in KEYS else v for k, v in spec.items()}
+    part = lambda k, v: build(KEYS[k], v, given, f"{where}.{k}") if k in KEYS and v is not None else v  # noqa: E731
+    values = {k: part(k, v) for k, v in spec.items()}
     values |= {k: given[fact] for k, fact in asked(cls).items() if k not in spec and fact in given}
     built = cls(**values)
     if table == "net":

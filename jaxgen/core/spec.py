@@ -16,7 +16,7 @@ from jaxgen.core.given import Given
 from jaxgen.core.ranges import Count, Natural, Range
 from jaxgen.errors import UserError
 
-KINDS = ("image", "frames", "latent", "mask", "label", "tokens", "captions", "embedding", "states", "real", "text")
+KINDS = ("image", "frames", "latent", "mask", "label", "tokens", "captions", "embedding", "text")
 PICTURES = ("image", "frames", "latent", "mask")  # [..., H, W, C]: what has places
 ROLES = ("target", "condition", "aside")
 
@@ -29,7 +29,7 @@ class Field:
     dtype: str
     kind: str
     """One of KINDS. Text is a string on the host; captions [K, L] are several rows of tokens, of which one is drawn. An encoded
-    text is states [L, D], a vector for every token; real [L], 1 where a token is no pad; perhaps an embedding [P] of the whole."""
+    text is an embedding [L, D], its states; a mask [L], 1 where a token is no pad; perhaps an embedding [P] of the whole."""
     role: str = "condition"  # one of ROLES
     values: int = 0  # classes of a label, vocabulary of tokens
     names: tuple[str, ...] = ()  # of a label's values
@@ -200,13 +200,15 @@ def labels(classes: int, names: tuple[str, ...] = ()) -> Spec:
 
 def encoded(length: int, width: int, pooled: int = 0) -> Spec:
     """The conditions of a net that is told an encoded text: states [L, D], mask [L], pooled [P] where there is any."""
-    spec = Spec(states=Field((length, width), "float32", "states"), mask=Field((length,), "float32", "real"))
+    spec = Spec(states=Field((length, width), "float32", "embedding"), mask=Field((length,), "float32", "mask"))
     return Spec(spec, pooled=Field((pooled,), "float32", "embedding")) if pooled else spec
 
 
 TargetShape = Annotated[tuple[Count, ...], Given("shape")]
 Classes = Annotated[Count, Given("classes")]
 Vocabulary = Annotated[Count, Given("vocabulary")]  # values that a token of the target takes
+TextValues = Annotated[Count, Given("text_values")]  # numbers of a token of the text that the run is told
+TextLength = Annotated[Count, Given("text_length")]  # tokens of that text
 Levels = Annotated[int, Given("levels"), Range(least=2)]
 Conditions = Annotated[Spec, Given("conditions")]
 DataSpec = Annotated[Spec, Given("spec")]
@@ -218,4 +220,6 @@ PhaseSpan = Annotated[tuple[Natural, ...], Given("phase")]  # the first step of 
 def given(spec: Spec, batch: int, steps: int, phase: tuple[int, int]) -> dict[str, Any]:
     """The facts that `Given` fields ask for."""
     facts = {"shape": spec.shape, "classes": spec.classes, "conditions": spec.conditions, "levels": spec.levels}
+    for field in list(spec.conditions.of("tokens").values())[:1]:
+        facts |= {"text_values": field.values, "text_length": field.shape[0]}
     return {"spec": spec, "vocabulary": spec.vocabulary, "batch": batch, "steps": steps, "phase": phase, **facts}

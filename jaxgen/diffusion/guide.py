@@ -136,7 +136,8 @@ class Negative:
 
     def against(self, null: Cond) -> Cond:
         """What is avoided, and null."""
-        worse = {k: jnp.broadcast_to(jnp.asarray(v, null[k].dtype), null[k].shape) for k, v in self.avoided.items()}
+        there = {k: v for k, v in self.avoided.items() if k in null}
+        worse = {k: jnp.broadcast_to(jnp.asarray(v, null[k].dtype), null[k].shape) for k, v in there.items()}
         return {**null, **worse}
 
     def __call__(self, model: CondModel, cond: Cond, null: Cond, other: CondModel = missing) -> Model:

@@ -19,7 +19,7 @@ from jaxgen.core.spec import Spec
 from jaxgen.core.state import Array, TrainState, Variables, Weights
 from jaxgen.core.task import Batch
 from jaxgen.diffusion.flow_likelihood import FlowLikelihood
-from jaxgen.diffusion.guide import CondModel, Guide, NoGuide, missing, uphill
+from jaxgen.diffusion.guide import CondModel, Guide, NoGuide, missing, uphill, worse
 from jaxgen.diffusion.needs import refuse_unmet
 from jaxgen.diffusion.objective import Objective, Predicted, Weighted
 from jaxgen.diffusion.predict import Eps, Prediction
@@ -165,7 +165,14 @@ class Diffusion(LossMethod):
     def denoiser(self, w: Weights, cond: Cond) -> Denoiser:
         """D(x_t [B, ...], t [B]) -> x_0 for the conditions asked for, guided."""
         null = {name: self.spec[name].null(len(value)) for name, value in cond.items()}
-        return self.guide(self.unguided(w.nets["net"]), cond, null, self.second(w))
+        other, module = self.second(w), self.net.module
+        if getattr(module, "text", None) and other is missing:  # another net has an encoder of its own
+
+            def heard(cond: Cond) -> Cond:
+                return self.net.apply(w.nets["net"], len(next(iter(cond.values()))), cond, method="listen")[0]
+
+            cond, null = heard(cond), heard(worse(self.guide, null))
+        return self.guide(self.unguided(w.nets["net"]), cond, null, other)
 
     def loans(self) -> dict[str, Loan]:
         """The guide's second model."""

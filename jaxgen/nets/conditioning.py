@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax import Array
 
 from jaxgen.core.conditions import Cond
-from jaxgen.core.spec import Spec
+from jaxgen.core.spec import Spec, encoded
 from jaxgen.errors import UserError
 from jaxgen.nets.layers import Dense, Initializer, attention, torch_kernel_init
 
@@ -112,6 +112,36 @@ def read_text(conditions: Spec, cond: Cond | None, num: int, net: nn.Module) -> 
     return Text(value(conditions, cond, states, num), seen)
 
 
+class Listens(nn.Module):
+    """A net that reads a text. text: an encoder of its own, trained along, for a text that comes as tokens."""
+
+    text: nn.Module | None = None
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """Kinds of conditions."""
+        return (*TAKES, *(["tokens"] if self.text else []))
+
+    @property
+    def heard(self) -> Spec:
+        """The conditions after `listen`."""
+        if not (self.text and (tokens := self.conditions.of("tokens"))):
+            return self.conditions
+        (name, field), rest = next(iter(tokens.items())), self.conditions
+        return Spec(
+            {k: f for k, f in rest.items() if k != name}, **encoded(*field.shape, self.text.width, self.text.whole)
+        )
+
+    def listen(self, num: int, cond: Cond | None, train: bool = False) -> Cond:
+        """The conditions with states, mask and pooled in place of tokens; a solver has them made once for all of its steps."""
+        cond = cond or {}
+        if self.heard == self.conditions or "states" in cond:
+            return cond
+        name = next(iter(self.conditions.of("tokens")))
+        made = self.text(value(self.conditions, cond, name, num), train)
+        return {**{k: v for k, v in cond.items() if k != name}, **made}
+
+
 class TextAttention(nn.Module):
     """Looks from x [B, N, D] at a text -> [B, N, D]. Keys and values depend on the text alone: loops find them once."""
 
@@ -120,18 +150,19 @@ class TextAttention(nn.Module):
     dtype: Any = "float32"
     init: Initializer = torch_kernel_init
     out_bias: bool = True
+    out_init: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Array, text: Text) -> Array:
         b, n, d = x.shape
 
-        def linear(features, name, use_bias=self.use_bias):
-            return Dense(features, use_bias, self.dtype, self.init, name=name)
+        def linear(features, name, use_bias=self.use_bias, init=self.init):
+            return Dense(features, use_bias, self.dtype, init, name=name)
 
         q = linear(d, "q")(x).reshape(b, n, self.heads, -1)
         kv = linear(2 * d, "kv")(text.states).reshape(b, -1, 2, self.heads, d // self.heads)
         h = attention(q, kv[:, :, 0], kv[:, :, 1], text.mask)
-        return linear(d, "out", self.out_bias)(h.reshape(b, n, d))
+        return linear(d, "out", self.out_bias, self.out_init or self.init)(h.reshape(b, n, d))
 
 
 def join_pictures(x: Array, conditions: Spec, cond: Cond | None, net: nn.Module) -> Array:

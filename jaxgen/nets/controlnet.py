@@ -81,6 +81,7 @@ class ControlledUNet(UNetCondition):
 
     @nn.compact
     def __call__(self, x: Array, t: Array, cond: Cond | None = None, train: bool = False) -> Array:
+        cond = self.listen(len(x), cond, train)
         own = {
             f.name: getattr(self, f.name)
             for f in dataclasses.fields(ControlNet)

@@ -13,7 +13,7 @@ SiT (Ma et al. 2024, arXiv:2401.08740) is the same net with a clock in [0, 1].
 
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +25,16 @@ from jaxgen.core.conditions import Cond
 from jaxgen.core.ranges import Count, Natural, Number, Positive, Precision, Remat
 from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
-from jaxgen.nets.conditioning import TAKES, add_vectors, join_pictures
+from jaxgen.nets.conditioning import (
+    Listens,
+    Text,
+    TextAttention,
+    add_vectors,
+    beside_text,
+    join_pictures,
+    read_text,
+    sequences,
+)
 from jaxgen.nets.layers import Dense, LayerNorm, attention, ddpm_init, remat, timestep_embedding
 
 TIME_WAVES = 256  # sines and cosines of t before the first layer
@@ -86,7 +95,7 @@ class Embedding(nn.Module):
 
 
 class DiTBlock(nn.Module):
-    """Attention and an MLP, each shifted, scaled and gated by c: x [B, N, D], c [B, D] -> [B, N, D]."""
+    """Attention and an MLP, each shifted, scaled and gated by c, and attention to a text: x [B, N, D], c [B, D] -> [B, N, D]."""
 
     heads: int
     mlp_ratio: float = 4.0
@@ -94,7 +103,7 @@ class DiTBlock(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x: Array, c: Array) -> Array:
+    def __call__(self, x: Array, c: Array, text: Text | None = None) -> Array:
         b, n, d = x.shape
 
         def linear(features, name):
@@ -108,11 +117,14 @@ class DiTBlock(nn.Module):
         qkv = linear(3 * d, "qkv")(norm(x, shift1, scale1)).reshape(b, n, 3, self.heads, d // self.heads)
         h = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]).reshape(b, n, d)
         x = x + gate1 * linear(d, "out")(h)
+        if text:
+            look = TextAttention(self.heads, True, self.dtype, ddpm_init(), nn.initializers.zeros, name="text")
+            x = x + look(LayerNorm(dtype=self.dtype, name="norm_text")(x), text)
         h = linear(round(self.mlp_ratio * d), "mlp0")(norm(x, shift2, scale2, self.mlp_norm_eps))
         return x + gate2 * linear(d, "mlp1")(nn.gelu(h))
 
 
-class DiT(nn.Module):
+class DiT(Listens):
     """Any prediction of a diffusion or flow model from tokens; the defaults are DiT-S/2, `SIZES` has the others.
 
     x [B, H, W, C] float; t [B], diffusion steps 0..999 or a flow's time in [0, 1], or several times [B, K]; cond: conditions
@@ -127,8 +139,6 @@ class DiT(nn.Module):
     scan: blocks are one `lax.scan` over parameters stacked along a leading axis; compile time does not grow with depth.
         `stack_blocks` and `unstack_blocks` convert.
     """
-
-    takes: ClassVar[tuple[str, ...]] = TAKES
 
     shape: TargetShape = (32, 32, 4)
     conditions: Conditions = Spec()
@@ -148,7 +158,8 @@ class DiT(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, t: Array, cond: Cond | None = None, train: bool = False) -> Array:
-        x = join_pictures(x, self.conditions, cond, self)
+        conditions, cond = self.heard, self.listen(len(x), cond, train)
+        x = join_pictures(x, conditions, cond, self)
         _, height, width, _ = x.shape
         if height % self.patch or width % self.patch:
             raise UserError(
@@ -164,11 +175,11 @@ class DiT(nn.Module):
         h += jnp.asarray(position_waves(rows, width // self.patch, self.width), h.dtype)
 
         def embed(name):
-            fields = (self.width, self.conditions, self.null_label, self.freq_shift, self.dtype)
+            fields = (self.width, beside_text(conditions), self.null_label, self.freq_shift, self.dtype)
             return Embedding(*fields, name=name)(t, cond)
 
         c = [embed(f"embed{i}") for i in range(self.depth)] if self.block_embed else [embed("embed")] * self.depth
-        h = self.blocks(h, c)
+        h = self.blocks(h, c, read_text(conditions, cond, len(x), self) if sequences(conditions)[0] else None)
 
         zeros = nn.initializers.zeros
         shift, scale = jnp.split(
@@ -179,17 +190,17 @@ class DiT(nn.Module):
         h = Dense(out, dtype=self.dtype, kernel_init=zeros, name="out")(h)
         return unpatchify(h, rows, self.patch).astype(jnp.float32)
 
-    def blocks(self, h: Array, c: list[Array]) -> Array:
+    def blocks(self, h: Array, c: list[Array], text: Text | None = None) -> Array:
         """The stack of blocks, each with its own c: [B, N, D] -> [B, N, D]."""
         # inside a scan XLA cannot undo the rematerialisation anyway
         kind = remat(DiTBlock, self.remat, prevent_cse=not self.scan)
         fields = dict(heads=self.heads, mlp_ratio=self.mlp_ratio, mlp_norm_eps=self.mlp_norm_eps, dtype=self.dtype)
         if not self.scan:
             for i, ci in enumerate(c):
-                h = kind(**fields, name=f"block{i}")(h, ci)
+                h = kind(**fields, name=f"block{i}")(h, ci, text)
             return h
         stack = nn.scan(
-            lambda block, h, c: (block(h, c), None),
+            lambda block, h, c: (block(h, c, text), None),
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=0 if self.block_embed else nn.broadcast,

@@ -6,7 +6,6 @@ arXiv:2104.09864) along three axes, of which a picture uses two; tokens of the t
 """
 
 from functools import partial
-from typing import ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +16,7 @@ from jaxgen.core.conditions import Cond
 from jaxgen.core.ranges import Count, Natural, Positive, Precision, Remat
 from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
-from jaxgen.nets.conditioning import TAKES, join_pictures, read_text, vector
+from jaxgen.nets.conditioning import Listens, join_pictures, read_text, vector
 from jaxgen.nets.dit import through
 from jaxgen.nets.layers import Dense, attention, ddpm_init, remat
 from jaxgen.nets.mmdit import JointBlock, Streams, TimeEmbedding, final, grid_of, merged, seen_by_all, turned_pairs
@@ -59,7 +58,7 @@ class SingleBlock(Streams):
         return x + gate * self.linear(d, "out")(jnp.concatenate([seen, h], -1))
 
 
-class Flux(nn.Module):
+class Flux(Listens):
     """Any prediction of a flow model that is told a text; the defaults are FLUX.1 (11.9 G parameters).
 
     x [B, H, W, C] float; t [B] in [0, 1]; cond: a text (`jaxgen.nets.conditioning`), `pooled`, labels and embeddings, added to the
@@ -70,8 +69,6 @@ class Flux(nn.Module):
         conditions, or the number `guidance`.
     scan: blocks of one kind are one `lax.scan` over parameters stacked along a leading axis.
     """
-
-    takes: ClassVar[tuple[str, ...]] = TAKES
 
     shape: TargetShape = (128, 128, 16)
     conditions: Conditions = Spec()
@@ -91,8 +88,9 @@ class Flux(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, t: Array, cond: Cond | None = None, train: bool = False) -> Array:
-        text = read_text(self.conditions, cond, len(x), self)
-        x = join_pictures(x, self.conditions, cond, self)
+        cond = self.listen(len(x), cond, train)
+        text = read_text(self.heard, cond, len(x), self)
+        x = join_pictures(x, self.heard, cond, self)
         rows, columns = grid_of(self, x)
         dim = self.width // self.heads
         if sum(self.axes) != dim or len(self.axes) != 3 or any(n % 2 for n in self.axes):
@@ -103,7 +101,7 @@ class Flux(nn.Module):
             )
         h = Dense(self.width, dtype=self.dtype, kernel_init=ddpm_init(), name="patch")(packed(x, self.patch))
         numbers = {"guidance": 1000.0 * self.how_guided(cond, len(x))} if self.guided else {}
-        embed = TimeEmbedding(self.width, self.conditions, self.null_label, self.dtype, name="embed")
+        embed = TimeEmbedding(self.width, self.heard, self.null_label, self.dtype, name="embed")
         c = embed(1000.0 * t.astype(jnp.float32), cond, **numbers)
         told = Dense(self.width, dtype=self.dtype, kernel_init=ddpm_init(), name="text")(text.states)
 
@@ -120,6 +118,6 @@ class Flux(nn.Module):
 
     def how_guided(self, cond: Cond | None, num: int) -> Array:
         """[num]."""
-        if cond and "guidance" in cond and "guidance" in self.conditions:
-            return vector(self.conditions, cond, "guidance", num)[:, 0].astype(jnp.float32)
+        if cond and "guidance" in cond and "guidance" in self.heard:
+            return vector(self.heard, cond, "guidance", num)[:, 0].astype(jnp.float32)
         return jnp.full(num, self.guidance, jnp.float32)

@@ -7,7 +7,6 @@ queries and keys to one length, and its first blocks attend a second time, among
 
 import math
 from functools import partial
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +17,7 @@ from jaxgen.core.conditions import Cond
 from jaxgen.core.ranges import Count, Natural, Precision, Remat
 from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
-from jaxgen.nets.conditioning import TAKES, add_vectors, beside_text, join_pictures, read_text, vector
+from jaxgen.nets.conditioning import Listens, add_vectors, beside_text, join_pictures, read_text, vector
 from jaxgen.nets.dit import TIME_WAVES, patchify, position_waves, through, unpatchify
 from jaxgen.nets.layers import Dense, LayerNorm, RmsNorm, attention, ddpm_init, remat, timestep_embedding
 
@@ -143,7 +142,7 @@ def seen_by_all(mask: Array | None, patches: int) -> Array | None:
     return None if mask is None else jnp.pad(mask, ((0, 0), (0, 0), (0, patches)), constant_values=True)
 
 
-class MMDiT(nn.Module):
+class MMDiT(Listens):
     """Any prediction of a flow model that is told a text; the defaults are Stable Diffusion 3 medium (2.03 G parameters).
 
     x [B, H, W, C] float; t [B] in 0..1000 (a flow's `scale=1000`); cond: a text (`jaxgen.nets.conditioning`), `pooled`, labels and
@@ -153,8 +152,6 @@ class MMDiT(nn.Module):
     qk_norm: queries and keys are brought to one length. dual: so many of the first blocks attend a second time.
     scan: blocks of one kind are one `lax.scan` over parameters stacked along a leading axis.
     """
-
-    takes: ClassVar[tuple[str, ...]] = TAKES
 
     shape: TargetShape = (128, 128, 16)
     conditions: Conditions = Spec()
@@ -173,8 +170,9 @@ class MMDiT(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, t: Array, cond: Cond | None = None, train: bool = False) -> Array:
-        text = read_text(self.conditions, cond, len(x), self)
-        x = join_pictures(x, self.conditions, cond, self)
+        cond = self.listen(len(x), cond, train)
+        text = read_text(self.heard, cond, len(x), self)
+        x = join_pictures(x, self.heard, cond, self)
         rows, columns = grid_of(self, x)
         if max(rows, columns) > self.positions:
             raise UserError(
@@ -182,7 +180,7 @@ class MMDiT(nn.Module):
             )
         h = Dense(self.width, dtype=self.dtype, kernel_init=ddpm_init(), name="patch")(patchify(x, self.patch))
         h += self.waves(rows, columns).astype(h.dtype)
-        c = TimeEmbedding(self.width, self.conditions, self.null_label, self.dtype, name="embed")(t, cond)
+        c = TimeEmbedding(self.width, self.heard, self.null_label, self.dtype, name="embed")(t, cond)
         told = Dense(self.width, dtype=self.dtype, kernel_init=ddpm_init(), name="text")(text.states)
 
         kind = remat(JointBlock, self.remat, prevent_cse=not self.scan)

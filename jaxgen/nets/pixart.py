@@ -5,7 +5,6 @@ blocks, and each adds a table of its own (adaLN-single), which saves a quarter o
 """
 
 from functools import partial
-from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -15,7 +14,7 @@ from jaxgen.core.conditions import Cond
 from jaxgen.core.ranges import Count, Natural, Positive, Precision, Remat
 from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
-from jaxgen.nets.conditioning import TAKES, Text, TextAttention, join_pictures, read_text, vector
+from jaxgen.nets.conditioning import Listens, Text, TextAttention, join_pictures, read_text, vector
 from jaxgen.nets.dit import TIME_WAVES, patchify, position_waves, through, unpatchify
 from jaxgen.nets.layers import Dense, LayerNorm, attention, ddpm_init, remat, timestep_embedding
 from jaxgen.nets.mmdit import Streams, TimeEmbedding, grid_of, merged
@@ -41,7 +40,7 @@ class PixArtBlock(Streams):
         return x + gate2 * self.mlp(self.norm(x, shift2, scale2))
 
 
-class PixArt(nn.Module):
+class PixArt(Listens):
     """Any prediction of a diffusion model that is told a text; the defaults are PixArt-alpha for 512 pixels (0.61 G parameters).
 
     x [B, H, W, C] float; t [B] in diffusion steps, 0..999; cond: a text (`jaxgen.nets.conditioning`), labels and embeddings, added
@@ -51,8 +50,6 @@ class PixArt(nn.Module):
     stretch: the waves of places are those of a picture so many times smaller; pictures of another size than `shape` have its waves.
     scan: blocks are one `lax.scan` over parameters stacked along a leading axis.
     """
-
-    takes: ClassVar[tuple[str, ...]] = TAKES
 
     shape: TargetShape = (64, 64, 4)
     conditions: Conditions = Spec()
@@ -69,8 +66,9 @@ class PixArt(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, t: Array, cond: Cond | None = None, train: bool = False) -> Array:
-        text = read_text(self.conditions, cond, len(x), self)
-        x = join_pictures(x, self.conditions, cond, self)
+        cond = self.listen(len(x), cond, train)
+        text = read_text(self.heard, cond, len(x), self)
+        x = join_pictures(x, self.heard, cond, self)
         rows, columns = grid_of(self, x)
 
         def linear(features, name):
@@ -97,12 +95,12 @@ class PixArt(nn.Module):
 
     def embed(self, t: Array, cond: Cond | None) -> Array:
         """The vector of time and what is added to it, [B, width]."""
-        sized = "size" in self.conditions.of("embedding")
-        added = self.conditions.where(lambda name, _: name != "size" or not sized)
+        sized = "size" in self.heard.of("embedding")
+        added = self.heard.where(lambda name, _: name != "size" or not sized)
         c = TimeEmbedding(self.width, added, self.null_label, self.dtype, name="embed")(t, cond)
         if not sized:
             return c
-        size, part = vector(self.conditions, cond, "size", len(t)), self.width // 3
+        size, part = vector(self.heard, cond, "size", len(t)), self.width // 3
         if size.shape[-1] != 3 or self.width % 3:
             raise UserError(
                 f"PixArt is told a size of 3 numbers, not {size.shape[-1]}, and its width={self.width} is to be a multiple of 3; "

@@ -212,7 +212,7 @@ class UNet(nn.Module):
 
     def joined(self) -> Spec:
         """The conditions of which the pictures are joined to the image."""
-        return self.conditions
+        return self.heard
 
     def down(self, h: Array, told: Told) -> list[Array]:
         """The way down: what the way up is shown, finest first; the last goes to the middle."""
@@ -299,6 +299,11 @@ class UNet(nn.Module):
 
     def added(self) -> Spec:
         """The conditions that are added to the embedding of time."""
+        return self.heard
+
+    @property
+    def heard(self) -> Spec:
+        """The conditions, where those of a text are no tokens any more."""
         return self.conditions
 
 

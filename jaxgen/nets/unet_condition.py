@@ -21,7 +21,7 @@ from jaxgen.core.conditions import Cond
 from jaxgen.core.ranges import BelowOne, Count, Natural, Number, Positive, Remat
 from jaxgen.core.spec import Spec
 from jaxgen.errors import UserError
-from jaxgen.nets.conditioning import Text, TextAttention, beside_text, read_text, vector
+from jaxgen.nets.conditioning import Listens, Text, TextAttention, beside_text, read_text, vector
 from jaxgen.nets.dit import through
 from jaxgen.nets.layers import Dense, GroupNorm, LayerNorm, attention, ddpm_init, remat, timestep_embedding
 from jaxgen.nets.unet import Told, UNet, heads_of
@@ -83,7 +83,7 @@ class Residuals(NamedTuple):
     middle: Array
 
 
-class UNetCondition(UNet):
+class UNetCondition(Listens, UNet):
     """Any prediction about x that is told a text; the defaults are the net of Stable Diffusion 1 (859.5 M parameters).
 
     x [B, H, W, C] float; t [B] in diffusion steps, 0..999; cond: a text (`jaxgen.nets.conditioning`), labels and embeddings,
@@ -116,6 +116,7 @@ class UNetCondition(UNet):
     def __call__(
         self, x: Array, t: Array, cond: Cond | None = None, train: bool = False, residuals: Residuals | None = None
     ) -> Array:
+        cond = self.listen(len(x), cond, train)
         told = self.told(t, cond, train)
         skips = self.down(self.conv_in(x, cond), told)
         h = self.middle(skips[-1], told)
@@ -127,28 +128,28 @@ class UNetCondition(UNet):
     @property
     def sized(self) -> bool:
         """Whether it is told sizes."""
-        return "size" in self.conditions.of("embedding")
+        return "size" in self.heard.of("embedding")
 
     def told(self, t: Array, cond: Cond | None, train: bool) -> Told:
         """With the text."""
-        return Told(self.embed(t, cond), train, read_text(self.conditions, cond, len(t), self))
+        return Told(self.embed(t, cond), train, read_text(self.heard, cond, len(t), self))
 
     def embed(self, t: Array, cond: Cond | None) -> Array:
         """The vector of time, pooled text, sizes, labels and embeddings, [B, time_width]."""
         emb = super().embed(t, cond)
         if not self.sized:
             return emb
-        size = vector(self.conditions, cond, "size", len(t))
+        size = vector(self.heard, cond, "size", len(t))
         parts = [timestep_embedding(size, self.size_waves, self.flip_sin_to_cos, self.freq_shift)]
-        if "pooled" in self.conditions.of("embedding"):
-            parts.insert(0, vector(self.conditions, cond, "pooled", len(t)))
+        if "pooled" in self.heard.of("embedding"):
+            parts.insert(0, vector(self.heard, cond, "pooled", len(t)))
         h = Dense(emb.shape[-1], dtype=self.dtype, kernel_init=ddpm_init(), name="added0")(jnp.concatenate(parts, -1))
         return emb + Dense(emb.shape[-1], dtype=self.dtype, kernel_init=ddpm_init(), name="added1")(nn.silu(h))
 
     def added(self) -> Spec:
         """The text is looked at, and what is told with `size` goes another way."""
         apart = ("pooled", "size") if self.sized else ()
-        return beside_text(self.conditions).where(lambda name, _: name not in apart)
+        return beside_text(self.heard).where(lambda name, _: name not in apart)
 
     def look(self, h: Array, level: int, name: str, told: Told) -> Array:
         """A transformer that looks at the text."""

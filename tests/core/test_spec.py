@@ -21,8 +21,6 @@ FIELDS = {
     "tokens": Field((6,), "int32", "tokens", values=100, empty=(1, 2, 2, 2, 2, 2)),
     "captions": Field((3, 6), "int32", "captions", values=100, empty=(1, 2, 2, 2, 2, 2)),
     "embedding": Field((8,), "float32", "embedding"),
-    "states": Field((6, 8), "float32", "states"),
-    "real": Field((6,), "float32", "real"),
     "text": Field((), "str", "text"),
 }
 TOLD = Spec({k: f for k, f in FIELDS.items() if k != "text"})

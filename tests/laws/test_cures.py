@@ -250,6 +250,10 @@ CASES = {
                                                                    "method.condition_dropout": 0.1}),
     "pictures of many sizes": Case("vae_digits", {"data": "folder", "data.path": MIXED, "data.size": 0}),
     "modes of pictures": Case("gan_digits", {"eval.modes.num": 8}),
+    "captions that are not there": Case("vae_digits", {"data.tokenizer": "bytes"}),
+    "a text that no net takes": Case("vae_cifar", {"data.tokenizer": "bytes"}),
+    "a text longer than an encoder's": Case("text_shapes", {"method.net.text.length": 8}),
+    "heads of an encoder": Case("text_shapes", {"method.net.text.heads": 3}),
     "no pictures told": Case("ddpm_digits", {"eval.from_conditions.num": 8}),
 }  # fmt: skip
 
@@ -328,7 +332,7 @@ ELSEWHERE = {
     "pretrained/transformers.py": (3, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
     "pretrained/unet_condition.py": (9, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
     "pretrained/uvit.py": (2, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
-    "pretrained": (99, "files of other projects, and downloads; tests/pretrained"),
+    "pretrained": (103, "files of other projects, and downloads; tests/pretrained"),
     "runs": (40, "a trained run is needed, or a second process; tests/runs, tests/system"),
     "sample.py": (1, "a trained run is needed; tests/system"),
     "tasks": (6, "an augmentation's fields, or a second run is needed; tests/tasks"),

@@ -1,0 +1,164 @@
+"""Published encoders of text <-> ours: transformers' CLIP (with and without `text_model.`), T5 (v1.1) and BERT."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen.errors import UserError
+from jaxgen.nets.text import BertText, ClipText, T5Encoder, TextEncoder
+from jaxgen.pretrained import layout
+from jaxgen.pretrained.layout import Tensors, fill, theirs
+
+Names = Callable[[tuple[str, ...]], list[str]]  # our path -> the tensors of theirs, side by side
+HALVES = {"qkv": ("q", "k", "v")}
+CLIP = {
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "out": ("self_attn.out_proj",),
+    "mlp0": ("mlp.fc1",),
+    "mlp1": ("mlp.fc2",),
+    "norm1": ("layer_norm1",),
+    "norm2": ("layer_norm2",),
+}
+T5 = {
+    "qkv": ("layer.0.SelfAttention.q", "layer.0.SelfAttention.k", "layer.0.SelfAttention.v"),
+    "out": ("layer.0.SelfAttention.o",),
+    "mlp0": ("layer.1.DenseReluDense.wi_0", "layer.1.DenseReluDense.wi_1"),
+    "mlp1": ("layer.1.DenseReluDense.wo",),
+    "norm1": ("layer.0.layer_norm",),
+    "norm2": ("layer.1.layer_norm",),
+}
+BERT = {
+    "qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
+    "out": ("attention.output.dense",),
+    "mlp0": ("intermediate.dense",),
+    "mlp1": ("output.dense",),
+    "norm1": ("attention.output.LayerNorm",),
+    "norm2": ("output.LayerNorm",),
+}
+# the rest: our path -> their tensor
+TOPS = {
+    ClipText: {
+        "table.embedding": "embeddings.token_embedding.weight",
+        "position": "embeddings.position_embedding.weight",
+        "norm.scale": "final_layer_norm.weight",
+        "norm.bias": "final_layer_norm.bias",
+        "project.kernel": "text_projection.weight",
+    },
+    T5Encoder: {
+        "table.embedding": "shared.weight",
+        "distance": "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        "norm.scale": "encoder.final_layer_norm.weight",
+    },
+    BertText: {
+        "table.embedding": "embeddings.word_embeddings.weight",
+        "position": "embeddings.position_embeddings.weight",
+        "kind": "embeddings.token_type_embeddings.weight",
+        "norm.scale": "embeddings.LayerNorm.weight",
+        "norm.bias": "embeddings.LayerNorm.bias",
+    },
+}
+BLOCKS = {ClipText: ("encoder.layers", CLIP), T5Encoder: ("encoder.block", T5), BertText: ("encoder.layer", BERT)}
+LEFT = ("position_ids", "logit_scale", "encoder.embed_tokens.weight", "lm_head.weight", "visual_projection.weight")
+OTHERS = ("vision_model.", "decoder.", "pooler.", "cls.")  # parts of whole models that are no encoders of text
+
+
+def names(module: TextEncoder) -> Names:
+    """Where the parameters of a net without `scan` are among their tensors."""
+    stem, inner = BLOCKS[type(module)]
+
+    def found(path: tuple[str, ...]) -> list[str]:
+        _, top, *rest = path
+        if not top.startswith("block"):
+            return [TOPS[type(module)][".".join((top, *rest))]]
+        end = "bias" if rest[-1] == "bias" else "weight"
+        return [f"{stem}.{top.removeprefix('block')}.{name}.{end}" for name in inner[rest[0]]]
+
+    return found
+
+
+def fields(config: Mapping[str, Any]) -> tuple[type[TextEncoder], dict[str, Any]]:
+    """config.json -> our class and its fields; a UserError for a model or an option that ours does not have."""
+    kind = config.get("model_type", "")
+    if "text_config" in config:  # of a whole CLIP
+        config = {**config["text_config"], "projection_dim": config.get("projection_dim")}
+        kind = "clip"
+    common = dict(values=config.get("vocab_size"))
+    if kind.startswith("clip"):
+        act = config.get("hidden_act", "quick_gelu")
+        if act not in ("quick_gelu", "gelu"):
+            raise UserError(f"CLIP's text encoder: hidden_act={act!r} is not supported; known: quick_gelu, gelu")
+        end = config.get("eos_token_id", 49_407)
+        projected = any("WithProjection" in name for name in config.get("architectures") or ())
+        return ClipText, common | dict(
+            length=config.get("max_position_embeddings", 77), depth=config.get("num_hidden_layers", 12),
+            width=config.get("hidden_size", 512), heads=config.get("num_attention_heads", 8),
+            hidden=config.get("intermediate_size", 2048), act=act, eps=config.get("layer_norm_eps", 1e-5),
+            projection=config.get("projection_dim", 512) if projected else 0, end=0 if end == 2 else end,
+        )  # fmt: skip
+    if kind in ("t5", "umt5"):
+        gate = config.get("feed_forward_proj", "relu")
+        if kind == "umt5" or gate != "gated-gelu":
+            raise UserError(
+                f"T5's encoder: {kind} with feed_forward_proj={gate!r} is not supported; known: gated-gelu (v1.1)"
+            )
+        return T5Encoder, common | dict(
+            depth=config["num_layers"], width=config["d_model"], heads=config["num_heads"], head_dim=config["d_kv"],
+            hidden=config["d_ff"], buckets=config.get("relative_attention_num_buckets", 32),
+            far=config.get("relative_attention_max_distance", 128), eps=config.get("layer_norm_epsilon", 1e-6),
+            pad=config.get("pad_token_id", 0),
+        )  # fmt: skip
+    if kind == "bert":
+        if (act := config.get("hidden_act", "gelu")) != "gelu":
+            raise UserError(f"BERT: hidden_act={act!r} is not supported; known: gelu")
+        return BertText, common | dict(
+            length=config["max_position_embeddings"], depth=config["num_hidden_layers"], width=config["hidden_size"],
+            heads=config["num_attention_heads"], hidden=config["intermediate_size"], eps=config.get("layer_norm_eps", 1e-12),
+            pad=config.get("pad_token_id", 0),
+        )  # fmt: skip
+    raise UserError(
+        f"an encoder of text: model_type={kind!r} in config.json is not supported; known: clip_text_model, t5, bert"
+    )
+
+
+def abstract(module: TextEncoder) -> Any:
+    """Shapes of its variables."""
+    return jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 2), jnp.int32))
+
+
+def cleaned(module: TextEncoder, weights: Mapping[str, np.ndarray]) -> Tensors:
+    """The tensors of the encoder, by the names that all releases share."""
+    found = {}
+    for name, value in weights.items():
+        for prefix in ("text_model.", "bert."):
+            name = name.removeprefix(prefix)
+        if name.startswith(OTHERS) or name.endswith("position_ids") or name in LEFT:
+            continue
+        found[name] = value
+    if not (isinstance(module, ClipText) and module.projection):
+        found.pop("text_projection.weight", None)
+    if isinstance(module, T5Encoder) and "shared.weight" not in found and "encoder.embed_tokens.weight" in weights:
+        found["shared.weight"] = weights["encoder.embed_tokens.weight"]
+    return found
+
+
+def from_transformers(module: TextEncoder, weights: Mapping[str, np.ndarray]) -> Any:
+    """transformers' tensors -> variables of a net without `scan`. Raises UserError for a missing, extra or misshapen tensor."""
+    convert = lambda path, tensors: layout.ours(path[-1], tensors)  # noqa: E731
+    return fill(f"{type(module).__name__}", abstract(module), cleaned(module, weights), names(module), convert)
+
+
+def to_transformers(module: TextEncoder, variables: Any, prefix: str = "") -> Tensors:
+    """The inverse; prefix: `text_model.` of CLIP before transformers 5.6, which its projection has not."""
+    from flax.traverse_util import flatten_dict
+
+    weights, where = {}, names(module)
+    for path, value in flatten_dict(variables).items():
+        found = where(path)
+        tensors = theirs(path[-1], np.asarray(value), len(found))
+        weights |= {
+            n if n == "text_projection.weight" else f"{prefix}{n}": a for n, a in zip(found, tensors, strict=True)
+        }
+    return weights
