@@ -63,6 +63,7 @@ TABLES: dict[str, dict[str, str]] = {
         "unet": "jaxgen.nets.unet:UNet",
         "unet_condition": "jaxgen.nets.unet_condition:UNetCondition",
         "controlled_unet": "jaxgen.nets.controlnet:ControlledUNet",
+        "efficient_unet": "jaxgen.nets.efficient_unet:EfficientUNet",
         "dit": "jaxgen.nets.dit:DiT",
         "pixart": "jaxgen.nets.pixart:PixArt",
         "mmdit": "jaxgen.nets.mmdit:MMDiT",

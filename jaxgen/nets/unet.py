@@ -252,6 +252,10 @@ class UNet(nn.Module):
                 else:
                     h = UpConv(widths[i], dtype=self.dtype, kernel_init=ddpm_init(), name=f"up{i}_sample")(h)
                 h = h[:, : skips[-1].shape[1], : skips[-1].shape[2]]  # an odd size was rounded up
+        return self.conv_out(h)
+
+    def conv_out(self, h: Array) -> Array:
+        """The last norm and convolution, float32."""
         h = nn.silu(GroupNorm(self.groups, self.norm_eps, self.dtype, name="norm_out")(h))
         return self.conv(self.out_channels or self.shape[2], "conv_out", 0.0, padding=1)(h).astype(jnp.float32)
 
