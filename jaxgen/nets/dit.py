@@ -118,7 +118,7 @@ class DiTBlock(nn.Module):
         h = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]).reshape(b, n, d)
         x = x + gate1 * linear(d, "out")(h)
         if text:
-            look = TextAttention(self.heads, True, self.dtype, ddpm_init(), nn.initializers.zeros, name="text")
+            look = TextAttention(self.heads, True, self.dtype, ddpm_init(), out_init=nn.initializers.zeros, name="text")
             x = x + look(LayerNorm(dtype=self.dtype, name="norm_text")(x), text)
         h = linear(round(self.mlp_ratio * d), "mlp0")(norm(x, shift2, scale2, self.mlp_norm_eps))
         return x + gate2 * linear(d, "mlp1")(nn.gelu(h))
