@@ -14,8 +14,9 @@ import numpy as np
 
 from jaxgen.core.given import FilePath
 from jaxgen.core.ranges import BelowOne, Natural
-from jaxgen.core.spec import Spec, pictures
+from jaxgen.core.spec import Field, Spec, pictures
 from jaxgen.data import decode
+from jaxgen.data.captions import captions_of
 from jaxgen.data.files import find, natural, readable
 from jaxgen.data.sources.source import (
     Source,
@@ -44,6 +45,7 @@ class FolderSource(Source):
     resize: str
     on_broken: str
     notes: tuple[str, ...] = ()
+    told: tuple[tuple[str, ...], ...] = ()  # captions of each; (): there are none
     broken: set[int] = field(default_factory=set)  # those that could not be decoded when they were asked for
 
     def __len__(self) -> int:
@@ -66,7 +68,8 @@ class FolderSource(Source):
                     "counts it"
                 )
                 continue
-            return {"image": image} if self.labels is None else {"image": image, "label": self.labels[j]}
+            found = {"image": image} if self.labels is None else {"image": image, "label": self.labels[j]}
+            return found | ({"caption": (*self.told[j], "")[0]} if self.told else {})
         raise UserError(f"none of the {len(self)} images can be decoded, such as '{readable(self.file(0))}'")
 
     def sound(self, i: int) -> bool:
@@ -86,6 +89,11 @@ class FolderSource(Source):
     def lossy(self) -> bool:
         """By the endings of the names."""
         return any(name.lower().endswith(decode.JPEG) for name in self.names)
+
+    @property
+    def captions(self) -> Sequence[tuple[str, ...]] | None:
+        """Those of the files; a picture may have several, or none."""
+        return self.told or None
 
     def facts(self) -> Any:
         """Names and sizes of the files, and how they are brought to one size."""
@@ -128,7 +136,8 @@ class Folder:
     broken is replaced by the next. With size and channels given, no header is read in advance.
     eval_path: a second directory for evaluation. Without it, a folder that holds `train` and `val` (`valid`, `validation`,
     `eval`, `test`) and nothing else is its own two splits; else `eval_fraction` of the files are held out, by a hash of
-    their names, 0: none.
+    their names, 0: none. Where the captions' file says of every picture which `split` it is of, that counts.
+    captions: a file of captions (jaxgen.data.captions); "" looks for one in the folder and above it, or beside each picture.
     """
 
     path: FilePath
@@ -138,6 +147,7 @@ class Folder:
     resize: str = "cover"
     channels: Literal[0, 1, 3] = 0
     on_broken: str = "skip"
+    captions: FilePath = ""
 
     def open(self, split: str) -> FolderSource:
         """The "train" or "eval" part. Errors: no folder, no readable image, sizes that differ with no `size` given."""
@@ -154,7 +164,11 @@ class Folder:
         train, shape, looked = self._look(train, self.channels)
         labels, names = labels_of(train.names, classes), tuple(map(readable, classes))
         if held is None:
+            said = captions_of(train.root, train.names, self.captions)
+            splits = [said[name].split if name in said else "" for name in train.names]
             out = hold_out(train.names, self.eval_fraction, labels)
+            if all(splits) and len({*splits}) > 1:
+                out = np.array([split not in TRAINING for split in splits])
             notes += (*looked, *told_of_split(out, self.eval_fraction, labels, names))
             rows = split_rows(out, split, f"folder '{readable(self.path)}'")
             part = Part(train.root, [train.names[row] for row in rows])
@@ -173,8 +187,12 @@ class Folder:
             if classes:
                 notes += told_of_classes(labels, labels_of(held.names, classes), names)
             part = train if split == "train" else held
-        spec = pictures(shape, len(classes), names)
-        return FolderSource(spec, part.root, tuple(part.names), classes, self.size, self.resize, self.on_broken, notes)
+        spec, said = pictures(shape, len(classes), names), captions_of(part.root, part.names, self.captions)
+        spec = Spec(spec, caption=Field((), "str", "text")) if said else spec
+        told = tuple(said[name].texts if name in said else () for name in part.names) if said else ()
+        return FolderSource(
+            spec, part.root, tuple(part.names), classes, self.size, self.resize, self.on_broken, notes, told
+        )
 
     def _parts(self) -> tuple[Part, Part | None, tuple[str, ...]]:
         """The pictures to be trained on; those of a held-out folder, if there is one; and what is to be said of them."""
