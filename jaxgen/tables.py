@@ -119,6 +119,7 @@ TABLES: dict[str, dict[str, str]] = {
         "residual_classifier": "jaxgen.nets.classifier:ResidualClassifier",
         "timed_classifier": "jaxgen.nets.classifier:TimedClassifier",
     },
+    "text_encoder": {"frozen": "jaxgen.methods.text:FrozenText"},
     "optimizer": {
         "adam": "jaxgen.core.optim:Adam",
         "radam": "jaxgen.core.optim:RAdam",
@@ -219,7 +220,11 @@ TABLES: dict[str, dict[str, str]] = {
         "classifier": "jaxgen.diffusion.guide:ByClassifier",
     },
     "draw": {"draw": "jaxgen.methods.tokens:Draw"},
-    "run": {"run": "jaxgen.runs.frozen:FrozenRun", "pretrained": "jaxgen.pretrained.codecs:PublishedCodec"},
+    "run": {
+        "run": "jaxgen.runs.frozen:FrozenRun",
+        "pretrained": "jaxgen.pretrained.codecs:PublishedCodec",
+        "published_text": "jaxgen.pretrained.text:PublishedText",
+    },
     "perceptual": {
         "none": "jaxgen.methods.first_stage:NoPerceptual",
         "lpips": "jaxgen.pretrained.features:Lpips",
@@ -324,7 +329,8 @@ TABLES: dict[str, dict[str, str]] = {
 # config key -> table; a "net" is a module with its optimizer and average
 KEYS: dict[str, str] = {
     "net": "net", "gen": "net", "disc": "net", "base_gen": "net", "base_disc": "net", "ae": "net",
-    "encoder": "module", "text": "module", "decoder": "module", "quantizer": "module", "regularizer": "module",
+    "encoder": "module", 
+    "text": "module", "text_encoder": "text_encoder", "decoder": "module", "quantizer": "module", "regularizer": "module",
     "optimizer": "optimizer", "ema": "ema", "tokenizer": "tokenizer",
     "process": "process", "predict": "predict", "weight": "weight", "times": "times", "objective": "objective",
     "solver": "solver", "pairs": "solver",

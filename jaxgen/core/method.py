@@ -209,6 +209,18 @@ class Quantizes(Encodes, Protocol):
 
 
 @runtime_checkable
+class EncodesText(Protocol):
+    """Knows what a text says."""
+
+    @property
+    def values(self) -> int:
+        """Numbers of a token."""
+
+    def encode_text(self, w: Any, ids: Array) -> dict[str, Array]:
+        """Tokens int32 [B, L] -> states [B, L, D], mask [B, L], 1 where a token is real, and perhaps pooled [B, P]."""
+
+
+@runtime_checkable
 class Scores(Protocol):
     """Knows (a bound on) the likelihood of an image."""
 

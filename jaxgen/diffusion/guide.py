@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxgen.core.conditions import Cond, refuse_unknown
 from jaxgen.core.ranges import Natural, NonNegative, Share
-from jaxgen.core.spec import Conditions, Spec
+from jaxgen.core.spec import DataSpec, Spec
 from jaxgen.diffusion.process import Process, spread
 from jaxgen.diffusion.solvers.table import Estimate, x0_of
 from jaxgen.errors import UserError
@@ -105,7 +105,7 @@ class Negative:
     avoid: Natural | dict = (
         0  # condition -> its value for every example; those left out mean "any". A number is a label
     )
-    conditions: Conditions = field(default_factory=Spec)
+    conditions: DataSpec = field(default_factory=Spec)
 
     def __post_init__(self) -> None:
         if self.conditions:

@@ -6,6 +6,7 @@ Sampling (algorithm 2): x_1 ~ N(0, sigma(1)^2), then the solver follows the deno
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +62,7 @@ class Diffusion(LossMethod):
     solver: Solver = field(default_factory=Ancestral)
     guide: Guide = field(default_factory=NoGuide)
     nll: NegativeLogLikelihood = field(default_factory=FlowLikelihood)
+    text_encoder: Any = None  # a frozen one, for a net that is told states of a text (jaxgen.methods.text)
     condition_dropout: BelowOne = 0.0  # share of examples that lose their conditions in training: for guidance
 
     def __post_init__(self) -> None:
@@ -83,6 +85,15 @@ class Diffusion(LossMethod):
         uncertainty = hasattr(self.net.module, "uncertainty")
         there = {"null": learns_null(self), "label": self.spec.label, "uncertainty": uncertainty}
         return tuple(what for what, has in there.items() if has)
+
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """Kinds of conditions: what the net takes, and tokens where they are encoded for it."""
+        return (*super().takes, *(["tokens"] if self.text_encoder else []))
+
+    def encoded(self, w: Weights, cond: Cond) -> Cond:
+        """The conditions as the net is told them: a frozen encoder has read the text."""
+        return self.text_encoder(self.spec, w.frozen, cond) if self.text_encoder else cond
 
     @property
     def classes(self) -> int:
@@ -129,6 +140,7 @@ class Diffusion(LossMethod):
         t, factor = self.when(w, times_rng, len(batch[self.spec.target]))
         if train:
             cond = drop(self.spec, cond, self.condition_dropout, drop_rng)
+        cond = self.encoded(w, cond)
         x0, eps = self.couple(w, batch, t, cond, noise_rng)
         level, clock = level_at(self.process, t, x0), self.process.clock(t)
         x = level.noised(x0, eps)
@@ -172,16 +184,19 @@ class Diffusion(LossMethod):
                 return self.net.apply(w.nets["net"], len(next(iter(cond.values()))), cond, method="listen")[0]
 
             cond, null = heard(cond), heard(worse(self.guide, null))
+        elif self.text_encoder:
+            cond, null = self.encoded(w, cond), self.encoded(w, worse(self.guide, null))
         return self.guide(self.unguided(w.nets["net"]), cond, null, other)
 
     def loans(self) -> dict[str, Loan]:
-        """The guide's second model."""
+        """The guide's second model, and an encoder of text."""
         roles = {
             "weak": Role(Diffusion, "diffusion model", conditions=True, alike=("process",)),
             "judge": Role(JudgesNoise, "classifier of noisy images", alike=("process", "classes")),
         }
         there = [name for name in roles if hasattr(self.guide, name)]
-        return {name: Loan(getattr(self.guide, name), roles[name], f"method.guide.{name}") for name in there}
+        text = self.text_encoder.loans() if self.text_encoder else {}
+        return text | {name: Loan(getattr(self.guide, name), roles[name], f"method.guide.{name}") for name in there}
 
     def second(self, w: Weights) -> CondModel:
         """What the guide sets against the model: a worse model, or a classifier's slope."""
@@ -217,7 +232,7 @@ class Diffusion(LossMethod):
 
     def log_prob(self, w: Weights, batch: Batch, rng: Array) -> Array:
         """[B] log-likelihood (or its bound, see `nll`) in nats, without guidance."""
-        model, cond, x = self.unguided(w.nets["net"]), self.conditions(batch), self.target(batch)
+        model, cond, x = self.unguided(w.nets["net"]), self.encoded(w, self.conditions(batch)), self.target(batch)
         if self.levels:  # of which uint8 holds the nearest whole number
             x = from_levels(to_levels(x, self.levels), self.levels)
         return -self.nll(lambda x, t: model(x, t, cond), self.process, x, rng)

@@ -1,19 +1,29 @@
 """Published encoders of text <-> ours: transformers' CLIP (with and without `text_model.`), T5 (v1.1) and BERT."""
 
+import json
+import shutil
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
+from jaxgen.core.given import FilePath
+from jaxgen.core.lender import Frozen, Role
+from jaxgen.core.ranges import Precision
+from jaxgen.core.spec import Spec
 from jaxgen.errors import UserError
 from jaxgen.nets.text import BertText, ClipText, T5Encoder, TextEncoder
 from jaxgen.pretrained import layout
 from jaxgen.pretrained.layout import Tensors, fill, theirs
+from jaxgen.pretrained.torch_files import read_tensors
 
 Names = Callable[[tuple[str, ...]], list[str]]  # our path -> the tensors of theirs, side by side
-HALVES = {"qkv": ("q", "k", "v")}
 CLIP = {
     "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "out": ("self_attn.out_proj",),
@@ -152,8 +162,6 @@ def from_transformers(module: TextEncoder, weights: Mapping[str, np.ndarray]) ->
 
 def to_transformers(module: TextEncoder, variables: Any, prefix: str = "") -> Tensors:
     """The inverse; prefix: `text_model.` of CLIP before transformers 5.6, which its projection has not."""
-    from flax.traverse_util import flatten_dict
-
     weights, where = {}, names(module)
     for path, value in flatten_dict(variables).items():
         found = where(path)
@@ -162,3 +170,88 @@ def to_transformers(module: TextEncoder, variables: Any, prefix: str = "") -> Te
             n if n == "text_projection.weight" else f"{prefix}{n}": a for n, a in zip(found, tensors, strict=True)
         }
     return weights
+
+
+def files(folder: str | Path) -> list[Path]:
+    """config.json and the tensors' files of a folder; a UserError where it lacks them. Of a pipeline its `text_encoder` counts."""
+    folder = Path(folder)
+    folder = folder / "text_encoder" if (folder / "text_encoder/config.json").is_file() else folder
+    found = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not (folder / "config.json").is_file() or not found:
+        raise UserError(
+            f"{folder} has no config.json with .safetensors or pytorch_model.bin; name the folder of an encoder of text"
+        )
+    return [folder / "config.json", *found]
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A net as `EncodesText` asks for it; its weights are its variables."""
+
+    module: TextEncoder
+
+    @property
+    def values(self) -> int:
+        """Rows of its table."""
+        return self.module.values
+
+    def encode_text(self, w: Any, ids: jax.Array) -> dict[str, jax.Array]:
+        """States, mask, pooled."""
+        return self.module.apply(w, ids)
+
+
+@dataclass(frozen=True)
+class PublishedText:
+    """An encoder of text of another project; nothing of it is trained."""
+
+    path: FilePath = ""  # transformers' folder of a CLIP, T5 v1.1 or BERT, or a pipeline, whose text_encoder counts
+    states: Literal["last", "penultimate"] = "last"  # of CLIP: behind the last norm, or before the last block (SDXL)
+    dtype: Precision = "float32"  # of its weights and products
+
+    @cached_property
+    def _module(self) -> TextEncoder:
+        try:
+            config = json.loads(files(self.path)[0].read_text())
+        except ValueError as error:
+            raise UserError(f"{self.path}/config.json is not valid JSON ({error}); load it anew") from None
+        kind, found = fields(config)
+        return kind(**found, dtype=self.dtype, **({"states": self.states} if kind is ClipText else {}))
+
+    @property
+    def abstract(self) -> Frozen:
+        """Shapes and dtypes of what it lends."""
+        kind = jnp.dtype(self.dtype)
+        return Frozen(
+            jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, kind), abstract(self._module)), _Model(self._module)
+        )
+
+    def load(self, places: Frozen) -> Frozen:
+        """The net with its weights on those shardings, one after the other."""
+        where = flatten_dict(places.weights)
+
+        def put(path: tuple[str, ...], value: np.ndarray) -> jax.Array:
+            value = np.asarray(value, jnp.dtype(self.dtype))
+            return jax.make_array_from_callback(value.shape, where[path], lambda index: value[index])
+
+        tensors = {name: value for file in files(self.path)[1:] for name, value in read_tensors(file).items()}
+        with layout.placing(put):
+            return Frozen(from_transformers(self._module, tensors), _Model(self._module))
+
+    def check(self, name: str, role: Role, spec: Spec, borrower: Any) -> None:
+        """A UserError unless it is there and can serve in that role; `name` is the config key that holds it."""
+        if not self.path:
+            raise UserError(f"{name}.path is empty: name the folder of a published encoder of text ({name}.path=DIR)")
+        if not isinstance(self.abstract.model, role.needs):
+            raise UserError(
+                f"{name}.path={self.path} is an encoder of text, which is no {role.what}; name a run: {name}=DIR"
+            )
+
+    def copy_to(self, folder: Path) -> None:
+        """What is needed of it, for a run's own directory."""
+        folder.mkdir(parents=True)
+        for file in files(self.path):
+            shutil.copyfile(file, folder / file.name)
+
+    def kept_in(self, folder: Path) -> "PublishedText":
+        """Its copy in that folder, where there is one."""
+        return replace(self, path=str(folder)) if folder.is_dir() else self

@@ -129,6 +129,9 @@ def _beyond(config: ConfigDict, batches: int, examples: int, shards: int) -> str
 def build_method(config: ConfigDict, spec: Spec) -> Method:
     """The method of a config for batches of that Spec."""
     facts = given(spec, config.data.batch, config.steps, span(config))
+    if text := config.method.get("text_encoder"):  # nets are told what it makes of a text
+        where = "config.method.text_encoder"
+        facts["conditions"] = registry.build("text_encoder", text.to_dict(), where=where).spec(spec).conditions
     return registry.build("method", config.method.to_dict(), facts, "config.method")
 
 
