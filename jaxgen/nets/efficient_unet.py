@@ -15,7 +15,7 @@ from jaxgen.core.conditions import Cond
 from jaxgen.core.ranges import BelowOne, Count, Positive
 from jaxgen.core.spec import Spec
 from jaxgen.errors import UserError
-from jaxgen.nets.conditioning import Text, beside_text, read_text, vector
+from jaxgen.nets.conditioning import Listens, Text, beside_text, read_text, vector
 from jaxgen.nets.layers import Dense, GroupNorm, LayerNorm, UpConv, attention, ddpm_init, remat, timestep_embedding
 from jaxgen.nets.unet import Told, UNet, heads_of
 
@@ -48,7 +48,7 @@ class JointAttention(nn.Module):
         return x + linear(c, "out", 0.0)(h.reshape(x.shape))
 
 
-class EfficientUNet(UNet):
+class EfficientUNet(Listens, UNet):
     """Any prediction about x that is told a text; the defaults have the widths and blocks of Imagen's net from 64 to 256 pixels.
 
     x [B, H, W, C] float; t [B] in diffusion steps, 0..999; cond: a text (`jaxgen.nets.conditioning`), labels and embeddings, added
@@ -70,13 +70,14 @@ class EfficientUNet(UNet):
 
     @nn.compact
     def __call__(self, x: Array, t: Array, cond: Cond | None = None, train: bool = False) -> Array:
+        cond = self.listen(len(x), cond, train)
         told = self.told(t, cond, train)
         skips = self.down(self.conv_in(x, cond), told)
         return self.up(skips[-1], skips[:-1], told)
 
     def told(self, t: Array, cond: Cond | None, train: bool) -> Told:
         """With the text, its mean, and the noise of a small picture."""
-        text = read_text(self.conditions, cond, len(t), self)
+        text = read_text(self.heard, cond, len(t), self)
         states = LayerNorm(dtype=self.dtype, name="text_norm")(text.states)
         seen = jnp.ones_like(states[..., 0]) if text.mask is None else text.mask[:, 0].astype(states.dtype)
         mean = (states * seen[..., None]).sum(1) / jnp.maximum(seen.sum(1), 1)[:, None]
@@ -88,18 +89,18 @@ class EfficientUNet(UNet):
 
         emb = emb + net(mean, "pooled")
         if self.noisy:
-            level = 1000.0 * vector(self.conditions, cond, "noise", len(t))[:, 0]
+            level = 1000.0 * vector(self.heard, cond, "noise", len(t))[:, 0]
             emb = emb + net(timestep_embedding(level, self.width, self.flip_sin_to_cos, self.freq_shift), "noise")
         return Told(emb, train, Text(states, text.mask))
 
     @property
     def noisy(self) -> bool:
         """Whether it is told how noisy a small picture is."""
-        return "noise" in self.conditions.of("embedding")
+        return "noise" in self.heard.of("embedding")
 
     def added(self) -> Spec:
         """The text is looked at, and the noise has a net of its own."""
-        return beside_text(self.conditions).where(lambda name, _: name != "noise")
+        return beside_text(self.heard).where(lambda name, _: name != "noise")
 
     def down(self, h: Array, told: Told) -> list[Array]:
         """What every level gives, finest first."""

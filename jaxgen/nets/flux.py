@@ -103,7 +103,7 @@ class Flux(Listens):
         numbers = {"guidance": 1000.0 * self.how_guided(cond, len(x))} if self.guided else {}
         embed = TimeEmbedding(self.width, self.heard, self.null_label, self.dtype, name="embed")
         c = embed(1000.0 * t.astype(jnp.float32), cond, **numbers)
-        told = Dense(self.width, dtype=self.dtype, kernel_init=ddpm_init(), name="text")(text.states)
+        told = Dense(self.width, dtype=self.dtype, kernel_init=ddpm_init(), name="states")(text.states)
 
         length = told.shape[1]
         angles, mask = jnp.asarray(angles_of(rows, columns, length, self.axes)), seen_by_all(text.mask, rows * columns)

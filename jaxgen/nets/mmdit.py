@@ -181,7 +181,7 @@ class MMDiT(Listens):
         h = Dense(self.width, dtype=self.dtype, kernel_init=ddpm_init(), name="patch")(patchify(x, self.patch))
         h += self.waves(rows, columns).astype(h.dtype)
         c = TimeEmbedding(self.width, self.heard, self.null_label, self.dtype, name="embed")(t, cond)
-        told = Dense(self.width, dtype=self.dtype, kernel_init=ddpm_init(), name="text")(text.states)
+        told = Dense(self.width, dtype=self.dtype, kernel_init=ddpm_init(), name="states")(text.states)
 
         kind = remat(JointBlock, self.remat, prevent_cse=not self.scan)
         block, mask = partial(kind, self.heads, self.qk_norm, self.dtype), seen_by_all(text.mask, rows * columns)

@@ -161,7 +161,7 @@ class UVitMasked(Layers):
     def __call__(self, ids: Array, cond: Cond | None = None, train: bool = False) -> Array:
         rows, columns = self.grid()
         text = read_text(self.conditions, cond, len(ids), self)
-        c, states = self.told(cond, len(ids)), self.norm(self.linear(self.width, "text")(text.states), "text_norm")
+        c, states = self.told(cond, len(ids)), self.norm(self.linear(self.width, "states")(text.states), "states_norm")
         text = Text(states, text.mask)
 
         table = self.rows or self.vocabulary + 1

@@ -11,6 +11,7 @@ from jaxgen.pretrained.diffusers import read_folder, write_folder
 from jaxgen.pretrained.layout import Tensors, suffix
 
 WHAT = "diffusers ControlNetModel"
+net = ControlNet
 UP = {"CrossAttnDownBlock2D": "CrossAttnUpBlock2D", "DownBlock2D": "UpBlock2D"}
 DEFAULTS = dict(
     conditioning_channels=3,

@@ -44,7 +44,7 @@ EMBED = {
     "embed.pooled1": ("time_text_embed.text_embedder.linear_2",),
     "embed.guidance0": ("time_text_embed.guidance_embedder.linear_1",),
     "embed.guidance1": ("time_text_embed.guidance_embedder.linear_2",),
-    "text": ("context_embedder",),
+    "states": ("context_embedder",),
     "adaln_out": ("norm_out.linear",),
     "out": ("proj_out",),
 }

@@ -25,6 +25,7 @@ from jaxgen.pretrained.diffusers import place_of, read_folder, their_modules, wr
 from jaxgen.pretrained.layout import Tensors, fill, suffix
 
 WHAT = "diffusers UNet2DConditionModel"
+net = UNetCondition
 Names = Callable[[layout.Path, int], list[str]]  # our leaf, the number of levels -> the names of theirs
 LENGTH = 77  # tokens of CLIP; the net reads texts of any length
 SHARED = (

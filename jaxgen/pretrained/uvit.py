@@ -130,8 +130,8 @@ UVIT = Table(
     net_fields=_fields,
     net_config=_config,
     table={
-        "text": ("encoder_proj",),
-        "text_norm": ("encoder_proj_layer_norm",),
+        "states": ("encoder_proj",),
+        "states_norm": ("encoder_proj_layer_norm",),
         "told0": ("cond_embed.linear_1",),
         "told1": ("cond_embed.linear_2",),
         "table": ("embed.embeddings",),

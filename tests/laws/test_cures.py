@@ -329,6 +329,7 @@ ELSEWHERE = {
     "pretrained/flux.py": (2, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
     "pretrained/mmdit.py": (3, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
     "pretrained/pixart.py": (2, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
+    "pretrained/text_nets.py": (2, "folders and nets of another kind; tests/pretrained/test_weights_page.py"),
     "pretrained/transformers.py": (3, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
     "pretrained/unet_condition.py": (9, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
     "pretrained/uvit.py": (2, "configs that are not ours, and nets that are not theirs; tests/pretrained"),

@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from cases import ROOT
 
-from jaxgen.core.spec import labels
+from jaxgen.core.spec import Field, Spec, labels
+from jaxgen.errors import UserError
 from jaxgen.nets.dit import DiT, position_waves
 from jaxgen.nets.ldm_autoencoder import LdmAutoencoder, NormalRegularizer
 from jaxgen.nets.unet import UNet
+from jaxgen.nets.unet_condition import UNetCondition
+from jaxgen.pretrained import text_nets, unet_condition
 from jaxgen.pretrained.diffusers import load_unet, save_unet
 from jaxgen.pretrained.dit import to_author
 from jaxgen.pretrained.edm import edm_module, to_edm
@@ -74,6 +77,24 @@ def test_dit_of_its_authors(here):
     assert again.keys() == stored.keys() - {"pos_embed"}
 
 
+def test_nets_that_read_a_text(here):
+    module = UNetCondition(
+        shape=(8, 8, 4), conditions=Spec(states=Field((77, 6), "float32", "embedding")), width=8, mults=(1,), blocks=1, groups=4,
+        heads=2, attend_down=(True,), attend_up=(True,),
+    )  # fmt: skip
+    shapes = unet_condition.shapes_of(module)
+    text_nets.save("unet", module, jax.tree.map(lambda a: np.full(a.shape, 0.1, np.float32), shapes))
+    names = {}
+    exec(block("text_nets.load"), names)
+    assert names["out"].shape == (1, 8, 8, 4)
+    for file in ("config.json", "diffusion_pytorch_model.safetensors"):
+        assert (here / "again" / file).read_bytes() == (here / "unet" / file).read_bytes()
+    with pytest.raises(UserError, match=r"UNet2DConditionModel.*not None"):
+        text_nets.load("nowhere")
+    with pytest.raises(UserError, match="DiT has no twin"):
+        text_nets.save("again", DiT(), {})
+
+
 def test_autoencoders(tiny, here):
     from jaxgen.pretrained.autoencoders import load_diffusers, save_diffusers
     from jaxgen.train import train
@@ -111,7 +132,7 @@ def test_every_function_that_it_names_is_there():
     import importlib
 
     page = (ROOT / "docs/weights.md").read_text()
-    named = set(re.findall(r"`(autoencoders|diffusers|dit|edm|torch_files)\.(\w+)", page))
+    named = set(re.findall(r"`(autoencoders|diffusers|dit|edm|text_nets|torch_files)\.(\w+)", page))
     assert len(named) >= 10
     for room, name in named:
         assert hasattr(importlib.import_module(f"jaxgen.pretrained.{room}"), name), (room, name)
