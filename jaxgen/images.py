@@ -143,6 +143,26 @@ def save_grid(path: str | os.PathLike, images: np.ndarray, columns: int = 0, cap
     save_png(path, np.concatenate([_strip(captions, canvas.shape[1]), canvas]) if captions else canvas)
 
 
+def save_captioned(path: str | os.PathLike, images: np.ndarray, texts: Sequence[str], columns: int = 0) -> None:
+    """Pictures [N, H, W, C], each above its text, which is broken into lines; small ones grow by whole factors."""
+    images = np.stack([_grown(x, 144) for x in images])
+    font, side, line = ImageFont.load_default(size=13), images.shape[2], 16
+    broken = []
+    for text in texts:
+        lines = [""]
+        for word in text.split():
+            longer = f"{lines[-1]} {word}".strip()
+            lines = [*lines[:-1], longer] if font.getlength(longer) <= side - 4 or not lines[-1] else [*lines, word]
+        broken.append(lines)
+    below = np.full((len(images), line * max(map(len, broken)) + 4, side, images.shape[3]), 255, np.uint8)
+    for strip, lines in zip(below, broken, strict=True):
+        drawn = Image.fromarray(strip[..., 0])
+        for i, text in enumerate(lines):
+            ImageDraw.Draw(drawn).text((1, line * i + 1), text, 0, font)
+        strip[:] = np.asarray(drawn)[..., None]
+    save_png(path, grid(np.concatenate([images, below], 1), columns, pad=6))
+
+
 def save_gif(path: str | os.PathLike, frames: np.ndarray, seconds: float = 0.08, min_side: int = 160) -> None:
     """Write uint8 frames [T, H, W, 3] as a film that repeats, each so many seconds; small ones grow by whole factors."""
     path = Path(path)

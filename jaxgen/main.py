@@ -6,6 +6,7 @@ python -m jaxgen.main --config=FILE.py --config.method.net.width=64 --config.ste
 python -m jaxgen.main --workdir=runs/digits --mode=sample --num=100 --labels=3,7     images from a run
 python -m jaxgen.main --workdir=runs/digits --mode=sample --config.method.solver=ddim --config.method.solver.steps=20
 python -m jaxgen.main --workdir=runs/digits --mode=eval                              figures of a run
+python -m jaxgen.main --workdir=runs/captioner --mode=caption --input=PICTURES       what pictures show (without: held-out ones)
 python -m jaxgen.main --workdir=D --mode=eval --config.eval.quality.num=10000        FID of a run (and many more)
 python -m jaxgen.main --workdir=D --mode=sweep --stds=0.02,0.05,0.1,0.2              figures by the length of the average
 python -m jaxgen.main --workdir=D --mode=latents --tool=interpolate --tool.pictures=0,3  between samples (also mix, project, ...)
@@ -25,7 +26,7 @@ from typing import Any, NoReturn
 from jaxgen.core.given import expand
 from jaxgen.errors import UserError, line, told, warn_in_a_line
 
-MODES = ("train", "eval", "sample", "sweep", "latents", "cache", "show")
+MODES = ("train", "eval", "sample", "caption", "sweep", "latents", "cache", "show")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,18 +54,22 @@ def parser() -> argparse.ArgumentParser:
         "--mode",
         default="train",
         choices=MODES,
-        help="train (default); sample: make images; eval: run the evaluators of the config; sweep: the same for several "
-        "averages of the weights; latents: use a tool on what samples are made of; cache: encode the data once by the "
-        "config's codec; show: explain every key",
+        help="train (default); sample: make images; caption: say what pictures show; eval: run the evaluators of the config; "
+        "sweep: the same for several averages of the weights; latents: use a tool on what samples are made of; cache: encode "
+        "the data once by the config's codec; show: explain every key",
     )
     p.add_argument(
-        "--step", type=int, default=-1, help="eval, sample, sweep, latents: the checkpoint (default: the newest)"
+        "--step",
+        type=int,
+        default=-1,
+        help="eval, sample, caption, sweep, latents: the checkpoint (default: the newest)",
     )
     p.add_argument(
         "--weights",
         default="ema",
         metavar="NAME",
-        help="eval, sample, latents: ema, the running average of the weights (default); raw, the weights as training left them; "
+        help="eval, sample, caption, latents: ema, the running average of the weights (default); raw, the weights as training "
+        "left them; "
         "the label of one of several averages; stdX, an average of that width, reconstructed from snapshots",
     )
     p.add_argument("--stds", default="", metavar="A,B,...", help="sweep: widths of averages (default: all kept)")
@@ -95,6 +100,10 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=expand, default="", metavar="PATH", help="PATH.png and PATH.npz (default: in DIR/samples)"
     )
     s.add_argument("--files", action="store_true", help="write every image as a file of its own too")
+    c = p.add_argument_group("caption", "takes --num and --out too")
+    c.add_argument(
+        "--input", type=expand, default="", metavar="PATH", help="a picture, or a folder of them (default: held-out)"
+    )
     t = p.add_argument_group(
         "latents", "takes --labels, --seed and --out too; without --tool it lists all tools and their keys"
     )
@@ -187,6 +196,11 @@ def run(argv: list[str]) -> None:
         from jaxgen.evaluate import sweep
 
         sweep(args.workdir, _numbers(float, "--stds", args.stds, "0.05,0.1"), args.step, changes)
+    elif args.mode == "caption":
+        from jaxgen.caption import caption
+
+        what = {k: getattr(args, k) for k in ("input", "num", "out", "weights", "step")}
+        caption(args.workdir, **what, changes=changes)
     elif args.mode == "latents":
         from jaxgen.latents.verb import latents
 
@@ -202,13 +216,16 @@ def run(argv: list[str]) -> None:
 
 # flag -> the modes that it says something to
 USERS = {
-    **dict.fromkeys(("num", "ask", "files", "prompt", "prompts"), ("sample",)),
-    **dict.fromkeys(("labels", "seed", "out"), ("sample", "latents")),
+    **dict.fromkeys(("ask", "files", "prompt", "prompts"), ("sample",)),
+    **dict.fromkeys(("labels", "seed"), ("sample", "latents")),
+    "num": ("sample", "caption"),
+    "out": ("sample", "caption", "latents"),
+    "input": ("caption",),
     "tool": ("latents",),
     "stds": ("sweep",),
     "json": ("show",),
-    "weights": ("eval", "sample", "latents"),
-    "step": ("eval", "sample", "sweep", "latents"),
+    "weights": ("eval", "sample", "caption", "latents"),
+    "step": ("eval", "sample", "caption", "sweep", "latents"),
 }
 
 

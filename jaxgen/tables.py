@@ -37,6 +37,7 @@ TABLES: dict[str, dict[str, str]] = {
         "codec": "jaxgen.tasks.codec:Codec",
         "coarse": "jaxgen.tasks.coarse:Coarse",
         "levels": "jaxgen.tasks.levels:Levels",
+        "describe": "jaxgen.tasks.describe:Describe",
     },
     "method": {
         "diffusion": "jaxgen.methods.diffusion:Diffusion",
@@ -54,6 +55,7 @@ TABLES: dict[str, dict[str, str]] = {
         "autoregressive": "jaxgen.methods.autoregressive:Autoregressive",
         "vqgan": "jaxgen.methods.first_stage:VqGan",
         "kl_autoencoder": "jaxgen.methods.first_stage:KlAutoencoder",
+        "captioner": "jaxgen.methods.captioner:Captioner",
         "classifier": "jaxgen.methods.classifier:Classifier",
         "noisy_classifier": "jaxgen.methods.classifier:NoisyClassifier",
         "progressive_distillation": "jaxgen.methods.progressive_distillation:ProgressiveDistillation",
@@ -116,6 +118,9 @@ TABLES: dict[str, dict[str, str]] = {
         "clip_text": "jaxgen.nets.text:ClipText",
         "t5_encoder": "jaxgen.nets.text:T5Encoder",
         "bert_text": "jaxgen.nets.text:BertText",
+        "vit_encoder": "jaxgen.nets.captioner:VitEncoder",
+        "lstm_captioner": "jaxgen.nets.captioner:LstmCaptioner",
+        "transformer_captioner": "jaxgen.nets.captioner:TransformerCaptioner",
         "residual_classifier": "jaxgen.nets.classifier:ResidualClassifier",
         "timed_classifier": "jaxgen.nets.classifier:TimedClassifier",
     },
@@ -322,6 +327,7 @@ TABLES: dict[str, dict[str, str]] = {
         "neighbours": "jaxgen.evaluation.image_sets:Neighbours",
         "diversity": "jaxgen.evaluation.image_sets:Diversity",
         "restoration": "jaxgen.evaluation.image_sets:Restoration",
+        "captions": "jaxgen.evaluation.captions:Captions",
         "from_conditions": "jaxgen.evaluation.image_sets:FromConditions",
     },
 }

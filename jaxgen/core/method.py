@@ -159,6 +159,17 @@ class Tunes(Protocol):
 
 
 @runtime_checkable
+class Describes(Protocol):
+    """Says in words what a picture shows: its target is the tokens of a text."""
+
+    def describe(self, w: Weights, batch: Batch) -> Array:
+        """int32 [B, *spec.shape]: the words found for every picture."""
+
+    def looked(self, w: Weights, batch: Batch, words: Array) -> Array:
+        """float32 [B, L, h, w], sums of 1 over the places: where it looks while it says each of those words [B, L]."""
+
+
+@runtime_checkable
 class Reconstructs(Protocol):
     """Can encode an image and bring it back."""
 

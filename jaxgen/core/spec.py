@@ -34,6 +34,7 @@ class Field:
     values: int = 0  # classes of a label, vocabulary of tokens
     names: tuple[str, ...] = ()  # of a label's values
     empty: tuple[int, ...] = ()  # tokens: those of the empty text
+    end: int = -1  # tokens of a text: the one behind its last piece; what follows it is pad
     levels: int = 256  # of the values of a picture in uint8: evenly from 0 to 255; 0: unknown
 
     def __post_init__(self) -> None:
@@ -145,6 +146,11 @@ class Spec(Mapping[str, Field]):
         return self[self.label].values if self.label else 0
 
     @property
+    def answers(self) -> int:
+        """Values of all labels together, which a classifier tells apart."""
+        return sum(field.values for field in self.conditions.of("label").values())
+
+    @property
     def vocabulary(self) -> int:
         """Values of a token of the target: codes, or the levels of pixels; 0: it is not made of tokens."""
         return self[self.target].values or self.levels
@@ -205,7 +211,7 @@ def encoded(length: int, width: int, pooled: int = 0) -> Spec:
 
 
 TargetShape = Annotated[tuple[Count, ...], Given("shape")]
-Classes = Annotated[Count, Given("classes")]
+Classes = Annotated[Count, Given("classes")]  # of all labels together
 Vocabulary = Annotated[Count, Given("vocabulary")]  # values that a token of the target takes
 TextValues = Annotated[Count, Given("text_values")]  # numbers of a token of the text that the run is told
 TextLength = Annotated[Count, Given("text_length")]  # tokens of that text
@@ -219,7 +225,7 @@ PhaseSpan = Annotated[tuple[Natural, ...], Given("phase")]  # the first step of 
 
 def given(spec: Spec, batch: int, steps: int, phase: tuple[int, int]) -> dict[str, Any]:
     """The facts that `Given` fields ask for."""
-    facts = {"shape": spec.shape, "classes": spec.classes, "conditions": spec.conditions, "levels": spec.levels}
+    facts = {"shape": spec.shape, "classes": spec.answers, "conditions": spec.conditions, "levels": spec.levels}
     for field in list(spec.conditions.of("tokens").values())[:1]:
         facts |= {"text_values": field.values, "text_length": field.shape[0]}
     return {"spec": spec, "vocabulary": spec.vocabulary, "batch": batch, "steps": steps, "phase": phase, **facts}

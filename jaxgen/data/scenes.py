@@ -5,8 +5,11 @@ of the image side, so that 32 x 32 and 256 x 256 renderings show the same pictur
 (negative inside); a pixel's coverage is the distance to the edge in pixels, which is analytic antialiasing.
 """
 
+import itertools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -128,6 +131,60 @@ def caption(scene: Scene) -> str:
     """`a small red circle at the top left and a large blue star at the bottom right, on grey`."""
     things = (f"a {s.size} {s.colour} {s.kind} {s.place}" for s in scene.shapes)
     return f"{' and '.join(things)}, on {scene.background}"
+
+
+class Thing(NamedTuple):
+    """What a caption says of a shape."""
+
+    size: str
+    colour: str
+    kind: str
+    place: str
+
+
+class Told(NamedTuple):
+    """What a caption says of a scene."""
+
+    background: str
+    things: tuple[Thing, ...]
+
+
+def read(caption: str) -> Told | None:
+    """The inverse of `caption`; None for every other text."""
+    found = re.fullmatch(r"(a .+), on (\w+)", caption.strip())
+    things = (
+        [re.fullmatch(r"a (\w+) (\w+) (\w+) (\w+ the .+)", part) for part in found[1].split(" and ")] if found else []
+    )
+    if not found or found[2] not in BACKGROUNDS or not all(things):
+        return None
+    told = Told(found[2], tuple(Thing(*thing.groups()) for thing in things))
+    known = (RADII, COLOURS, SHAPES, PLACES)
+    sound = all(word in names for thing in told.things for word, names in zip(thing, known, strict=True))
+    return told if sound else None
+
+
+def agreement(told: Told | None, true: Told) -> dict[str, float]:
+    """0 to 1: the share of things that agree in each attribute, the background, `all`; of several things `binding`.
+
+    Things are paired so that they agree as far as they can; too many or too few of them count as wrong. binding: every thing has
+    its own colour and kind, not another's.
+    """
+    if told is None:
+        return dict.fromkeys((*Thing._fields, "background", "all", *["binding"] * (len(true.things) > 1)), 0.0)
+    num = max(len(told.things), len(true.things))
+    fewer, more = sorted((told.things, true.things), key=len)
+    same = max(
+        ([[x == y for x, y in zip(*pair, strict=True)] for pair in zip(fewer, order, strict=True)]
+         for order in itertools.permutations(more, len(fewer))),
+        key=lambda pairs: sum(map(sum, pairs)),
+    )  # fmt: skip
+    found = {name: sum(pair[i] for pair in same) / num for i, name in enumerate(Thing._fields)}
+    found["background"] = float(told.background == true.background)
+    found["all"] = float(all(v == 1.0 for v in found.values()))
+    if len(true.things) > 1:
+        bound = [sorted((thing.colour, thing.kind) for thing in things) for things in (told.things, true.things)]
+        found["binding"] = float(bound[0] == bound[1])
+    return found
 
 
 def render(scene: Scene, size: int) -> np.ndarray:

@@ -128,7 +128,8 @@ class Tokenizer:
     def field(self, captions: int = 1) -> Field:
         """What the texts of an example are: [length], or [captions, length] where there are several."""
         shape, kind = ((captions, self.length), "captions") if captions > 1 else ((self.length,), "tokens")
-        return Field(shape, "int32", kind, values=self.values, empty=tuple(int(i) for i in self.encode([""])[0]))
+        empty = tuple(int(i) for i in self.encode([""])[0])
+        return Field(shape, "int32", kind, values=self.values, empty=empty, end=self.around[1])
 
 
 @dataclass(frozen=True, kw_only=True)

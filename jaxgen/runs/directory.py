@@ -40,7 +40,7 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 # is laid out; how the optimizers go on, since a run that diverged must be able to. A checkpoint keeps the config that made it.
 FREE = re.compile(
     r"(steps|log_every|save_every|keep|snapshot_every|steps_per_call|mesh|sharding|eval|watch|phases|since|init"
-    r"|data\.(placement|device_mb|workers|prefetch|data_dir|eval_path|eval_split)|method\.(solver|guide|nll|microbatches|truncate|stats|standing|draw|temperature|pixels|passes|doubt|first))\b.*"
+    r"|data\.(placement|device_mb|workers|prefetch|data_dir|eval_path|eval_split)|method\.(solver|guide|nll|microbatches|truncate|stats|standing|draw|temperature|pixels|passes|doubt|first|beam|length_penalty))\b.*"
     r"|.*\.(path|remat|dtype)"
     r"|.*\.schedule_steps"
     r"|.*\.optimizer\.(lr|warmup|schedule|final|hold|clip|weight_decay|decay|b1|b2|rho|eps|eps_in_root)"

@@ -21,7 +21,7 @@ from jaxgen.core import conditions, keys, parallel
 from jaxgen.core.inputs import Input, holding
 from jaxgen.core.layout import Layout
 from jaxgen.core.lender import Frozen, Loan, weights_hash
-from jaxgen.core.method import Borrows, Encodes, Inherits, Method, Metrics, Refuses, Samples, Settles, Tunes
+from jaxgen.core.method import Borrows, Describes, Encodes, Inherits, Method, Metrics, Refuses, Samples, Settles, Tunes
 from jaxgen.core.net import Net
 from jaxgen.core.spec import Spec, given
 from jaxgen.core.state import Array, NetState, PyTree, TrainState, Variables, Weights
@@ -664,7 +664,8 @@ class Experiment:
         """
         if not isinstance(self.method, Samples):
             why = "it needs a prior over its codes" if isinstance(self.method, Encodes) else "it makes no pictures"
-            raise UserError(f"method {self.config.method.name} cannot sample by itself: {why}; use --mode=eval")
+            mode = "caption" if isinstance(self.method, Describes) else "eval"
+            raise UserError(f"method {self.config.method.name} cannot sample by itself: {why}; use --mode={mode}")
         asked = dict(asked or {})
         conditions.refuse_unknown(self.spec, asked, "sampling")
         refuse = self.method.refuse if isinstance(self.method, Refuses) else lambda cond: None

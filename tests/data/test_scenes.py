@@ -16,7 +16,9 @@ from jaxgen.data.scenes import (
     SHAPES,
     Scene,
     Shape,
+    agreement,
     caption,
+    read,
     render,
     scene,
 )
@@ -106,3 +108,32 @@ def test_labels_and_bounds():
     assert source.spec.classes == len(SHAPES) and source.spec.shape == (16, 16, 3)
     with pytest.raises(IndexError):
         source[5]
+
+
+def test_captions_are_read_back():
+    for i in range(40):
+        picture = scene(i, seed=5, max_shapes=4)
+        told = read(caption(picture))
+        assert told.background == picture.background
+        assert [tuple(thing) for thing in told.things] == [(s.size, s.colour, s.kind, s.place) for s in picture.shapes]
+        assert set(agreement(told, told).values()) == {1.0}
+    for text in ("", "a cat", "a small red circle at the top left", "a small red circle at the moon, on grey",
+                 "a small mauve circle at the top left, on grey", "a small red circle at the top left, on green"):  # fmt: skip
+        assert read(text) is None
+
+
+def test_agreement_counts_attributes_of_things_whatever_their_order():
+    tell = lambda *things: read(f"{' and '.join(things)}, on grey")  # noqa: E731
+    circle, star = "a small red circle at the top left", "a large blue star at the top right"
+    true = tell(circle, star)
+    assert set(agreement(tell(star, circle), true).values()) == {1.0}
+    swapped = tell("a small blue circle at the top left", "a large red star at the top right")
+    want = {"size": 1, "colour": 0, "kind": 1, "place": 1, "background": 1, "all": 0, "binding": 0}
+    assert agreement(swapped, true) == want
+    moved = tell("a small red circle at the top right", "a large blue star at the top left")
+    assert agreement(moved, true) == {**want, "colour": 1, "place": 0, "binding": 1}
+    alone = agreement(tell(star), true)
+    assert alone == {"size": 0.5, "colour": 0.5, "kind": 0.5, "place": 0.5, "background": 1, "all": 0, "binding": 0}
+    assert set(agreement(None, true).values()) == {0.0} and agreement(None, true).keys() == alone.keys()
+    one = tell(circle)
+    assert "binding" not in agreement(one, one) and agreement(tell(circle, star), one)["kind"] == 0.5

@@ -254,6 +254,9 @@ CASES = {
     "a text that no net takes": Case("vae_cifar", {"data.tokenizer": "bytes"}),
     "a text longer than an encoder's": Case("text_shapes", {"method.net.text.length": 8}),
     "heads of an encoder": Case("text_shapes", {"method.net.text.heads": 3}),
+    "a caption without tokens": Case("captioner_shapes", {"data.tokenizer": "none"}),
+    "heads of a captioner": Case("captioner_shapes", {"method.net.heads": 3}),
+    "a patch of an encoder": Case("captioner_emoji", {"method.net.encoder.patch": 3}),
     "no pictures told": Case("ddpm_digits", {"eval.from_conditions.num": 8}),
 }  # fmt: skip
 
@@ -311,6 +314,7 @@ def pattern(node) -> str:
 # Where else messages are: how many of a room (or a file of it) no case above gives, and why. A new error adds a case or is counted.
 ELSEWHERE = {
     "cache.py": (5, "a codec's run or folder is needed; tests/runs/test_cache.py"),
+    "caption.py": (3, "a trained run and pictures are needed; tests/laws/test_runs.py"),
     "compare.py": (8, "a command of its own; tests/system/test_measure.py"),
     "config": (18, "what a config file or a command line holds; tests/config and tests/system/test_command.py"),
     "core": (17, "mistakes of the code of a method of one's own, or a second run or host is needed; tests/core, tests/runs"),
@@ -318,7 +322,7 @@ ELSEWHERE = {
     "data": (51, "what is wrong with the user's files or data set; tests/data"),
     "diffusion": (4, "a guide's second model, or values that the user must choose; tests/diffusion"),
     "evaluate.py": (3, "a trained run is needed; tests/system"),
-    "evaluation": (34, "two sets of pictures, or the weights of a net to measure with, are needed; tests/laws, tests/metrics"),
+    "evaluation": (35, "two sets of pictures, or the weights of a net to measure with, are needed; tests/laws, tests/metrics"),
     "latents": (18, "a trained run is needed, or pictures; tests/latents"),
     "losses": (1, "raised in the first step, for a batch of one; tests/losses"),
     "main.py": (11, "the flags of the command line; tests/system/test_command.py"),

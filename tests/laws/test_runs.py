@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxgen.core.method import Samples
+from jaxgen.caption import caption
+from jaxgen.core.method import Describes, Samples
 from jaxgen.errors import UserError
 from jaxgen.evaluate import evaluate
 from jaxgen.runs import writers
@@ -76,6 +77,16 @@ def test_a_run_and_its_resumption(name, tiny, tmp_path, saved, monkeypatch):
         assert images.shape == (5, *exp.data.shape) and images.dtype == np.uint8
         assert np.load(tmp_path / "five.npz")["images"].shape == images.shape
         np.testing.assert_array_equal(images, sample(whole, num=5, out=tmp_path / "again", seed=1))
+    if isinstance(exp.method, Describes):
+        said = caption(whole, num=5, out=tmp_path / "said")
+        lines = [json.loads(line) for line in (tmp_path / "said.jsonl").read_text().splitlines()]
+        assert [line["captions"] for line in lines] == [[text] for text in said] and len(said) == 5
+        picture = open_source(config, "eval")[int(lines[0]["file"].removeprefix("held-out "))]["image"]
+        writers.save_grid(tmp_path / "one" / "picture.png", picture[None])
+        assert (
+            caption(whole, tmp_path / "one", out=tmp_path / "file") == said[:1]
+        )  # grown by a whole factor, and shrunk again
+        assert all(Image.open(tmp_path / f"said{end}.png").width >= 320 for end in ("", "_attention"))
 
     # as if the machine had died after the checkpoint of step 2
     shutil.copytree(whole, cut)

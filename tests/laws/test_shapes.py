@@ -11,7 +11,7 @@ from jaxgen.core import conditions, parallel
 from jaxgen.core.method import Encodes, Method, Reconstructs, Samples, Scores
 from jaxgen.core.spec import Field, Spec, pictures
 from jaxgen.data.sources import Digits
-from jaxgen.runs.experiment import Experiment
+from jaxgen.runs.experiment import Experiment, build_tokenizer
 
 SPECS = {
     "cifar10": pictures((32, 32, 3), 10),
@@ -34,7 +34,10 @@ def exp(request, tmp_path_factory) -> Experiment:
     config = configs.override(configs.load(f"{ROOT}/configs/{request.param}.py"), {"mesh": {"data": 1}})
     own = {"digits": Digits().open("train").spec, "folder": pictures((32, 32, 3), 10)}
     own |= dict.fromkeys(("ring", "grid"), Spec(image=Field((1, 1, 2), "float32", "image", "target")))
+    own |= {"shapes": pictures((32, 32, 3), 6)}
     spec = own.get(config.data.name) or SPECS[config.data.dataset]
+    if tokenizer := build_tokenizer(config):
+        spec = Spec(spec, caption=tokenizer.field())
     config = lend(config, spec, tmp_path_factory.mktemp("lent"), weights=False)
     return Experiment(config, spec, parallel.make_mesh({"data": 1}))
 

@@ -20,7 +20,7 @@ from jaxgen.tasks.levels import Levels
 from jaxgen.tasks.shrink import Shrink
 
 AUGMENTS = sorted(registry.TABLES["augment"])
-TASKS = AUGMENTS + sorted(set(registry.TABLES["task"]) - {"codec"})  # a codec is made of a run
+TASKS = AUGMENTS + sorted(set(registry.TABLES["task"]) - {"codec", "describe"})  # of a run; of a caption
 SIDE, NUM = 16, 24
 SPECS = {
     "image": pictures((SIDE, SIDE, 3), classes=5),
