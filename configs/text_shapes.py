@@ -17,7 +17,8 @@ def get_config(arg: str = "") -> ConfigDict:
     c.method = dict(
         name="diffusion",
         net=dict(
-            name="dit", patch=4, depth=4, width=128, heads=4,
+            name="unet_condition", width=32, mults=(1, 2, 2), blocks=1, heads=4, groups=8,
+            attend_down=(False, True, True), attend_up=(False, True, True),
             text=dict(name="text_transformer", depth=1, width=64, heads=2),
             optimizer=dict(name="adam", lr=1e-3, warmup=200, clip=1.0, schedule="cosine"),
             ema=0.999,
@@ -34,6 +35,6 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 TINY = {
-    "method.net.depth": 1, "method.net.width": 16, "method.net.heads": 2, "method.net.text.depth": 1, "method.net.text.width": 8,
-    "method.net.text.heads": 2, "method.solver.steps": 3,
+    "method.net.width": 8, "method.net.mults": (1, 1), "method.net.attend_down": (False, True), "method.net.heads": 2,
+    "method.net.attend_up": (False, True), "method.net.groups": 4, "method.net.text.width": 8, "method.solver.steps": 3,
 }  # fmt: skip

@@ -87,6 +87,7 @@ def parser() -> argparse.ArgumentParser:
     s.add_argument(
         "--prompt", action="append", default=[], metavar="TEXT", help="a text to be shown; several take turns"
     )
+    s.add_argument("--negative", default="", metavar="TEXT", help="a text to be guided away from")
     s.add_argument("--prompts", type=expand, default="", metavar="FILE", help="texts to be shown, one a line")
     s.add_argument(
         "--ask",
@@ -210,13 +211,13 @@ def run(argv: list[str]) -> None:
         from jaxgen.sample import sample
 
         asked = dict(_pair(text) for text in args.ask)
-        what = {k: getattr(args, k) for k in ("num", "out", "seed", "labels", "weights", "step", "files")}
+        what = {k: getattr(args, k) for k in ("num", "out", "seed", "labels", "weights", "step", "files", "negative")}
         sample(args.workdir, **what, changes=changes, asked=asked, prompt=[*args.prompt, *_lines(args.prompts)])
 
 
 # flag -> the modes that it says something to
 USERS = {
-    **dict.fromkeys(("ask", "files", "prompt", "prompts"), ("sample",)),
+    **dict.fromkeys(("ask", "files", "prompt", "prompts", "negative"), ("sample",)),
     **dict.fromkeys(("labels", "seed"), ("sample", "latents")),
     "num": ("sample", "caption"),
     "out": ("sample", "caption", "latents"),

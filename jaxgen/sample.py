@@ -32,6 +32,7 @@ def sample(
     changes: Mapping[str, Any] | None = None,
     asked: Mapping[str, Any] | None = None,
     prompt: Prompts = (),
+    negative: str = "",
 ) -> np.ndarray:
     """uint8 [num, H, W, C] from the newest checkpoint (or `step`'s), mapped from OUT.npz, to which they are streamed: any number
     takes the memory of one batch. (Hosts that do not write get none.)
@@ -43,9 +44,11 @@ def sample(
     run's config hold for these samples: another solver, another guide.
     `labels` (names or numbers) repeat over the samples; empty means 0, 1, ..., classes - 1, 0, ... Needs neither config file
     nor data, but where the run is told pictures (to restore, to enlarge): these are made of the held-out examples, and drawn
-    before the samples; texts, likewise. `prompt`: texts that repeat over the samples. `asked`: values of other conditions by name.
+    before the samples; texts, likewise. `prompt`: texts that repeat over the samples; `negative`:
+    one that they are guided away from. `asked`: values of other conditions by name.
     """
     trained = Trained.open(workdir, step, changes)
+    trained = trained.changed(trained.against(negative))
     (choice,) = trained.choose([weights])
     prompt = texts(prompt)
     wanted = trained.asked(labels, prompt, **(asked or {}))

@@ -113,6 +113,13 @@ class Trained:
             values = {spec.label: labels, **values}
         return {name: self._as_condition(name, value) for name, value in values.items()}
 
+    def against(self, negative: str) -> dict[str, Any]:
+        """Changes to the config that guide away from a text; {} for none."""
+        if not negative:
+            return {}
+        (tokens,) = self._tokens([negative]).tolist()
+        return {"method.guide": "negative", "method.guide.avoid": {CAPTION: tuple(tokens)}}
+
     def _tokens(self, prompts: Sequence[str]) -> np.ndarray:
         """int32 [n, L]; what is cut off is told."""
         tokenizer = self.exp.tokenizer
@@ -171,17 +178,19 @@ class Trained:
         weights: str = "ema",
         changes: Mapping[str, Any] | None = None,
         prompt: Prompts = (),
+        negative: str = "",
         **more: Any,
     ) -> np.ndarray:
         """uint8 [num, H, W, C], such as `run.sample(16, labels=["cat"], solver="ddim", steps=20)`.
 
         labels: names or numbers, repeated over the samples; without them all take turns. prompt: a text or several, likewise;
-        without one the captions of held-out examples. weights: ema, raw, the label of an
-        average, or stdX. more: other conditions of the run, [n, ...] each; or keys of its method, of the solver or of the guide
-        (solver, steps, eta, guide, scale, ...), which hold for this call, as do `changes` by path ({"method.solver.steps": 20}).
+        without one the captions of held-out examples. negative: a text to be guided away from, in place of the empty one.
+        weights: ema, raw, the label of an average, or stdX. more: other conditions of the run, [n, ...] each; or keys of its
+        method, of the solver or of the guide (solver, steps, eta, guide, scale, ...), which hold for this call, as do `changes`
+        by path ({"method.solver.steps": 20}).
         """
         told = {k: more.pop(k) for k in tuple(more) if k in self.exp.spec.conditions}
-        run = self.changed({**(changes or {}), **self._paths(more)})
+        run = self.changed({**self.against(negative), **(changes or {}), **self._paths(more)})
         (choice,) = run.choose([weights])
         return np.concatenate(
             [made.images for made in run.samples(num, run.asked(labels, prompt, **told), seed, choice)]

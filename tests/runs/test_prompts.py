@@ -1,0 +1,32 @@
+"""A run that is told captions is asked for texts, from its own directory alone."""
+
+import numpy as np
+import pytest
+from cases import ROOT
+
+import jaxgen
+from jaxgen.config import files as configs
+from jaxgen.data.sources import source
+from jaxgen.errors import UserError
+from jaxgen.train import train
+
+
+def test_prompts(tmp_path):
+    config = configs.load(f"{ROOT}/configs/text_shapes.py:tiny")
+    changes = {"steps": 1, "save_every": 1, "log_every": 1, "eval.grid": None, "eval.loss": None, "method.solver.steps": 1}
+    train(configs.override(config, changes), tmp_path)
+    run = jaxgen.open(tmp_path)
+    assert len(run.exp.config.data.tokenizer.merges) > 20  # learned once, and kept
+    tokenizer = run.exp.tokenizer
+    assert run.exp.spec["caption"] == tokenizer.field() and not tokenizer.open
+    asked = run.asked(prompt=["a red ring", "a star"])["caption"]
+    assert [tokenizer.decode(row) for row in asked] == ["a red ring", "a star"]
+    away = run.changed(run.against("a blue star")).exp.method.guide
+    assert tokenizer.decode(away.avoided["caption"]) == "a blue star" and away.scale == run.exp.method.guide.scale
+    pictures = run.sample(2, prompt="a red ring", negative="a blue star")
+    assert pictures.shape == (2, 16, 16, 3) and pictures.dtype == np.uint8
+    source.TOLD.clear()
+    with pytest.warns(UserWarning, match=r"longer than 24 tokens, and this is cut off: '.*the end'"):
+        run.asked(prompt="a very long story of " + "rings and stars " * 9 + "the end")
+    with pytest.raises(UserError, match=r"--labels was given but .* is told no labels; ask by --prompt=TEXT"):
+        run.asked(labels=[1])
