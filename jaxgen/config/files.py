@@ -25,6 +25,7 @@ class Feed:
     levels: Annotated[int, Range(least=0, most=256)] = 0  # of pictures, even ones; 0: what the source says
     labels: bool = False  # hand the labels to the method (and so make it conditional)
     tokenizer: dict = field(default_factory=lambda: {"name": "none"})  # of captions, which are told then
+    templates: tuple[str, ...] = ()  # captions made of labels, such as "a handwritten {label}"
     augment: tuple = ()  # on the device, inside the step: names or dicts of the table `augment`
     transforms: tuple = ()  # on the host, by Grain: names or dicts of the table `transform`
     placement: Literal["auto", "host", "device"] = "auto"  # auto: all on the device when it fits in `device_mb`
@@ -69,7 +70,7 @@ def tiny(c: ConfigDict, **overrides: Any) -> ConfigDict:
     Grey sets become 8x8 digits, colour sets 16x16 shapes, points of the plane fewer; everything else stays the recipe's.
     """
     batch = min(8, c.data.get("batch", 8))
-    keep = {k: v for k, v in c.data.items() if k in ("labels", "tokenizer", "augment", "transforms")}
+    keep = {k: v for k, v in c.data.items() if k in ("labels", "tokenizer", "templates", "augment", "transforms")}
     grey = c.data.name == "digits" or "mnist" in c.data.get("dataset", "")
     few = {"num": 256, "eval_num": 32}
     source = {"name": "digits"} if grey else {"name": "shapes", "size": 16, **few}

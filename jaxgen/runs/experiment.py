@@ -27,7 +27,7 @@ from jaxgen.core.spec import Spec, given
 from jaxgen.core.state import Array, NetState, PyTree, TrainState, Variables, Weights
 from jaxgen.core.task import Batch, Task
 from jaxgen.data.pipeline import eval_batches, share
-from jaxgen.data.sources import OnLevels, Source, Tokenized
+from jaxgen.data.sources import OnLevels, Source, Templated, Tokenized
 from jaxgen.data.sources.tokenized import captions_of
 from jaxgen.data.tokenize import Tokenizer
 from jaxgen.errors import NotFinite, UserError
@@ -48,6 +48,7 @@ def open_source(config: ConfigDict, split: str, kept: Path | None = None) -> Sou
     spec = {k: v for k, v in config.data.to_dict().items() if k not in FEED}
     source = registry.build("source", spec, where="config.data").open(split)
     source = OnLevels(source, config.data.levels) if config.data.levels else source
+    source = Templated(source, config.data.templates, spec["name"]) if config.data.templates else source
     if config.data.labels and not source.spec.label:
         why = "".join(f" ({note})" for note in source.notes if note.startswith("labels: "))
         raise UserError(f"config.data.labels=True but {spec['name']} has no labels{why}; set {_unlabelled(config)}")

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxgen.data.sources import Folder, Tokenized
+from jaxgen.data.scenes import SHAPES
+from jaxgen.data.sources import Digits, Folder, Ring, Shapes, Templated, Tokenized
+from jaxgen.data.sources.tokenized import NUMBERS
 from jaxgen.data.tokenize import Bytes
 from jaxgen.errors import UserError
 
@@ -82,6 +84,23 @@ def test_what_is_wrong_with_a_file_of_captions_is_said(folder):
     (folder / "captions.jsonl").unlink()
     with pytest.raises(UserError, match=r"config\.data\.captions=nothing\.json does not exist; name"):
         Folder(path=str(folder), captions="nothing.json").open("train")
+
+
+def test_captions_are_made_of_labels():
+    digits = Digits().open("train")
+    told = Templated(digits, ("a {label}", "the number {label}"), "digits")
+    assert told.captions[5] == tuple(f"{a} {NUMBERS[digits.labels[5]]}" for a in ("a", "the number"))
+    assert told[5]["caption"] == told.captions[5][0] and told.spec["caption"].kind == "text"
+    tokens = Tokenized(told, Bytes(vocab=259, length=32), "digits")
+    assert tokens.spec["caption"].shape == (2, 32) and len(tokens.table[0]) == 20
+    shapes = Templated(Shapes(num=4, size=8).open("train"), ("one {label}",), "shapes")
+    assert all(text.split()[1] in SHAPES for (text,) in shapes.captions)
+    for templates, source, wrong in (
+        (("a {name}",), digits, "may hold {label}"),
+        (("a",), Ring().open("train"), "has none"),
+    ):
+        with pytest.raises(UserError, match=wrong):
+            Templated(source, templates, "it")
 
 
 @pytest.mark.skipif(not (DATA / "emoji").is_dir(), reason="the captioned sets are not beside the repository")

@@ -13,7 +13,14 @@ from jaxgen.train import train
 
 def test_prompts(tmp_path):
     config = configs.load(f"{ROOT}/configs/text_shapes.py:tiny")
-    changes = {"steps": 1, "save_every": 1, "log_every": 1, "eval.grid": None, "eval.loss": None, "method.solver.steps": 1}
+    changes = {
+        "steps": 1,
+        "save_every": 1,
+        "log_every": 1,
+        "eval.grid": None,
+        "eval.loss": None,
+        "method.solver.steps": 1,
+    }
     train(configs.override(config, changes), tmp_path)
     run = jaxgen.open(tmp_path)
     assert len(run.exp.config.data.tokenizer.merges) > 20  # learned once, and kept

@@ -11,7 +11,7 @@ from jaxgen.data.sources.points import Lattice, Points, Ring
 from jaxgen.data.sources.shapes import Shapes
 from jaxgen.data.sources.source import NothingHeldOut, OnLevels, Source
 from jaxgen.data.sources.tfds import Tfds
-from jaxgen.data.sources.tokenized import Tokenized
+from jaxgen.data.sources.tokenized import Templated, Tokenized
 
 __all__ = [
     "Arrays",
@@ -26,6 +26,7 @@ __all__ = [
     "Ring",
     "Shapes",
     "Source",
+    "Templated",
     "Tfds",
     "Tokenized",
 ]

@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from jaxgen.core.spec import Spec
+from jaxgen.core.spec import Field, Spec
 from jaxgen.data.sources.source import Source, Wrapped
 from jaxgen.data.tokenize import Tokenizer
 from jaxgen.errors import UserError
 
 NAME = "caption"
+NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 def captions_of(source: Source, what: str) -> list[tuple[str, ...]]:
@@ -28,6 +29,51 @@ def captions_of(source: Source, what: str) -> list[tuple[str, ...]]:
             "take them away"
         )
     return found
+
+
+@dataclass(frozen=True)
+class Templated(Wrapped):
+    """Another source, whose captions are made of its labels' names; a name that is a digit is said as a word."""
+
+    templates: tuple[str, ...]
+    what: str = "the source"  # its name, for messages
+
+    def __post_init__(self) -> None:
+        if not self.inner.spec.classes:
+            raise UserError(
+                f"config.data.templates make captions of labels, and {self.what} has none; set config.data.templates=()"
+            )
+        for text in self.templates:
+            try:
+                text.format(label="")
+            except (KeyError, IndexError, ValueError):
+                raise UserError(
+                    f"config.data.templates: {text!r} may hold {{label}} alone; set config.data.templates=('a {{label}}',)"
+                ) from None
+
+    @property
+    def spec(self) -> Spec:
+        """With a caption."""
+        return Spec(self.inner.spec, **{NAME: Field((), "str", "text")})
+
+    @cached_property
+    def said(self) -> list[tuple[str, ...]]:
+        """The captions of every label."""
+        field = self.inner.spec[self.inner.spec.label]
+        words = [field.called(i) for i in range(field.values)]
+        words = [NUMBERS[int(word)] if word.isdecimal() and int(word) < 10 else word for word in words]
+        return [tuple(text.format(label=word) for text in self.templates) for word in words]
+
+    @cached_property
+    def captions(self) -> list[tuple[str, ...]]:
+        """By the label; where the source does not know labels without reading, it is read once."""
+        labels, name = self.inner.labels, self.inner.spec.label
+        labels = [self.inner[i][name] for i in range(len(self))] if labels is None else labels
+        return [self.said[int(label)] for label in labels]
+
+    def __getitem__(self, i: int) -> dict[str, Any]:
+        example = self.inner[i]
+        return {**example, NAME: self.said[int(example[self.inner.spec.label])][0]}
 
 
 @dataclass(frozen=True)
