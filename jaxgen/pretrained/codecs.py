@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from flax.traverse_util import flatten_dict
 
 from jaxgen.core.given import FilePath
 from jaxgen.core.lender import Frozen, Role
@@ -27,6 +27,7 @@ from jaxgen.nets.tiny_autoencoder import TinyAutoencoder
 from jaxgen.pretrained import autoencoders, tiny_autoencoders
 from jaxgen.pretrained.autoencoders import FIRST_STAGE, Autoencoder
 from jaxgen.pretrained.diffusers import read_folder
+from jaxgen.pretrained.layout import onto, placing
 from jaxgen.pretrained.torch_files import read_tensors, write_tensors
 
 KEPT = "first_stage.safetensors"  # of a file that holds a whole model, in a run's own copy
@@ -123,20 +124,19 @@ class PublishedCodec:
     dtype: Literal["float32", "bfloat16"] = "float32"  # of its weights and products; float16 overflows
     groups: Count = 32  # of the norms, where the path is a checkpoint of latent diffusion
 
-    def _load(self) -> tuple[_Model, Variables, dict[str, list[float]]]:
-        found = load(self.path, self.groups)
+    def _load(self, put: Any) -> tuple[_Model, Variables, dict[str, list[float]]]:
+        """(model, weights as put(path, value) gives them, statistics of its latents)."""
+        with placing(put):
+            found = load(self.path, self.groups)
         kinds = {TinyAutoencoder: Tiny, LdmAutoencoder: Codebook}
         normal = isinstance(getattr(found.module, "regularizer", None), NormalRegularizer)
         kind, kernel = (Posterior if normal else kinds[type(found.module)]), found.variables["params"]["encoder"]
         first = kernel.get("conv_in") or kernel["down0_conv"]
-        weights = {k: v for k, v in found.variables.items() if k != "codebook"}
-        weights = jax.tree.map(lambda x: np.asarray(x, jnp.dtype(self.dtype)), weights)
-        weights |= {k: v for k, v in found.variables.items() if k == "codebook"}
-        return kind(found.module.clone(dtype=self.dtype), first["kernel"].shape[2]), weights, found.latents
+        return kind(found.module.clone(dtype=self.dtype), first["kernel"].shape[2]), found.variables, found.latents
 
     @cached_property
     def _told(self) -> tuple[Frozen, dict[str, list[float]]]:
-        model, weights, latents = self._load()
+        model, weights, latents = self._load(lambda _, value: jax.ShapeDtypeStruct(value.shape, jnp.dtype(self.dtype)))
         return Frozen(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), weights), model), latents
 
     @property
@@ -151,12 +151,9 @@ class PublishedCodec:
 
     def load(self, places: Frozen) -> Frozen:
         """The net with its weights on those shardings."""
-        model, weights, _ = self._load()
-
-        def put(value: np.ndarray, place: jax.sharding.Sharding) -> Array:
-            return jax.make_array_from_callback(value.shape, place, lambda index: value[index])
-
-        return Frozen(jax.tree.map(put, weights, places.weights), model)
+        where = flatten_dict(places.weights)
+        model, weights, _ = self._load(lambda path, value: onto(where[path], value, self.dtype))
+        return Frozen(jax.device_put(weights, places.weights), model)
 
     def check(self, name: str, role: Role, spec: Spec, borrower: Any) -> None:
         """A UserError unless it is there and can serve in that role; `name` is the config key that holds it."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -53,6 +54,12 @@ def placing(put: Callable[[Path, np.ndarray], Any]) -> Iterator[None]:
         _PUT.reset(before)
 
 
+def onto(place: jax.sharding.Sharding, value: np.ndarray, dtype: Any) -> jax.Array:
+    """A parameter in that type on its devices; nothing of it stays on the host."""
+    value = np.asarray(value, dtype)
+    return jax.make_array_from_callback(value.shape, place, lambda index: np.array(value[index]))
+
+
 def fill(
     what: str, shapes: Any, tensors: Mapping[str, np.ndarray], names: Callable[[Path], Sequence[str]], convert: Callable
 ) -> dict[str, Any]:
@@ -60,14 +67,13 @@ def fill(
 
     Raises UserError, beginning with `what`, for a tensor that is missing, misshapen or left over.
     """
-    rest = dict(tensors)
+    rest, wanted, put = dict(tensors), flatten_dict(shapes), _PUT.get()
+    for name in (name for path in wanted for name in names(path)):
+        if name not in rest:
+            raise UserError(f"{what}: the weights lack tensor {name}; are the fields of the net the right ones?")
 
     def leaf(path: Path, want: Any) -> np.ndarray:
-        found = names(path)
-        for name in found:
-            if name not in rest:
-                raise UserError(f"{what}: the weights lack tensor {name}; are the fields of the net the right ones?")
-        put, parts = _PUT.get(), [rest.pop(name) for name in found]
+        parts = [rest.pop(name) for name in names(path)]
         value = convert(path, [np.asarray(part, None if put else np.float32) for part in parts])
         if value.shape != want.shape:
             raise UserError(f"{what}: {'.'.join(path)} has shape {value.shape}, want {want.shape}")
@@ -76,10 +82,11 @@ def fill(
             let_go(part)
         return placed
 
-    variables = unflatten_dict({path: leaf(path, want) for path, want in flatten_dict(shapes).items()})
+    # the largest first, while there is little else in memory
+    placed = {path: leaf(path, wanted[path]) for path in sorted(wanted, key=lambda path: -wanted[path].size)}
     if rest:
         raise UserError(f"{what}: {len(rest)} tensors have no place, the first is {min(rest)}")
-    return variables
+    return unflatten_dict({path: placed[path] for path in wanted})
 
 
 def only_label(conditions: Spec, what: str) -> int:

@@ -242,7 +242,7 @@ def test_a_published_autoencoder_is_a_codec(kind, tmp_path):
     mesh, spec = parallel.make_mesh({"data": 1}), pictures((8, 8, 1))
     frozen = {"codec": task.run.load(parallel.everywhere(mesh, task.run.abstract))}
     x = {"image": jax.random.randint(jax.random.key(0), (4, 8, 8, 1), 0, 256).astype(jnp.uint8)}
-    found = task.settle(spec, frozen, iter([x]))
+    found = task.settle(spec, frozen, iter([x]), None)
     assert kind == "tiny" or found["std"] == (4.0, 4.0)
     assert kind != "posterior" or found["mean"] == (0.5, 0.5)
     task = replace(task, **found)
@@ -250,7 +250,7 @@ def test_a_published_autoencoder_is_a_codec(kind, tmp_path):
     assert z.shape[1:] == task.spec(spec)["image"].shape == (4, 4, 2)
     own = jnp.clip(model.decode(w, model.encode(w, x["image"], jax.random.key(1))), -1, 1)
     np.testing.assert_allclose(task.undo(frozen, z), own, atol=2e-5)
-    measured = replace(task, mean=(), std=(), statistics="measured").settle(spec, frozen, iter([x]))
+    measured = replace(task, mean=(), std=(), statistics="measured").settle(spec, frozen, iter([x]), None)
     assert measured["std"] != (4.0, 4.0) and len(measured["mean"]) == 2
 
 
