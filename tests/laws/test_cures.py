@@ -327,7 +327,7 @@ ELSEWHERE = {
     "latents": (18, "a trained run is needed, or pictures; tests/latents"),
     "losses": (1, "raised in the first step, for a batch of one; tests/losses"),
     "main.py": (11, "the flags of the command line; tests/system/test_command.py"),
-    "methods": (9, "raised in the first step or a later phase, or other data are needed; tests/methods, tests/diffusion"),
+    "methods": (11, "raised in the first step or a later phase, or other data are needed; tests/methods, tests/diffusion"),
     "metrics": (45, "functions of arrays: the message says what the argument must be; tests/metrics"),
     "nets": (23, "another net or other pictures are needed; tests/nets"),
     "pretrained/controlnet.py": (1, "a config that is not ours; tests/pretrained"),
