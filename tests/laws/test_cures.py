@@ -339,7 +339,7 @@ ELSEWHERE = {
     "pretrained/unet_condition.py": (9, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
     "pretrained/uvit.py": (2, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
     "pretrained": (107, "files of other projects, and downloads; tests/pretrained"),
-    "runs": (40, "a trained run is needed, or a second process; tests/runs, tests/system"),
+    "runs": (41, "a trained run is needed, or a second process; tests/runs, tests/system"),
     "sample.py": (1, "a trained run is needed; tests/system"),
     "tasks": (6, "an augmentation's fields, or a second run is needed; tests/tasks"),
     "train.py": (5, "raised by the loop; tests/system/test_command.py"),
