@@ -24,7 +24,6 @@ def get_config(arg: str = "") -> ConfigDict:
         disc=dict(
             name="resnet_discriminator",
             width=32,
-            plain=1,
             spectral=True,
             attend=(14,),
             pool="sum",
@@ -36,5 +35,6 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 TINY = {
-    "method.gen.width": 8, "method.gen.attend": (8,), "method.disc.width": 8, "method.disc.downs": 1, "method.disc.attend": (4,),
+    "method.gen.width": 8, "method.gen.attend": (8,), "method.disc.width": 8, "method.disc.downs": 1, "method.disc.plain": 1,
+    "method.disc.attend": (4,),
 }  # fmt: skip

@@ -20,7 +20,11 @@ def get_config(arg: str = "") -> ConfigDict:
         loss="hinge",
         fakes="uniform",
         gen=dict(name="resnet_generator", width=64, optimizer=adam, ema=0.999),
-        disc=dict(name="resnet_discriminator", width=32, plain=1, spectral=True, pool="sum", optimizer=adam),
+        disc=dict(name="resnet_discriminator", width=32, spectral=True, pool="sum", optimizer=adam),
     )
     c.eval = dict(loss=dict(every=1_000), grid=dict(every=1_000))
-    return tiny(c, **{"method.gen.width": 8, "method.disc.width": 8, "method.disc.downs": 1}) if arg == "tiny" else c
+    return (
+        tiny(c, **{"method.gen.width": 8, "method.disc.width": 8, "method.disc.downs": 1, "method.disc.plain": 1})
+        if arg == "tiny"
+        else c
+    )

@@ -49,7 +49,7 @@ JUDGES = {  # set -> (config, changes, samples, images of the reference): those 
 }  # fmt: skip
 WIDTH = {"method.gen.width": 32, "method.disc.width": 32}
 RATES = {"method.gen.optimizer.lr": 5e-4, "method.disc.optimizer.lr": 5e-4}  # of a run that is so much shorter
-SPECTRAL = {"method.disc.plain": 2, "method.gen.optimizer.lr": 5e-4, "method.disc.optimizer.lr": 1e-3}
+SPECTRAL = {"method.gen.optimizer.lr": 5e-4, "method.disc.optimizer.lr": 1e-3}
 ADAM = {  # the program's SGD is for 400,000 steps
     f"method.{net}.{key}": value
     for net in ("gen", "disc", "base_gen", "base_disc")
