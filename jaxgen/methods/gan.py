@@ -88,12 +88,9 @@ class Gan:
     def __post_init__(self) -> None:
         if self.prior not in PRIORS:
             raise UserError(f"method.prior={self.prior!r} is unknown; there are: {', '.join(PRIORS)}")
-        odd = [f"{name!r} is a {f.kind}" for name, f in self.spec.conditions.items() if f.kind != "label"]
-        for key, value in (("fakes", "uniform"), ("stats", "standing")):
-            if getattr(self, key) == value and odd:
-                raise UserError(
-                    f"method.{key}={value!r} draws labels of its own, and {odd[0]}; set method.{key} to another"
-                )
+        if self.fakes == "uniform" and (odd := self.told_more):
+            what = f"{odd[0]!r} is a {self.spec[odd[0]].kind}"
+            raise UserError(f"method.fakes='uniform' draws labels of its own, and {what}; set method.fakes=batch")
         if self.fakes == "uniform" and not self.spec.conditions:
             raise UserError(
                 "method.fakes='uniform' draws labels for generated images, and the run is told none; set data.labels=True, or set "
@@ -186,6 +183,11 @@ class Gan:
     def conditions(self, batch: Batch) -> Cond:
         """What both players are told; a condition that the batch lacks is left to the nets."""
         return {name: prepare(self.spec, name, batch[name]) for name in self.spec.conditions if name in batch}
+
+    @property
+    def told_more(self) -> list[str]:
+        """The conditions that are no labels, which cannot be drawn."""
+        return [name for name, field in self.spec.conditions.items() if field.kind != "label"]
 
     def told(self, batch: Batch, rng: Array) -> Cond:
         """What generated images are told."""
@@ -478,11 +480,12 @@ class Gan:
         """G's running statistics as those of `standing` batches of these very weights (Brock et al. 2018, appendix C.1).
 
         Those that training kept are of the raw weights: where these swing, noise that an average has lost is still in their
-        variances, and its pictures turn pale. A training pass moves a statistic from r to k r + (1 - k) s, where s is the
+        variances, and its pictures turn pale. What G is told besides labels only data can give: those of training stay
+        then. A training pass moves a statistic from r to k r + (1 - k) s, where s is the
         batch's: passes that begin at 0 and at 1 tell k, and so s.
         """
         gen = self._viewed(w, "gen")
-        if self.stats != "standing" or "batch_stats" not in gen:
+        if self.stats != "standing" or "batch_stats" not in gen or self.told_more:
             return {}
 
         def after(start: Array, key: Array) -> PyTree:

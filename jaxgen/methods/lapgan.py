@@ -73,7 +73,6 @@ class Lapgan:
             found["x".join(map(str, size))] = Gan(
                 gen=_shaped(gen, shape), disc=_shaped(disc, shape), spec=Spec(target, **told, **coarse), loss=self.loss,
                 z_dim=self.z_dim if base else size[0] * size[1], prior=self.prior if base else "uniform",
-                stats="standing" if base else "running",  # whose coarse pictures only data can give
             )  # fmt: skip
         return found
 
