@@ -328,6 +328,7 @@ TABLES: dict[str, dict[str, str]] = {
         "diversity": "jaxgen.evaluation.image_sets:Diversity",
         "restoration": "jaxgen.evaluation.image_sets:Restoration",
         "captions": "jaxgen.evaluation.captions:Captions",
+        "agree": "jaxgen.evaluation.agree:Agree",
         "from_conditions": "jaxgen.evaluation.image_sets:FromConditions",
     },
 }

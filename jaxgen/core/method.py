@@ -252,7 +252,15 @@ class Classifies(Protocol):
     """Knows labels, and features by which images can be compared."""
 
     def classify(self, w: Weights, x: Array) -> tuple[Array, Array]:
-        """[B, H, W, C] -> (features [B, D], logits [B, classes])."""
+        """[B, H, W, C] -> (features [B, D], logits [B, classes]) of the first label."""
+
+
+@runtime_checkable
+class Answers(Protocol):
+    """Knows several labels of a picture."""
+
+    def answers(self, w: Weights, x: Array) -> dict[str, Array]:
+        """[B, H, W, C] -> label -> logits [B, classes]."""
 
 
 def start_from(net: NetState, variables: Variables, name: str) -> NetState:

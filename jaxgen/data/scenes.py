@@ -108,9 +108,22 @@ class Scene:
     shapes: tuple[Shape, ...]
 
 
-def scene(index: int, seed: int = 0, split: int = 0, max_shapes: int = 1) -> Scene:
-    """Scene `index` of stream (seed, split): one to `max_shapes` (at most 4) shapes, the number uniform."""
+def scene(
+    index: int, seed: int = 0, split: int = 0, max_shapes: int = 1, without: frozenset[tuple[str, str]] = frozenset()
+) -> Scene:
+    """Scene `index` of stream (seed, split): one to `max_shapes` (at most 4) shapes, the number uniform.
+
+    A scene that holds one of the (colour, kind) of `without` is drawn again, and the others stay what they are.
+    """
     rng = np.random.Generator(np.random.Philox(key=[seed, split], counter=[0, 0, 0, index]))
+    while True:
+        found = _drawn(rng, max_shapes)
+        if not without & {(shape.colour, shape.kind) for shape in found.shapes}:
+            return found
+
+
+def _drawn(rng: np.random.Generator, max_shapes: int) -> Scene:
+    """The next scene of a stream."""
 
     def pick(names: dict) -> str:
         return tuple(names)[rng.integers(len(names))]
@@ -131,6 +144,35 @@ def caption(scene: Scene) -> str:
     """`a small red circle at the top left and a large blue star at the bottom right, on grey`."""
     things = (f"a {s.size} {s.colour} {s.kind} {s.place}" for s in scene.shapes)
     return f"{' and '.join(things)}, on {scene.background}"
+
+
+def reading(scene: Scene) -> list[Shape]:
+    """The shapes from top to bottom, then from left to right."""
+    return sorted(scene.shapes, key=lambda shape: PLACES[shape.place][::-1])
+
+
+def heads(max_shapes: int) -> list[tuple[int, str]]:
+    """(shape, attribute) of all that can be said of so many shapes."""
+    return [(i, name) for i in range(max_shapes) for name in ("kind", "colour", "size", "place")]
+
+
+def head(name: str, i: int) -> str:
+    """What an attribute of a shape is called: kind, ..., kind_2, ..."""
+    return f"{name}_{i + 1}" if i else name
+
+
+def attributes(max_shapes: int) -> dict[str, tuple[str, ...]]:
+    """Names of all that can be said of a scene of up to so many shapes; of all but the first "none"."""
+    known = {"kind": SHAPES, "colour": COLOURS, "size": RADII, "place": PLACES}
+    found = {head(name, i): (*known[name], *["none"] * bool(i)) for i, name in heads(max_shapes)}
+    return {**found, "background": tuple(BACKGROUNDS)}
+
+
+def answered(words: dict[str, str]) -> "Told":
+    """What a scene shows by such attributes."""
+    last = max(int(key.rpartition("_")[2]) for key in (*words, "kind_1") if key.startswith("kind_"))
+    named = [{name: words[head(name, i)] for name in Thing._fields} for i in range(last)]
+    return Told(words["background"], tuple(Thing(**one) for one in named if one["kind"] != "none"))
 
 
 class Thing(NamedTuple):

@@ -2,6 +2,8 @@
 
     L = -sum_k q_k log p(k | x),   q = (1 - s) [k = label] + s / K          (Szegedy et al. 2016, arXiv:1512.00567, sec. 7)
 
+Where the data have several labels, the logits of all stand side by side, and the loss is the mean over labels.
+
 The judge's features serve `fid:native` and the like, its logits the agreement of conditional samples with their labels.
 The guide (Dhariwal & Nichol 2021, arXiv:2105.05233, section 4) learns p(k | x_t, t) of x_t = alpha(t) x_0 + sigma(t) eps.
 """
@@ -11,6 +13,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgen.core.method import Loss, LossMethod
 from jaxgen.core.ranges import BelowOne
@@ -41,7 +44,7 @@ def validate_labels(spec: Spec) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Classifier(LossMethod):
-    """The net is called as net(x [B, H, W, C], train) -> (features [B, D], logits [B, classes])."""
+    """The net is called as net(x [B, H, W, C], train) -> (features [B, D], logits [B, classes]), classes of all labels."""
 
     takes = ("label",)  # to learn from
     smoothing: BelowOne = 0.1  # s
@@ -54,13 +57,30 @@ class Classifier(LossMethod):
         return (self.target(batch),)
 
     def loss(self, w: Weights, batch: Batch, rng: Array, train: bool) -> Loss:
-        """Cross-entropy with the smoothed labels, [B]; accuracy and nll beside it."""
+        """Cross-entropy with the smoothed labels, [B]; accuracy and nll beside it. accuracy: all labels are right."""
         (_, logits), vars = self.net.apply(w.nets["net"], self.target(batch), train=train, rngs={"dropout": rng})
-        return cross_entropy(logits, batch[self.spec.label], self.smoothing, vars)
+        each = {k: cross_entropy(v, batch[k], self.smoothing, vars) for k, v in self._apart(logits).items()}
+        if len(each) == 1:
+            return next(iter(each.values()))
+        metrics = {f"accuracy_{k}": one.metrics["accuracy"] for k, one in each.items()}
+        metrics["accuracy"] = jnp.stack([*metrics.values()]).min(0)
+        metrics["nll"] = sum(one.metrics["nll"] for one in each.values())
+        return Loss(sum(one.each for one in each.values()) / len(each), metrics, vars)
+
+    def _apart(self, logits: Array) -> dict[str, Array]:
+        """The logits of every label."""
+        labels = self.spec.conditions.of("label")
+        ends = np.cumsum([field.values for field in labels.values()])[:-1]
+        return dict(zip(labels, jnp.split(logits, ends, -1), strict=True))
 
     def classify(self, w: Weights, x: Array) -> tuple[Array, Array]:
-        """(features [B, D], logits [B, classes])."""
-        return self.net.apply(w.nets["net"], to_float(x))[0]
+        """(features [B, D], logits [B, classes]) of the first label."""
+        features, logits = self.net.apply(w.nets["net"], to_float(x))[0]
+        return features, self._apart(logits)[self.spec.label]
+
+    def answers(self, w: Weights, x: Array) -> dict[str, Array]:
+        """Label -> logits [B, classes]."""
+        return self._apart(self.net.apply(w.nets["net"], to_float(x))[0][1])
 
     def distance(self, w: Weights, x: Array, y: Array) -> Array:
         """LPIPS in its own features, without heads: squared distances of unit vectors at every place, [B]."""
@@ -82,6 +102,10 @@ class NoisyClassifier(LossMethod):
     def __post_init__(self) -> None:
         validate_labels(self.spec)
         refuse_unmet(self)
+        if len(labels := self.spec.conditions.of("label")) > 1:
+            raise UserError(
+                f"a classifier that guides knows one label, and the data have {', '.join(labels)}; take data with one"
+            )
 
     @property
     def classes(self) -> int:

@@ -34,7 +34,8 @@ class ResidualClassifier(nn.Module):
     """[B, H, W, C] -> (features [B, width 2^(stages - 1)], logits [B, classes]), both float32.
 
     The resolution halves and the width doubles from stage to stage; features are means over positions. What every stage ends in
-    is in the collection "taps" for those who ask for it.
+    is in the collection "taps" for those who ask for it. coordinates: two more channels say where a place is (Liu et al. 2018,
+    arXiv:1807.03247), which means over positions forget.
     """
 
     classes: Classes
@@ -43,6 +44,7 @@ class ResidualClassifier(nn.Module):
     blocks: Count = 2  # per stage
     groups: Count = 8
     dropout: BelowOne = 0.0
+    coordinates: bool = False
     dtype: Precision = "float32"
 
     @nn.compact
@@ -51,7 +53,10 @@ class ResidualClassifier(nn.Module):
 
     def classify(self, x: Array, emb: Array | None, train: bool) -> tuple[Array, Array]:
         """The net, with a projection of emb [B, E] added to every block's input if there is one."""
-        image_shape(x.shape[1:], self)
+        height, width, _ = image_shape(x.shape[1:], self)
+        if self.coordinates:
+            where = jnp.stack(jnp.meshgrid(*(jnp.linspace(-1, 1, n) for n in (height, width)), indexing="ij"), -1)
+            x = jnp.concatenate([x, jnp.broadcast_to(where, (len(x), *where.shape)).astype(x.dtype)], -1)
         x = Conv(self.width, 3, dtype=self.dtype)(x)
         for stage in range(self.stages):
             for block in range(self.blocks):

@@ -17,11 +17,14 @@ from jaxgen.data.scenes import (
     Scene,
     Shape,
     agreement,
+    answered,
+    attributes,
     caption,
     read,
     render,
     scene,
 )
+from jaxgen.errors import UserError
 
 PHRASE = re.compile(r"a (small|large) (\w+) (\w+) ((?:at|in) the [a-z ]+)$")
 
@@ -137,3 +140,30 @@ def test_agreement_counts_attributes_of_things_whatever_their_order():
     assert set(agreement(None, true).values()) == {0.0} and agreement(None, true).keys() == alone.keys()
     one = tell(circle)
     assert "binding" not in agreement(one, one) and agreement(tell(circle, star), one)["kind"] == 0.5
+
+
+def test_attributes_say_all_that_a_caption_says():
+    for most in (1, 2, 3):
+        source, known = Shapes(num=30, seed=6, max_shapes=most, attributes=True).open("train"), attributes(most)
+        assert list(source.spec.conditions.of("label")) == list(known) and source.spec.label == "kind"
+        for i in range(30):
+            told, true = answered({k: known[k][source[i][k]] for k in known}), read(source[i]["caption"])
+            assert agreement(told, true)["all"] == 1.0 and len(told.things) == len(true.things)
+            assert source.labels[i] == source[i]["kind"]
+
+
+def test_what_is_held_out_is_never_shown_in_training_and_the_rest_stays():
+    plain, without = Shapes(num=400, eval_num=400), Shapes(num=400, eval_num=400, hold_out=("red star", "blue ring"))
+    pairs = lambda text: {(thing.colour, thing.kind) for thing in read(text).things}  # noqa: E731
+    unseen = {("red", "star"), ("blue", "ring")}
+    before, after = ([text for (text,) in one.open("train").captions] for one in (plain, without))
+    changed = [a != b for a, b in zip(before, after, strict=True)]
+    assert changed == [bool(pairs(text) & unseen) for text in before] and any(changed)
+    assert not any(pairs(text) & unseen for text in after)
+    assert without.open("eval").captions == plain.open("eval").captions
+    assert plain.open("train").fingerprint() != without.open("train").fingerprint()
+    assert "hold_out" not in str(plain.open("train").facts())  # so that runs from before there was such a thing go on
+    with pytest.raises(UserError, match="'mauve star' is no colour and kind"):
+        Shapes(hold_out=("mauve star",)).open("train")
+    with pytest.raises(UserError, match="leaves no shape"):
+        Shapes(hold_out=tuple(f"{colour} {kind}" for colour in COLOURS for kind in SHAPES)).open("train")

@@ -10,7 +10,7 @@ from jaxgen.config import files as configs
 from jaxgen.core import conditions, parallel
 from jaxgen.core.method import Encodes, Method, Reconstructs, Samples, Scores
 from jaxgen.core.spec import Field, Spec, pictures
-from jaxgen.data.sources import Digits
+from jaxgen.data.sources import Digits, Shapes
 from jaxgen.runs.experiment import Experiment, build_tokenizer
 
 SPECS = {
@@ -34,7 +34,7 @@ def exp(request, tmp_path_factory) -> Experiment:
     config = configs.override(configs.load(f"{ROOT}/configs/{request.param}.py"), {"mesh": {"data": 1}})
     own = {"digits": Digits().open("train").spec, "folder": pictures((32, 32, 3), 10)}
     own |= dict.fromkeys(("ring", "grid"), Spec(image=Field((1, 1, 2), "float32", "image", "target")))
-    own |= {"shapes": pictures((32, 32, 3), 6)}
+    own |= {"shapes": Shapes(size=32, attributes=config.data.get("attributes", False)).open("train").spec}
     spec = own.get(config.data.name) or SPECS[config.data.dataset]
     if tokenizer := build_tokenizer(config):
         spec = Spec(spec, caption=tokenizer.field())

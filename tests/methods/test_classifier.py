@@ -23,11 +23,13 @@ METHODS = [Classifier, NoisyClassifier]
 class Dense(nn.Module):
     """Logits that are linear in the image, and in the clock where there is one."""
 
+    answers: int = 3
+
     @nn.compact
     def __call__(self, x, clock=None, train=False):
         flat = x.reshape(len(x), -1)
         flat = flat if clock is None else jnp.concatenate([flat, clock[:, None] / 1000], -1)
-        return flat, nn.Dense(3)(flat)
+        return flat, nn.Dense(self.answers)(flat)
 
 
 def make(kind, spec=SPEC, **fields):
@@ -76,3 +78,21 @@ def test_a_classifier_needs_labels_and_learns_them(kind):
 def test_times_with_a_memory_are_refused():
     with pytest.raises(UserError, match=r"method \(NoisyClassifier\) needs times drawn without a memory"):
         make(NoisyClassifier, times=Importance())
+
+
+def test_several_labels_are_several_answers_and_all_must_be_right():
+    spec = Spec(SPEC, size=Field((), "int32", "label", "condition", 2))
+    batch = {**BATCH, "size": jnp.array([0, 1, 1, 0, 0, 1])}
+    method = Classifier(net=Net(Dense(5), optax.sgd(0.1)), spec=spec, smoothing=0.0)
+    assert spec.answers == 5 and spec.classes == 3
+    w = method.init(jax.random.key(0), batch).view()
+    answers, found = method.answers(w, batch["image"]), method.eval_step(w, batch, jax.random.key(0))
+    right = {name: np.asarray(logits.argmax(-1) == batch[name]) for name, logits in answers.items()}
+    log_p = {name: jax.nn.log_softmax(logits)[np.arange(6), batch[name]] for name, logits in answers.items()}
+    np.testing.assert_allclose(found["nll"], -sum(log_p.values()), rtol=1e-5)
+    np.testing.assert_allclose(found["loss"], found["nll"] / 2, rtol=1e-5)
+    np.testing.assert_array_equal(found["accuracy"], right["digit"] & right["size"])
+    np.testing.assert_array_equal(found["accuracy_size"], right["size"])
+    assert method.classify(w, batch["image"])[1].shape == (6, 3)  # the judge's label is the first
+    with pytest.raises(UserError, match="a classifier that guides knows one label, and the data have digit, size"):
+        NoisyClassifier(net=method.net, spec=spec)
