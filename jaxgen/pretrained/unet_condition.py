@@ -214,12 +214,12 @@ def names(path: layout.Path, levels: int) -> list[str]:
     return [f"{module}.{suffix(leaf)}" for module in modules]
 
 
-def _is_projection(module: UNetCondition, path: layout.Path) -> bool:
+def is_projection(module: UNetCondition, path: layout.Path) -> bool:
     """Whether a kernel is that of the end of a transformer, and stored as a 1x1 convolution."""
     return path[-2] in ("proj_in", "proj_out") and path[-1] == "kernel" and not module.linear_projection
 
 
-def _restacked(params: dict[str, Any], how: Any) -> dict[str, Any]:
+def restacked(params: dict[str, Any], how: Any) -> dict[str, Any]:
     """Parameters with the blocks of every transformer stacked, or not."""
     return {k: how(v) if "attend" in k else v for k, v in params.items()}
 
@@ -235,22 +235,22 @@ def from_diffusers(module: UNetCondition, weights: Tensors, names: Names = names
     """diffusers' tensors -> variables of `module`. Raises UserError for a missing, extra or misshapen tensor."""
 
     def convert(path: layout.Path, tensors: list[np.ndarray]) -> np.ndarray:
-        if _is_projection(module, path):
+        if is_projection(module, path):
             tensors = [a.reshape(a.shape[:2]) for a in tensors]
         return layout.ours(path[-1], tensors)
 
     variables = fill(WHAT, shapes_of(module), weights, lambda path: names(path, len(module.mults)), convert)
-    return {"params": _restacked(variables["params"], stack_blocks)} if module.scan else variables
+    return {"params": restacked(variables["params"], stack_blocks)} if module.scan else variables
 
 
 def to_diffusers(module: UNetCondition, variables: Any, names: Names = names) -> Tensors:
     """Variables of `module` (or their gradients) -> diffusers' tensors by name."""
-    params = _restacked(variables["params"], unstack_blocks) if module.scan else variables["params"]
+    params = restacked(variables["params"], unstack_blocks) if module.scan else variables["params"]
     weights = {}
     for path, value in flatten_dict({"params": params}).items():
         found, value = names(path, len(module.mults)), np.asarray(value)
         tensors = layout.theirs(path[-1], value, len(found))
-        if _is_projection(module, path):
+        if is_projection(module, path):
             tensors = [a[:, :, None, None] for a in tensors]
         weights |= dict(zip(found, tensors, strict=True))
     return weights

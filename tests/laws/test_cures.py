@@ -332,6 +332,7 @@ ELSEWHERE = {
     "nets": (23, "another net or other pictures are needed; tests/nets"),
     "pretrained/controlnet.py": (1, "a config that is not ours; tests/pretrained"),
     "pretrained/flux.py": (2, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
+    "pretrained/lora.py": (6, "files of other projects; tests/pretrained/test_lora.py"),
     "pretrained/mmdit.py": (3, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
     "pretrained/pixart.py": (2, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
     "pretrained/text_nets.py": (2, "folders and nets of another kind; tests/pretrained/test_weights_page.py"),

@@ -14,7 +14,7 @@ from jaxgen.nets.dit import DiT, position_waves
 from jaxgen.nets.ldm_autoencoder import LdmAutoencoder, NormalRegularizer
 from jaxgen.nets.unet import UNet
 from jaxgen.nets.unet_condition import UNetCondition
-from jaxgen.pretrained import text_nets, unet_condition
+from jaxgen.pretrained import lora, text_nets, unet_condition
 from jaxgen.pretrained.diffusers import load_unet, save_unet
 from jaxgen.pretrained.dit import to_author
 from jaxgen.pretrained.edm import edm_module, to_edm
@@ -85,8 +85,14 @@ def test_nets_that_read_a_text(here):
     shapes = unet_condition.shapes_of(module)
     text_nets.save("unet", module, jax.tree.map(lambda a: np.full(a.shape, 0.1, np.float32), shapes))
     names = {}
-    exec(block("text_nets.load"), names)
+    exec(block("text_nets.save"), names)
     assert names["out"].shape == (1, 8, 8, 4)
+    pair = lora.Pair(np.ones((1, 8), np.float32), np.ones((8, 1), np.float32), 0.5)
+    lora.write_kohya("style.safetensors", {"mid_block.attentions.0.transformer_blocks.0.attn1.to_v": pair})
+    exec(block("lora.merged"), names)
+    value = names["mixed"]["params"]["mid_attend"]["block0"]["qkv"]["kernel"]
+    np.testing.assert_allclose(value, 0.1 + np.repeat([0.0, 0.0, 0.8 * 0.5], 8) * np.ones((8, 1)), rtol=1e-6)
+    assert (here / "again.safetensors").read_bytes() == (here / "style.safetensors").read_bytes()
     for file in ("config.json", "diffusion_pytorch_model.safetensors"):
         assert (here / "again" / file).read_bytes() == (here / "unet" / file).read_bytes()
     with pytest.raises(UserError, match=r"UNet2DConditionModel.*not None"):
