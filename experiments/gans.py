@@ -123,7 +123,7 @@ def bare(figure: str) -> str:
 
 def name_of(row: str) -> str:
     """As part of a file's name."""
-    return re.sub(r"\W+", "_", row).strip("_")
+    return re.sub(r"\W+", "_", row.replace("++", "pp")).strip("_")
 
 
 def train(folder: Path, config: str, changes: dict) -> float:

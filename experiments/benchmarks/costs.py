@@ -21,10 +21,10 @@ from operations import operations  # noqa: E402
 
 from jaxgen.config import files as configs  # noqa: E402
 from jaxgen.core import parallel  # noqa: E402
-from jaxgen.core.spec import pictures  # noqa: E402
+from jaxgen.core.spec import Field, Spec, pictures  # noqa: E402
 from jaxgen.data.sources import Digits  # noqa: E402
 from jaxgen.data.sources.points import POINT  # noqa: E402
-from jaxgen.runs.experiment import Experiment  # noqa: E402
+from jaxgen.runs.experiment import Experiment, open_source  # noqa: E402
 
 SPECS = {
     "cifar10": pictures((32, 32, 3), 10),
@@ -59,9 +59,15 @@ def row(name: str, folder: Path) -> dict[str, str]:
     """A line of the table."""
     config = configs.override(configs.load(name), {"mesh": {"data": 1}})
     side = config.data.get("size", 32)
-    own = {"digits": Digits().open("train").spec, "folder": pictures((side, side, 3), 10), "ring": POINT, "grid": POINT}
-    spec = own.get(config.data.name)
-    spec = spec or SPECS[config.data.dataset]
+    square = pictures((side, side, 3), 10)
+    own = {"digits": Digits().open("train").spec, "folder": square, "ring": POINT, "grid": POINT}
+    if config.data.name == "shapes":
+        spec = open_source(config, "train").spec
+    elif (told := config.data.tokenizer).name == "none":
+        spec = own.get(config.data.name) or SPECS[config.data.dataset]
+    else:
+        caption = Field((told.length,), "int32", "tokens", values=told.vocab, empty=(1,) * told.length, end=1)
+        spec = Spec({**square.where(lambda _, f: f.kind != "label"), "caption": caption})
     total = 0.0
     for stage in configs.phases(lend(config, spec, folder, weights=False)):  # the last makes what the run is for
         exp = Experiment(stage.config, spec, parallel.make_mesh({"data": 1}))
