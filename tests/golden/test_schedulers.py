@@ -13,11 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.config.registry import build
 from jaxgen.diffusion import grid, predict
 from jaxgen.diffusion.paths import Linear, Sigma, shifted
 from jaxgen.diffusion.process import VP, Level, ratio
 from jaxgen.diffusion.solvers import chain, exponential, fewstep, ode
 from jaxgen.diffusion.solvers.table import Estimate, clipped, run, thresholded, unlimited
+from jaxgen.errors import UserError
+from jaxgen.pretrained.schedulers import CLASSES, method_keys
 
 BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine", "sigmoid": "sigmoid"}
 PREDICTIONS = {
@@ -221,3 +224,26 @@ def test_grid_and_schedule(folder):
     got = process.sigma(times) if case["mode"] == "flow" else ratio(process, times)
     # sigma^2 = 1 / alpha_bar - 1 in float32 is no finer than its 1.2e-7
     np.testing.assert_allclose(got**2, want[: len(got)] ** 2, rtol=2e-5, atol=1.2e-7)
+
+
+@pytest.mark.golden("schedulers/*.json")
+def test_a_published_config_says_the_same_parts(folder):
+    """`method_keys` gives the very objects whose trajectories are checked above, or says in a line what it cannot."""
+    case, arrays = load(folder)
+    config = case["scheduler_config"] | {"_class_name": case["cls"]}
+    try:
+        keys = method_keys(config, case["steps"])
+    except UserError as error:
+        refused = [key for key in ("thresholding", "use_dynamic_shifting", "use_flow_sigmas") if config.get(key)]
+        leading = config.get("timestep_spacing") == "leading" and config.get("use_karras_sigmas")
+        assert case["cls"] not in CLASSES or refused or leading, error
+        return
+    process = process_of(case)
+    path = grid_of(case, arrays, process)
+    if case["cls"] == "DDIMScheduler" and config["timestep_spacing"] == "trailing":
+        path = grid.Trailing()
+    assert build("process", keys["process"]) == process
+    assert build("predict", keys["predict"]) == PREDICTIONS[case["prediction"]]
+    if keys["solver"]["name"] == "ddim":
+        keys["solver"]["eta"] = case["step_kwargs"].get("eta", 0.0)  # of their call, not of the config
+    assert repr(build("solver", keys["solver"])) == repr(solver_of(case, case["steps"], path))

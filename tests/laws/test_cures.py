@@ -335,6 +335,7 @@ ELSEWHERE = {
     "pretrained/lora.py": (6, "files of other projects; tests/pretrained/test_lora.py"),
     "pretrained/mmdit.py": (3, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
     "pretrained/pixart.py": (2, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
+    "pretrained/schedulers.py": (5, "configs of another project; tests/golden/test_schedulers.py"),
     "pretrained/text_nets.py": (2, "folders and nets of another kind; tests/pretrained/test_weights_page.py"),
     "pretrained/transformers.py": (3, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
     "pretrained/unet_condition.py": (9, "configs that are not ours, and nets that are not theirs; tests/pretrained"),

@@ -1,0 +1,53 @@
+"""Stable Diffusion's pipeline from ids to pixels, put together of the house's parts: text, guide, net, solver, codec."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from arrays import images_last
+from safetensors.numpy import load_file
+
+from jaxgen.config.registry import build
+from jaxgen.diffusion.guide import ClassifierFree, Rescaled
+from jaxgen.diffusion.process import level_at
+from jaxgen.pretrained import text
+from jaxgen.pretrained.autoencoders import load_diffusers
+from jaxgen.pretrained.schedulers import method_keys
+from jaxgen.pretrained.unet_condition import load
+
+
+@pytest.mark.golden("pipeline_sd_tiny/*.json")
+def test_from_ids_to_pixels(folder):
+    case, a, root = json.loads(folder.read_text()), dict(np.load(folder.with_suffix(".npz"))), folder.parents[1]
+    kind, fields = text.fields(json.loads((root / "clip_text_tiny/config.json").read_text()))
+    encoder = kind(**fields)
+    heard = text.from_transformers(encoder, load_file(root / "clip_text_tiny/model.safetensors"))
+    net, variables = load(root / "unet_sd_tiny")
+    codec = load_diffusers(root / "autoencoder_kl_tiny")
+    keys = method_keys(
+        {"_class_name": case["scheduler"], **case["scheduler_config"]}, case["args"]["num_inference_steps"]
+    )
+    process, predict, solver = (build(part, keys[part]) for part in ("process", "predict", "solver"))
+    scale, share = case["args"]["guidance_scale"], case["args"].get("guidance_rescale", 0.0)
+    guide = Rescaled(scale, share) if share else ClassifierFree(scale)
+
+    @jax.jit
+    def pipeline(ids, negative, z):
+        cond, null = ({"states": encoder.apply(heard, one)["states"]} for one in (ids, negative))
+        # theirs guide the net's output, and with DPM-Solver it sees the nearest whole step of the chain
+        whole = jnp.round if case["scheduler"].startswith("DPM") else lambda clock: clock
+        guided = guide(lambda x, t, cond: net.apply(variables, x, whole(process.clock(t)), cond), cond, null)
+        denoise = lambda x, t: predict.denoised(guided(x, t), x, level_at(process, t, x))  # noqa: E731
+        path = solver.trajectory(denoise, process, z, jax.random.key(0))
+        pictures = codec.module.apply(codec.variables, path[-1] * codec.latents["std"][0], method="decode")
+        return cond["states"], null["states"], path[1:], pictures
+
+    ids, negative = (jnp.asarray(a[name], jnp.int32) for name in ("input_ids", "negative_ids"))
+    states, without, path, pictures = pipeline(ids, negative, images_last(a["latents"]))
+    tolerance = case["tolerance"]
+    np.testing.assert_allclose(states, a["prompt_embeds"], **tolerance)
+    np.testing.assert_allclose(without, a["negative_embeds"], **tolerance)
+    np.testing.assert_allclose(np.moveaxis(path, -1, 2), a["latents_per_step"], **tolerance)
+    np.testing.assert_allclose(pictures, images_last(a["decoded"]), **tolerance)
