@@ -336,6 +336,7 @@ ELSEWHERE = {
     "pretrained/mmdit.py": (3, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
     "pretrained/pixart.py": (2, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
     "pretrained/schedulers.py": (5, "configs of another project; tests/golden/test_schedulers.py"),
+    "pretrained/single_files.py": (3, "files of other projects; tests/golden/test_single_files.py"),
     "pretrained/text_nets.py": (2, "folders and nets of another kind; tests/pretrained/test_weights_page.py"),
     "pretrained/transformers.py": (3, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
     "pretrained/unet_condition.py": (9, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
