@@ -1,6 +1,8 @@
 """diffusers' `scheduler_config.json` -> the keys of a config's method: process, predict, solver and its grid.
 
 Their schedulers are one object each; here the same is said in four parts. What is not known is refused, never left out.
+One thing the parts do not say: between two steps of the chain (Karras's levels) diffusers' DPM-Solver tells the net
+the nearest whole step, and ours the true one. Their very pixels need the rounding (tests/golden/test_pipelines.py).
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
-"""Single files of Stable Diffusion (.safetensors, Lightning's .ckpt): their UNet and CLIP, by the names that diffusers gives them.
+"""Single files of Stable Diffusion 1 (.safetensors, Lightning's .ckpt): their UNet and CLIP, by diffusers' names.
 
-Their first stage is read by `autoencoders.load_author`, which takes the same file. Names alone tell where a block lies: a level
-ends where it is resampled.
+Their first stage is read by `autoencoders.load_author`, which takes the same file. OpenCLIP, of SD 2, is not read. Names
+alone tell where a block lies: a level ends where it is resampled.
 """
 
 from collections.abc import Iterable, Mapping

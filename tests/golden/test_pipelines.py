@@ -1,4 +1,4 @@
-"""Stable Diffusion's pipeline from ids to pixels, put together of the house's parts: text, guide, net, solver, codec."""
+"""Stable Diffusion's pipeline from ids to pixels, of the house's parts: text, guide, net, solver, codec."""
 
 import json
 
