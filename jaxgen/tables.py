@@ -132,6 +132,7 @@ TABLES: dict[str, dict[str, str]] = {
         "rmsprop": "jaxgen.core.optim:RmsProp",
         "sgd": "jaxgen.core.optim:Sgd",
     },
+    "adapter": {"lora": "jaxgen.core.adapter:Lora"},
     "ema": {
         "none": "jaxgen.core.net:NoEma",
         "decay": "jaxgen.core.net:Decay",
@@ -338,7 +339,7 @@ KEYS: dict[str, str] = {
     "net": "net", "gen": "net", "disc": "net", "base_gen": "net", "base_disc": "net", "ae": "net",
     "encoder": "module", 
     "text": "module", "text_encoder": "text_encoder", "decoder": "module", "quantizer": "module", "regularizer": "module",
-    "optimizer": "optimizer", "ema": "ema", "tokenizer": "tokenizer",
+    "optimizer": "optimizer", "ema": "ema", "adapter": "adapter", "tokenizer": "tokenizer",
     "process": "process", "predict": "predict", "weight": "weight", "times": "times", "objective": "objective",
     "solver": "solver", "pairs": "solver",
     "guide": "guide", "grid": "grid", "nll": "nll", "likelihood": "likelihood", "dequantise": "dequantise",
@@ -371,5 +372,5 @@ OWN: dict[str, tuple[str, ...]] = {
     "gan_augment": ("p", "brightness", "contrast", "saturation", "shift", "cutout"),
 }
 
-# keys of a net that are not fields of its module, with their defaults
-NET_PARTS: dict[str, Any] = {"optimizer": {"name": "adam"}, "ema": {"name": "none"}}
+# keys of a net that are not fields of its module, with their defaults; None is left out
+NET_PARTS: dict[str, Any] = {"optimizer": {"name": "adam"}, "ema": {"name": "none"}, "adapter": None}

@@ -243,7 +243,8 @@ def complete(table: str, spec: Any, where: str = "config") -> Any:
         else:
             out[key] = value
     for key, like in parts.items():
-        out[key] = complete(KEYS[key], spec.get(key, like), f"{where}.{key}")
+        if (value := spec.get(key, like)) is not None:
+            out[key] = complete(KEYS[key], value, f"{where}.{key}")
     return out
 
 
@@ -254,7 +255,11 @@ def build(table: str, spec: Any, given: dict[str, Any] | None = None, where: str
     if isinstance(spec, tuple):
         return tuple(build(table, one, given, f"{where}[{i}]") for i, one in enumerate(spec))
     cls = lookup(table, spec.pop("name"), where)
-    parts = {key: build(KEYS[key], spec.pop(key), given, f"{where}.{key}") for key in NET_PARTS if table == "net"}
+    parts = {
+        key: build(KEYS[key], spec.pop(key), given, f"{where}.{key}")
+        for key in NET_PARTS
+        if key in spec and table == "net"
+    }
     part = lambda k, v: build(KEYS[k], v, given, f"{where}.{k}") if k in KEYS and v is not None else v  # noqa: E731
     values = {k: part(k, v) for k, v in spec.items()}
     values |= {k: given[fact] for k, fact in asked(cls).items() if k not in spec and fact in given}
@@ -265,5 +270,7 @@ def build(table: str, spec: Any, given: dict[str, Any] | None = None, where: str
         rules = parts["ema"] if isinstance(parts["ema"], tuple) else (parts["ema"],)
         kept, optimizer = tuple(rule for rule in rules if not isinstance(rule, NoEma)), parts["optimizer"]
         alike = getattr(optimizer, "alike", None)
-        return Net(built, tx=optimizer.build(), ema=kept, alike=alike, optimizer=optimizer)
+        return Net(
+            built, tx=optimizer.build(), ema=kept, alike=alike, optimizer=optimizer, adapter=parts.get("adapter")
+        )
     return built

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
+from jaxgen.core.adapter import Lora
 from jaxgen.core.layout import Alike
 from jaxgen.core.optim import mask
 from jaxgen.core.ranges import BelowOne, NonNegative, Positive, Range
@@ -137,6 +138,8 @@ class Net:
     alike: Alike | None = field(default=None, compare=False)  # params that the optimizer treats alike, number by number
     optimizer: Any = field(default=None, compare=False)  # what `tx` was built from (an Optimizer)
 
+    adapter: Lora | None = None  # what is trained instead of the params of a base
+
     def __post_init__(self) -> None:
         labels = [rule.label for rule in self.ema]
         if twice := sorted({label for label in labels if labels.count(label) > 1}):
@@ -148,6 +151,12 @@ class Net:
         rngs = dict.fromkeys(("params", "dropout", "noise", "style"), rng)
         variables = dict(self.module.init(rngs, *args, **kwargs))
         params = variables.pop("params", {})
+        if self.adapter and variables:
+            kind = type(self.module).__name__
+            raise UserError(
+                f"method.net.adapter is for nets of params alone, and {kind} has {min(variables)}; set it to None"
+            )
+        params = self.adapter.init(rng, params) if self.adapter else params
         trained = getattr(self.optimizer, "train", ".*")
         if params and not any(jax.tree.leaves(mask(trained)(params))):
             raise UserError(
@@ -173,6 +182,7 @@ class Net:
 
         Collections named in `hold` come back as they are even then.
         """
+        variables = self.adapter.on(variables) if self.adapter else variables
         vars = others(variables)
         if not train:
             return self.module.apply(variables, *args, train=False, rngs=rngs, method=method, **kwargs), vars

@@ -11,6 +11,7 @@ from jaxgen.errors import UserError
 
 Array = jax.Array
 PyTree = Any
+BASE = "base"  # of what an adapter (core/adapter.py) is added to: the loan, and the collection of it that a net sees
 Variables = dict[str, PyTree]  # {"params": ..., "batch_stats": ..., "codebook": ...}, as linen's apply takes them
 
 
@@ -78,6 +79,8 @@ class TrainState:
         if isinstance(ema, str) and ema not in self.labels:
             raise UserError(f"there is no average {ema!r}; the run keeps: {', '.join(self.labels) or 'none'}")
         nets = {name: net.variables(ema) for name, net in self.nets.items()}
+        if base := self.frozen.get(BASE):
+            nets |= {name: {**nets[name], BASE: net["params"]} for name, net in base.weights.nets.items()}
         return Weights(self.step, nets, self.frozen, self.extra)
 
 

@@ -17,7 +17,7 @@ from jaxgen.core.lender import Loan, Role
 from jaxgen.core.method import JudgesNoise, Loss, LossMethod
 from jaxgen.core.ranges import BelowOne
 from jaxgen.core.spec import Spec
-from jaxgen.core.state import Array, TrainState, Variables, Weights
+from jaxgen.core.state import BASE, Array, TrainState, Variables, Weights
 from jaxgen.core.task import Batch
 from jaxgen.diffusion.flow_likelihood import FlowLikelihood
 from jaxgen.diffusion.guide import CondModel, Guide, NoGuide, missing, uphill, worse
@@ -189,13 +189,16 @@ class Diffusion(LossMethod):
         return self.guide(self.unguided(w.nets["net"]), cond, null, other)
 
     def loans(self) -> dict[str, Loan]:
-        """The guide's second model, and an encoder of text."""
+        """The guide's second model, an encoder of text, the base of an adapter."""
         roles = {
             "weak": Role(Diffusion, "diffusion model", conditions=True, alike=("process",)),
             "judge": Role(JudgesNoise, "classifier of noisy images", alike=("process", "classes")),
         }
         there = [name for name in roles if hasattr(self.guide, name)]
         text = self.text_encoder.loans() if self.text_encoder else {}
+        if adapter := self.net.adapter:
+            role = Role(Diffusion, "diffusion model", conditions=True, alike=("process", "predict"))
+            text |= {BASE: Loan(adapter.run, role, "method.net.adapter.run")}
         return text | {name: Loan(getattr(self.guide, name), roles[name], f"method.guide.{name}") for name in there}
 
     def second(self, w: Weights) -> CondModel:

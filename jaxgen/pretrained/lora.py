@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from jaxgen.core.state import Variables
+from jaxgen.core.adapter import Lora as Adapter
+from jaxgen.core.state import PyTree, Variables
 from jaxgen.errors import UserError
 from jaxgen.nets.unet_condition import UNetCondition
 from jaxgen.pretrained import layout, unet_condition
@@ -138,6 +139,19 @@ def _alpha(told: dict[str, Any], name: str) -> float | None:
     patterns = (told.get("alpha_pattern") or {}).items()
     alpha = next((v for k, v in patterns if re.match(rf"(.*\.)?({k})$", name)), told["lora_alpha"])
     return alpha or None
+
+
+def pairs_of(module: UNetCondition, adapter: Adapter, params: PyTree) -> dict[str, Pair]:
+    """What a run has trained (the params of its net, whose adapter it is) as pairs of a file."""
+    params = restacked(params, unet_condition.unstack_blocks) if module.scan else params
+    shapes, found = weights_of(module), {}
+    for path, pairs in adapter.pairs(params):
+        for name, pair in zip(_modules(module, ("params", *path)), pairs, strict=True):
+            (down,), (up,) = (layout.theirs("kernel", np.asarray(pair[k])) for k in ("down", "up"))
+            window = len(shapes[name][2:])
+            down = down.reshape(*down.shape, *[1] * (window + 2 - down.ndim))
+            found[name] = Pair(down, up.reshape(*up.shape, *[1] * window), adapter.alpha)
+    return found
 
 
 def write_kohya(path: str | Path, lora: Lora, **told: str) -> None:

@@ -318,7 +318,7 @@ ELSEWHERE = {
     "caption.py": (3, "a trained run and pictures are needed; tests/laws/test_runs.py"),
     "compare.py": (8, "a command of its own; tests/system/test_measure.py"),
     "config": (18, "what a config file or a command line holds; tests/config and tests/system/test_command.py"),
-    "core": (17, "mistakes of the code of a method of one's own, or a second run or host is needed; tests/core, tests/runs"),
+    "core": (21, "the code of a method of one's own, an adapter, or a second run or host is needed; tests/core, tests/runs"),
     "core/task.py": (3, "two tasks that exclude each other; tests/tasks"),
     "data": (54, "what is wrong with the user's files or data set; tests/data"),
     "diffusion": (4, "a guide's second model, or values that the user must choose; tests/diffusion"),
