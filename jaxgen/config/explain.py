@@ -60,7 +60,7 @@ def explained(config: ConfigDict) -> str:
     config = normalise(config)
     lines = []
     for path, value, meaning, usual in _options(config.to_dict()):
-        left = f"{path} = {value!r}" if value is not None else path
+        left = f"{path} = {value!r}" if value is not ... else path
         told = [meaning.rstrip(".")] if meaning else []
         told += [f"default {usual!r}"] if usual is not ... and usual != value else []
         lines.append(f"{left:<{WIDE}}  # {'; '.join(told)}" if told else left)
@@ -115,7 +115,7 @@ def _first(cls: type) -> str:
 
 
 def _options(config: dict[str, Any]) -> Iterator[tuple[str, Any, str, Any]]:
-    """(path, value, meaning, default) of all; a section has its name for a value."""
+    """(path, value, meaning, default) of all; a section has its name for a value, or ... where it has none."""
     told = meanings(RunOptions)
     for key, field in fields(RunOptions).items():
         value = config[key]
@@ -128,7 +128,7 @@ def _options(config: dict[str, Any]) -> Iterator[tuple[str, Any, str, Any]]:
         elif key == "method":
             yield from _member("method", value, "method")
         elif key in SECTIONS:
-            yield key, None, told.get(key, ""), ...
+            yield key, ..., told.get(key, ""), ...
             for name, spec in value.items():
                 yield from _member(SECTIONS[key], {"name": name, **spec}, f"{key}.{name}")
         elif key == "init" and value:
