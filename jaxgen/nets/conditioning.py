@@ -112,7 +112,7 @@ def read_text(conditions: Spec, cond: Cond | None, num: int, net: nn.Module) -> 
     return Text(value(conditions, cond, states, num), seen)
 
 
-class Listens(nn.Module):
+class Listens(nn.Module, kw_only=True):
     """A net that reads a text. text: an encoder of its own, trained along, for a text that comes as tokens."""
 
     text: nn.Module | None = None

@@ -56,7 +56,7 @@ class Flip(Augment):
     def spec(self, spec: Spec) -> Spec:
         """The same; a UserError for latents that were cached of pictures as they are alone."""
         target = spec[spec.target]
-        if target.kind not in ("latent", "tokens"):
+        if target.kind not in ("latent", "tokens") or len(target.shape) < 2:
             return super().spec(spec)
         if target.shape[0] < 2:
             raise UserError(

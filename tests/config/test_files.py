@@ -11,7 +11,7 @@ from cases import CONFIGS, ROOT
 from jaxgen.config import files as configs
 from jaxgen.config import registry
 from jaxgen.core.given import OnDisk
-from jaxgen.core.spec import given, labels, pictures
+from jaxgen.core.spec import Field, Spec, given, labels, pictures
 from jaxgen.errors import UserError
 
 
@@ -190,7 +190,8 @@ def every_part():
 
 def test_a_part_gets_the_facts_that_its_types_ask_for_and_no_others():
     """Over every table: a field is given a fact if its type asks for it, whatever its name; all others keep their defaults."""
-    facts = given(pictures((6, 5, 3), 7), 4, 123_457, (7, 123_457))
+    spec = Spec(pictures((6, 5, 3), 7), caption=Field((9,), "int32", "tokens", values=300))
+    facts = given(spec, 4, 123_457, (7, 123_457))
     seen = set()
     for table, name, cls in every_part():
         asked = registry.asked(cls)
@@ -308,7 +309,7 @@ def test_a_module_in_the_current_folder_is_enough(ddpm, tmp_path, monkeypatch):
         "own_parts:Plain": r"it must be a dataclass \(@dataclass",
         "own_broken:Mine": "own_broken needs nowhere_at_all, which is not installed",
         "own_parts:Data": "cannot be a task: it lacks spec, undo",
-        "mine": "is unknown; there are: coarse, codec, hide, levels, shrink .or a class of your own: config.tasks.a=MODULE:CLASS",
+        "mine": "is unknown; there are: coarse, codec, .*, shrink .or a class of your own: config.tasks.a=MODULE:CLASS",
     }
     for name, words in wrong.items():
         with pytest.raises(UserError, match=words) as error:

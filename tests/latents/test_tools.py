@@ -302,7 +302,7 @@ def test_the_command_line(runs, capsys):
     for wrong, told in (
         ([*path[:1], "--mode=sample", "--tool.frames=3"], "--tool.frames is for --mode=latents, not for --mode=sample"),
         ([*path[:1], "--mode=sample", "--tool=mix"], "--tool is for --mode=latents, not for --mode=sample"),
-        ([*path, "--tool=mix", "--num=3"], "--num is for --mode=sample, not for --mode=latents"),
+        ([*path, "--tool=mix", "--num=3"], "--num is for --mode=sample and --mode=caption, not for --mode=latents"),
     ):
         with pytest.raises(UserError, match=told):
             main.run(wrong)

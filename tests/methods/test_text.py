@@ -53,7 +53,8 @@ def test_a_net_is_told_what_a_frozen_encoder_says(clip):
     assert {x.sharding.mesh for x in jax.tree.leaves(exp.abstract.frozen)} == {exp.mesh}
     params = exp.abstract.nets["net"].params
     assert (
-        params["block0"]["text"]["kv"]["kernel"].shape == (8, 32) and params["embed"]["pooled"]["kernel"].shape[0] == 8
+        params["mid_attend"]["block0"]["text"]["kv"]["kernel"].shape == (8, 16)
+        and params["pooled"]["kernel"].shape[0] == 8
     )
     frozen, ids = exp.frozen(), exp.tokenizer.encode(["a red ring", ""])
     told = exp.method.text_encoder(exp.spec, frozen, {"caption": jnp.asarray(ids)})

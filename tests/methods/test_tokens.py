@@ -94,7 +94,7 @@ def one_by_one(method, w, rng, num, cond):
 def test_drawing_with_a_cache_is_drawing_without(guide, monkeypatch):
     """The same noise gives the same tokens, whatever the guide, over several blocks of the cache."""
     monkeypatch.setattr(tokens, "BLOCK", 5)
-    guide = build("guide", {"name": guide, **GUIDES[guide]}, {"conditions": CODES.conditions})
+    guide = build("guide", {"name": guide, **GUIDES[guide]}, {"spec": CODES})
     method = made("causal", guide=guide, condition_dropout=0.1, draw=Draw(0.8, top_k=5))
     w, cond = weights(method, 0.4), {"label": jnp.array([0, 1, 2, 3])}
     found = jax.jit(lambda w: method.sample(w, KEY, 4, cond))(w)

@@ -124,5 +124,5 @@ def test_other_ranks_are_named(name):
         init(jnp.zeros((3, 2, 8, 8, 3)))
     with pytest.raises(UserError, match=r"needs the condition 'hidden' of shape \[H, W, C\], not \[8, 8\]"):
         init(X, hidden=("mask", jnp.zeros((3, 8, 8))))
-    with pytest.raises(UserError, match=r"one vector for each example, and 'caption' has shape \[7, 5\]"):
-        init(X, caption=("embedding", jnp.zeros((3, 7, 5))))
+    with pytest.raises(UserError, match=r"one vector for each example, and 'caption' has shape \[7, 5, 2\]"):
+        init(X, caption=("embedding", jnp.zeros((3, 7, 5, 2))))

@@ -239,7 +239,7 @@ def test_what_cannot_change_and_what_is_not_known_is_one_line(digits):
         (lambda: jaxgen.open(digits, step=3), "no checkpoint of step 3"),
         (
             lambda: jaxgen.open(digits).sample(2, prompt="a cat"),
-            "the run knows no condition 'prompt'; it is told: label",
+            "--prompt was given but .* is told no text; ask by --labels",
         ),
         (
             lambda: jaxgen.open(digits).sample(2, labels=[10]),

@@ -172,7 +172,10 @@ def test_mistakes_about_the_run_directory(trained, tmp_path):
             [f"--workdir={trained}", "--config=vae_digits", "--mode=eval"],
             "leave it out: --mode=eval takes the run's own, and --config.KEY=VALUE changes keys",
         ),
-        ([f"--workdir={trained}", "--mode=eval", "--num=5"], "--num is for --mode=sample, not for --mode=eval"),
+        (
+            [f"--workdir={trained}", "--mode=eval", "--num=5"],
+            "--num is for --mode=sample and --mode=caption, not for --mode=eval",
+        ),
         ([f"--workdir={trained}", "--weights=raw"], "--weights is for --mode=eval and --mode=sample"),
         ([f"--workdir={trained}", "--mode=sweep", "--weights=raw"], "name the averages by --stds=0.05,0.1"),
         ([f"--workdir={trained}", "--mode=eval", "--step=3"], "no checkpoint of step 3"),
