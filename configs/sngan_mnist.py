@@ -23,8 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
         disc=dict(name="resnet_discriminator", width=32, spectral=True, pool="sum", optimizer=adam),
     )
     c.eval = dict(loss=dict(every=1_000), grid=dict(every=1_000))
-    return (
-        tiny(c, **{"method.gen.width": 8, "method.disc.width": 8, "method.disc.downs": 1, "method.disc.plain": 1})
-        if arg == "tiny"
-        else c
-    )
+    return tiny(c, **TINY) if arg == "tiny" else c
+
+
+TINY = {"method.gen.width": 8, "method.disc.width": 8, "method.disc.downs": 1, "method.disc.plain": 1}

@@ -48,9 +48,7 @@ def main() -> None:
         results[name] = {k: round(float(v), 4) for k, v in found.scalars.items()}
         results[name]["seconds"] = round(time.monotonic() - start, 1)
         for images in found.images.values():
-            save_grid(
-                OUT / f"latents_{name.split(',')[0].replace('+', 'plus')}.png", images, found.columns, found.captions
-            )
+            save_grid(OUT / f"latents_{name_of(name)}.png", images, found.columns, found.captions)
     (OUT / "latents.json").write_text(json.dumps(results, indent=1) + "\n")
     insert(OUT / "README.md", "<!-- made by latents_mnist.py -->", table(results))
 

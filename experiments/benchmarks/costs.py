@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 from tqdm import tqdm
 
 ROOT = Path(__file__).parents[2]
@@ -22,8 +23,6 @@ from operations import operations  # noqa: E402
 from jaxgen.config import files as configs  # noqa: E402
 from jaxgen.core import parallel  # noqa: E402
 from jaxgen.core.spec import Field, Spec, pictures  # noqa: E402
-from jaxgen.data.sources import Digits  # noqa: E402
-from jaxgen.data.sources.points import POINT  # noqa: E402
 from jaxgen.runs.experiment import Experiment, open_source  # noqa: E402
 
 SPECS = {
@@ -55,19 +54,24 @@ def duration(seconds: float) -> str:
     return "1 min" if seconds > 30 else "seconds"
 
 
+def spec_of(data: ConfigDict) -> Spec | None:
+    """What data hold that are not here; None of those that are."""
+    if data.name == "tfds":
+        return SPECS[data.dataset]
+    if data.name != "folder":
+        return None
+    square = pictures((data.size, data.size, 3), 10)
+    if not (vocab := data.tokenizer.get("vocab")):
+        return square
+    length = data.tokenizer.length
+    caption = Field((length,), "int32", "tokens", values=vocab, empty=(1,) * length, end=1)
+    return Spec({**square.where(lambda _, f: f.kind != "label"), "caption": caption})
+
+
 def row(name: str, folder: Path) -> dict[str, str]:
     """A line of the table."""
     config = configs.override(configs.load(name), {"mesh": {"data": 1}})
-    side = config.data.get("size", 32)
-    square = pictures((side, side, 3), 10)
-    own = {"digits": Digits().open("train").spec, "folder": square, "ring": POINT, "grid": POINT}
-    if config.data.name == "shapes":
-        spec = open_source(config, "train").spec
-    elif (told := config.data.tokenizer).name == "none":
-        spec = own.get(config.data.name) or SPECS[config.data.dataset]
-    else:
-        caption = Field((told.length,), "int32", "tokens", values=told.vocab, empty=(1,) * told.length, end=1)
-        spec = Spec({**square.where(lambda _, f: f.kind != "label"), "caption": caption})
+    spec = spec_of(config.data) or open_source(config, "train").spec  # which comes with the package, or is drawn
     total = 0.0
     for stage in configs.phases(lend(config, spec, folder, weights=False)):  # the last makes what the run is for
         exp = Experiment(stage.config, spec, parallel.make_mesh({"data": 1}))

@@ -36,37 +36,28 @@ class Attention(nn.Module):
 
 
 class Trunk(nn.Module):
-    """What encoder and decoder share: their layers in turn; `steps` are names, "pad" and "double"."""
+    """What encoder and decoder share: their layers in turn."""
 
     def __init__(self, groups: int):
         super().__init__()
-        self.groups, self.steps = groups, []
-
-    def add(self, name: str, layer: nn.Module) -> None:
-        """The next layer."""
-        self.add_module(name, layer)
-        self.steps.append(name)
+        self.groups = groups
 
     def middle(self, channels: int) -> None:
         """Block, attention, block."""
-        self.add("mid_block0", Resnet(channels, channels, self.groups))
-        self.add("mid_attend", Attention(channels, self.groups))
-        self.add("mid_block1", Resnet(channels, channels, self.groups))
+        self.add_module("mid_block0", Resnet(channels, channels, self.groups))
+        self.add_module("mid_attend", Attention(channels, self.groups))
+        self.add_module("mid_block1", Resnet(channels, channels, self.groups))
 
     def end(self, channels: int, features: int) -> None:
         """Norm, SiLU, convolution."""
-        self.norm_out = nn.GroupNorm(self.groups, channels, 1e-6)
-        self.conv_out = nn.Conv2d(channels, features, 3, padding=1)
+        self.add_module("norm_out", nn.GroupNorm(self.groups, channels, 1e-6))
+        self.add_module("silu", nn.SiLU())
+        self.add_module("conv_out", nn.Conv2d(channels, features, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        for name in self.steps:
-            if name == "pad":
-                x = F.pad(x, (0, 1, 0, 1))
-            elif name == "double":
-                x = F.interpolate(x, scale_factor=2.0)
-            else:
-                x = self.get_submodule(name)(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        for layer in self.children():
+            x = layer(x)
+        return x
 
 
 class Encoder(Trunk):
@@ -74,15 +65,15 @@ class Encoder(Trunk):
 
     def __init__(self, channels: int, widths: list[int], blocks: int, groups: int, z: int):
         super().__init__(groups)
-        self.add("conv_in", nn.Conv2d(channels, widths[0], 3, padding=1))
+        self.add_module("conv_in", nn.Conv2d(channels, widths[0], 3, padding=1))
         before = widths[0]
         for i, width in enumerate(widths):
             for j in range(blocks):
-                self.add(f"down{i}_block{j}", Resnet(before, width, groups))
+                self.add_module(f"down{i}_block{j}", Resnet(before, width, groups))
                 before = width
             if i < len(widths) - 1:
-                self.steps.append("pad")
-                self.add(f"down{i}_sample", nn.Conv2d(width, width, 3, 2))
+                self.add_module(f"down{i}_pad", nn.ZeroPad2d((0, 1, 0, 1)))
+                self.add_module(f"down{i}_sample", nn.Conv2d(width, width, 3, 2))
         self.middle(before)
         self.end(before, z)
 
@@ -93,15 +84,15 @@ class Decoder(Trunk):
     def __init__(self, channels: int, widths: list[int], blocks: int, groups: int, z: int):
         super().__init__(groups)
         before = widths[-1]
-        self.add("conv_in", nn.Conv2d(z, before, 3, padding=1))
+        self.add_module("conv_in", nn.Conv2d(z, before, 3, padding=1))
         self.middle(before)
         for i in reversed(range(len(widths))):
             for j in range(blocks + 1):
-                self.add(f"up{i}_block{j}", Resnet(before, widths[i], groups))
+                self.add_module(f"up{i}_block{j}", Resnet(before, widths[i], groups))
                 before = widths[i]
             if i > 0:
-                self.steps.append("double")
-                self.add(f"up{i}_sample", nn.Conv2d(before, before, 3, padding=1))
+                self.add_module(f"up{i}_double", nn.Upsample(scale_factor=2.0))
+                self.add_module(f"up{i}_sample", nn.Conv2d(before, before, 3, padding=1))
         self.end(before, channels)
 
 
