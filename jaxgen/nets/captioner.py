@@ -19,7 +19,7 @@ from jaxgen.core.ranges import BelowOne, Count, Precision
 from jaxgen.core.spec import Conditions, Spec, TargetShape, Vocabulary
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import image_shape, value
-from jaxgen.nets.dit import patchify
+from jaxgen.nets.dit import grid_of, patchify
 from jaxgen.nets.layers import Dense, Dropout, LayerNorm
 from jaxgen.nets.transformer import Block, init
 
@@ -36,11 +36,8 @@ class VitEncoder(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        height, width, _ = image_shape(x.shape[1:], self)
-        if height % self.patch or width % self.patch:
-            raise UserError(
-                f"vit_encoder: patch={self.patch} does not divide pictures of {height}x{width}; set patch=1"
-            )
+        image_shape(x.shape[1:], self)
+        rows, columns = grid_of(self, x)
         h = Dense(self.width, dtype=self.dtype, name="patches")(patchify(x, self.patch))
         h += self.param("position", init, h.shape[1:]).astype(h.dtype)
         h = Dropout(self.dropout)(h, train)
@@ -49,7 +46,7 @@ class VitEncoder(nn.Module):
                 h, None, train
             )
         h = LayerNorm(1e-5, dtype=self.dtype, name="last")(h)
-        return h.reshape(len(x), height // self.patch, width // self.patch, self.width)
+        return h.reshape(len(x), rows, columns, self.width)
 
 
 class Captioner(nn.Module):

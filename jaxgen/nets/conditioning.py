@@ -112,6 +112,11 @@ def read_text(conditions: Spec, cond: Cond | None, num: int, net: nn.Module) -> 
     return Text(value(conditions, cond, states, num), seen)
 
 
+def seen_by_all(mask: Array | None, places: int) -> Array | None:
+    """The mask of a text [B, 1, L] and of places behind it, which all may look at: bool [B, 1, L + places]; None: all."""
+    return None if mask is None else jnp.pad(mask, ((0, 0), (0, 0), (0, places)), constant_values=True)
+
+
 class Listens(nn.Module, kw_only=True):
     """A net that reads a text. text: an encoder of its own, trained along, for a text that comes as tokens."""
 

@@ -8,11 +8,13 @@ sines and cosines of their place; time and label reach every block by adaLN-Zero
     x <- x + gate_1 attention(LN(x) (1 + scale_1) + shift_1)
     x <- x + gate_2 mlp(LN(x) (1 + scale_2) + shift_2)
 
-SiT (Ma et al. 2024, arXiv:2401.08740) is the same net with a clock in [0, 1].
+SiT (Ma et al. 2024, arXiv:2401.08740) is the same net with a clock in [0, 1]. `PatchTransformer` and `AdaLnBlock` are what PixArt,
+MMDiT and Flux have in common with it.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -34,8 +36,9 @@ from jaxgen.nets.conditioning import (
     join_pictures,
     read_text,
     sequences,
+    vector,
 )
-from jaxgen.nets.layers import Dense, LayerNorm, attention, ddpm_init, remat, timestep_embedding
+from jaxgen.nets.layers import Dense, LayerNorm, RmsNorm, attention, ddpm_init, remat, timestep_embedding
 
 TIME_WAVES = 256  # sines and cosines of t before the first layer
 SIZES: dict[str, dict[str, int]] = {  # table 1
@@ -77,155 +80,225 @@ def unpatchify(x: Array, rows: int, patch: int) -> Array:
 
 
 class Embedding(nn.Module):
-    """time(t) + the labels' rows + the projected embeddings: t [B] -> [B, width]."""
+    """What is told besides a text as one vector: t [B] or [B, K] -> [B, width].
+
+    The sum of a net of t, one of every further number, the labels' rows, and the projected embeddings. numbers: name -> [B].
+    pooled_net: the embedding `pooled`, of a whole text, has a net as the numbers have, and no projection.
+    """
 
     width: int
     conditions: Spec = Spec()
     null_label: bool = True
     freq_shift: float = 0.0
+    pooled_net: bool = False
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, t: Array, cond: Cond | None) -> Array:
+    def __call__(self, t: Array, cond: Cond | None, **numbers: Array) -> Array:
         normal = nn.initializers.normal(0.02)
-        c = timestep_embedding(t, TIME_WAVES, flip_sin_to_cos=True, freq_shift=self.freq_shift)
-        c = nn.silu(Dense(self.width, dtype=self.dtype, kernel_init=normal, name="time0")(c))
-        c = Dense(self.width, dtype=self.dtype, kernel_init=normal, name="time1")(c)
-        return add_vectors(c, self.conditions, cond, self.null_label, normal, normal)
+
+        def net(h, name):
+            h = nn.silu(Dense(self.width, dtype=self.dtype, kernel_init=normal, name=f"{name}0")(h))
+            return Dense(self.width, dtype=self.dtype, kernel_init=normal, name=f"{name}1")(h)
+
+        told = {"time": t, **numbers}
+        c = sum(net(timestep_embedding(x, TIME_WAVES, True, self.freq_shift), name) for name, x in told.items())
+        apart = {*numbers}
+        if self.pooled_net and "pooled" in self.conditions.of("embedding"):
+            c, apart = c + net(vector(self.conditions, cond, "pooled", len(t)), "pooled"), apart | {"pooled"}
+        rest = beside_text(self.conditions).where(lambda name, _: name not in apart)
+        return add_vectors(c, rest, cond, self.null_label, normal, normal)
 
 
-class DiTBlock(nn.Module):
-    """Attention and an MLP, each shifted, scaled and gated by c, and attention to a text: x [B, N, D], c [B, D] -> [B, N, D]."""
+def adaln(c: Array, parts: int, dtype: str, name: str) -> list[Array]:
+    """What shifts, scales and gates, of c [B, D]: so many arrays [B, 1, D], zeros at the start."""
+    dense = Dense(parts * c.shape[-1], dtype=dtype, kernel_init=nn.initializers.zeros, name=name)
+    return jnp.split(dense(nn.silu(c))[:, None], parts, -1)
+
+
+def normed(x: Array, shift: Array, scale: Array, eps: float = 1e-6) -> Array:
+    """x [B, N, D] normalised, scaled and shifted, in float32 up to the product that follows."""
+    return LayerNorm(eps, affine=False)(x) * (1 + scale) + shift
+
+
+def merged(x: Array) -> Array:
+    """[B, N, heads, d] -> [B, N, D]."""
+    return x.reshape(*x.shape[:2], -1)
+
+
+class AdaLnBlock(nn.Module):
+    """What blocks of transformers of patches are made of; names of layers begin with that of their stream."""
 
     heads: int
+    qk_norm: bool = False
     mlp_ratio: float = 4.0
-    mlp_norm_eps: float = 1e-6
     dtype: str = "float32"
+
+    def linear(self, features: int, name: str) -> Dense:
+        """A dense layer."""
+        return Dense(features, dtype=self.dtype, kernel_init=ddpm_init(), name=name)
+
+    def qkv(self, x: Array, stream: str = "") -> tuple[Array, Array, Array]:
+        """Queries, keys and values of x [B, N, D]: [B, N, heads, d] each."""
+        b, n, d = x.shape
+        qkv = self.linear(3 * d, f"{stream}qkv")(x).reshape(b, n, 3, self.heads, d // self.heads)
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        if self.qk_norm:
+            q, k = (RmsNorm(dtype=self.dtype, name=f"{stream}norm_{which}")(y) for which, y in (("q", q), ("k", k)))
+        return q, k, v
+
+    def mlp(self, x: Array, stream: str = "") -> Array:
+        """[B, N, D] -> the same."""
+        d = x.shape[-1]
+        return self.linear(d, f"{stream}mlp1")(nn.gelu(self.linear(round(self.mlp_ratio * d), f"{stream}mlp0")(x)))
+
+
+class DiTBlock(AdaLnBlock):
+    """Attention and an MLP, each shifted, scaled and gated by c, and attention to a text: x [B, N, D], c [B, D] -> [B, N, D]."""
+
+    mlp_norm_eps: float = 1e-6
 
     @nn.compact
     def __call__(self, x: Array, c: Array, text: Text | None = None) -> Array:
-        b, n, d = x.shape
-
-        def linear(features, name):
-            return Dense(features, dtype=self.dtype, kernel_init=ddpm_init(), name=name)
-
-        def norm(x, shift, scale, eps=1e-6):  # float32 up to the product that follows
-            return LayerNorm(eps, affine=False)(x) * (1 + scale) + shift
-
-        adaln = Dense(6 * d, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="adaln")(nn.silu(c))[:, None]
-        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(adaln, 6, -1)  # [B, 1, D] each
-        qkv = linear(3 * d, "qkv")(norm(x, shift1, scale1)).reshape(b, n, 3, self.heads, d // self.heads)
-        h = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]).reshape(b, n, d)
-        x = x + gate1 * linear(d, "out")(h)
+        shift1, scale1, gate1, shift2, scale2, gate2 = adaln(c, 6, self.dtype, "adaln")
+        h = merged(attention(*self.qkv(normed(x, shift1, scale1))))
+        x = x + gate1 * self.linear(x.shape[-1], "out")(h)
         if text:
             look = TextAttention(self.heads, True, self.dtype, ddpm_init(), out_init=nn.initializers.zeros, name="text")
             x = x + look(LayerNorm(dtype=self.dtype, name="norm_text")(x), text)
-        h = linear(round(self.mlp_ratio * d), "mlp0")(norm(x, shift2, scale2, self.mlp_norm_eps))
-        return x + gate2 * linear(d, "mlp1")(nn.gelu(h))
+        return x + gate2 * self.mlp(normed(x, shift2, scale2, self.mlp_norm_eps))
 
 
-class DiT(Listens):
-    """Any prediction of a diffusion or flow model from tokens; the defaults are DiT-S/2, `SIZES` has the others.
+class PatchTransformer(Listens):
+    """What transformers of patches have in common.
 
-    x [B, H, W, C] float; t [B], diffusion steps 0..999 or a flow's time in [0, 1], or several times [B, K]; cond: conditions
-    by name, labels and embeddings added to the embedding of time, pictures to x; -> [B, H, W, out] float32. H and W are
-    multiples of `patch`, square or not. The net has no dropout: `train` changes nothing.
+    x [B, H, W, C] float; t [B]; cond: conditions by name: a text (`jaxgen.nets.conditioning`) that is attended to, labels and
+    embeddings, added to the embedding of time, pictures, joined to x; -> [B, H, W, out] float32. H and W are multiples of
+    `patch`, square or not. None has dropout: `train` reaches the encoder of a text alone.
 
     shape: image or latent [H, W, C]; C is the number of output channels unless `out_channels` says otherwise (2 C where
         the variance is learned: the prediction first, then v of Nichol & Dhariwal 2021).
     conditions: what the net is told. null_label: the tables of labels have a row for null.
-    freq_shift: see `timestep_embedding`; 1 in diffusers.
-    block_embed: an `Embedding` for each block in place of one for all, as diffusers stores it.
-    scan: blocks are one `lax.scan` over parameters stacked along a leading axis; compile time does not grow with depth.
-        `stack_blocks` and `unstack_blocks` convert.
+    scan: blocks of one kind are one `lax.scan` over parameters stacked along a leading axis; compile time does not grow with
+        depth. `stack_blocks` and `unstack_blocks` convert.
     """
 
     shape: TargetShape = (32, 32, 4)
     conditions: Conditions = Spec()
     null_label: bool = True
     patch: Count = 2
-    depth: Count = 12
     width: Count = 384
     heads: Count = 6
-    mlp_ratio: Positive = 4.0
-    mlp_norm_eps: Positive = 1e-6
-    freq_shift: Number = 0.0
-    block_embed: bool = False
     out_channels: Natural = 0
     dtype: Precision = "float32"
     scan: bool = False
     remat: Remat = False
 
+    def patches(
+        self, x: Array, cond: Cond | None, cut: Callable[[Array, int], Array] = patchify
+    ) -> tuple[Array, int, int]:
+        """x and the pictures told as tokens [B, N, width], and rows and columns of them.
+
+        A UserError where x has no whole patches or the width no whole heads.
+        """
+        x = join_pictures(x, self.heard, cond, self)
+        rows, columns = grid_of(self, x)
+        dense = Dense(self.width, dtype=self.dtype, kernel_init=ddpm_init(), name="patch")
+        return dense(cut(x, self.patch)), rows, columns
+
+    def block(self, kind: type[AdaLnBlock], **fields: Any) -> Callable[..., AdaLnBlock]:
+        """What makes blocks of that kind, for `through`."""
+        # inside a scan XLA cannot undo the rematerialisation anyway
+        made = remat(kind, self.remat, prevent_cse=not self.scan)
+        return partial(made, heads=self.heads, dtype=self.dtype, **fields)
+
+    def picture(
+        self, h: Array, shift: Array, scale: Array, rows: int, join: Callable[[Array, int, int], Array] = unpatchify
+    ) -> Array:
+        """The last norm and layer: tokens [B, N, width] -> [B, H, W, out] float32."""
+        features = self.patch**2 * (self.out_channels or self.shape[2])
+        last = Dense(features, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")
+        return join(last(normed(h, shift, scale)), rows, self.patch).astype(jnp.float32)
+
+
+def grid_of(net: nn.Module, x: Array) -> tuple[int, int]:
+    """Rows and columns of patches of x [B, H, W, C]; a UserError where it has no whole ones, or the net's width no whole heads."""
+    _, height, width, _ = x.shape
+    name = type(net).__name__
+    if height % net.patch or width % net.patch:
+        raise UserError(
+            f"{name}: an image of {height} x {width} pixels does not split into patches of patch={net.patch}; "
+            f"set patch={math.gcd(height, width, net.patch)}"
+        )
+    if net.width % net.heads:
+        raise UserError(
+            f"{name}: width={net.width} does not split into heads={net.heads}; set heads={math.gcd(net.width, net.heads)}"
+        )
+    return height // net.patch, width // net.patch
+
+
+class DiT(PatchTransformer):
+    """Any prediction of a diffusion or flow model from tokens; the defaults are DiT-S/2, `SIZES` has the others.
+
+    t [B], diffusion steps 0..999 or a flow's time in [0, 1], or several times [B, K]; a text is not asked for.
+
+    freq_shift: see `timestep_embedding`; 1 in diffusers.
+    block_embed: an `Embedding` for each block in place of one for all, as diffusers stores it.
+    """
+
+    depth: Count = 12
+    mlp_ratio: Positive = 4.0
+    mlp_norm_eps: Positive = 1e-6
+    freq_shift: Number = 0.0
+    block_embed: bool = False
+
     @nn.compact
     def __call__(self, x: Array, t: Array, cond: Cond | None = None, train: bool = False) -> Array:
-        conditions, cond = self.heard, self.listen(len(x), cond, train)
-        x = join_pictures(x, conditions, cond, self)
-        _, height, width, _ = x.shape
-        if height % self.patch or width % self.patch:
-            raise UserError(
-                f"dit: an image of {height} x {width} pixels does not split into patches of patch={self.patch}; "
-                f"set patch={math.gcd(height, width, self.patch)}"
-            )
-        if self.width % self.heads:
-            raise UserError(
-                f"dit: width={self.width} does not split into heads={self.heads}; set heads={math.gcd(self.width, self.heads)}"
-            )
-        rows = height // self.patch
-        h = Dense(self.width, dtype=self.dtype, kernel_init=ddpm_init(), name="patch")(patchify(x, self.patch))
-        h += jnp.asarray(position_waves(rows, width // self.patch, self.width), h.dtype)
+        cond = self.listen(len(x), cond, train)
+        text = read_text(self.heard, cond, len(x), self) if sequences(self.heard)[0] else None
+        h, rows, columns = self.patches(x, cond)
+        h += jnp.asarray(position_waves(rows, columns, self.width), h.dtype)
 
         def embed(name):
-            fields = (self.width, beside_text(conditions), self.null_label, self.freq_shift, self.dtype)
-            return Embedding(*fields, name=name)(t, cond)
+            fields = dict(freq_shift=self.freq_shift, dtype=self.dtype)
+            return Embedding(self.width, self.heard, self.null_label, **fields, name=name)(t, cond)
 
-        c = [embed(f"embed{i}") for i in range(self.depth)] if self.block_embed else [embed("embed")] * self.depth
-        h = self.blocks(h, c, read_text(conditions, cond, len(x), self) if sequences(conditions)[0] else None)
-
-        zeros = nn.initializers.zeros
-        shift, scale = jnp.split(
-            Dense(2 * self.width, dtype=self.dtype, kernel_init=zeros, name="adaln_out")(nn.silu(c[0]))[:, None], 2, -1
-        )
-        h = LayerNorm(affine=False)(h) * (1 + scale) + shift
-        out = self.patch**2 * (self.out_channels or self.shape[2])
-        h = Dense(out, dtype=self.dtype, kernel_init=zeros, name="out")(h)
-        return unpatchify(h, rows, self.patch).astype(jnp.float32)
-
-    def blocks(self, h: Array, c: list[Array], text: Text | None = None) -> Array:
-        """The stack of blocks, each with its own c: [B, N, D] -> [B, N, D]."""
-        # inside a scan XLA cannot undo the rematerialisation anyway
-        kind = remat(DiTBlock, self.remat, prevent_cse=not self.scan)
-        fields = dict(heads=self.heads, mlp_ratio=self.mlp_ratio, mlp_norm_eps=self.mlp_norm_eps, dtype=self.dtype)
-        if not self.scan:
-            for i, ci in enumerate(c):
-                h = kind(**fields, name=f"block{i}")(h, ci, text)
-            return h
-        stack = nn.scan(
-            lambda block, h, c: (block(h, c, text), None),
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            in_axes=0 if self.block_embed else nn.broadcast,
-            length=self.depth,
-        )
-        return stack(kind(**fields, name="blocks"), h, jnp.stack(c) if self.block_embed else c[0])[0]
+        c = [embed(f"embed{i}") for i in range(self.depth)] if self.block_embed else [embed("embed")]
+        block = self.block(DiTBlock, mlp_ratio=self.mlp_ratio, mlp_norm_eps=self.mlp_norm_eps)
+        own, told = (c, (text,)) if self.block_embed else (None, (c[0], text))
+        h = through(block, self.depth, "block", self.scan, h, *told, own=own)
+        return self.picture(h, *adaln(c[0], 2, self.dtype, "adaln_out"), rows)
 
 
-def through(kind: Callable[..., nn.Module], depth: int, name: str, scan: bool, carry: Any, *told: Any) -> Any:
+def through(
+    kind: Callable[..., nn.Module],
+    depth: int,
+    name: str,
+    scan: bool,
+    carry: Any,
+    *told: Any,
+    own: Sequence[Array] | None = None,
+) -> Any:
     """`carry` through so many blocks: carry = kind(name=...)(carry, *told), called name0, name1, ...
 
     scan: as one `lax.scan` over parameters stacked along a leading axis, called by the name and an s.
+    own: what each block alone is told, before what all are told.
     """
     if not scan:
         for i in range(depth):
-            carry = kind(name=f"{name}{i}")(carry, *told)
+            carry = kind(name=f"{name}{i}")(carry, *(() if own is None else (own[i],)), *told)
         return carry
+    if not depth:
+        return carry
+    first = () if own is None else (jnp.stack(own),)
     stack = nn.scan(
         lambda block, carry, *told: (block(carry, *told), None),
         variable_axes={"params": 0},
         split_rngs={"params": True},
-        in_axes=nn.broadcast,
+        in_axes=(0,) * len(first) + (nn.broadcast,) * len(told),
         length=depth,
     )
-    return stack(kind(name=f"{name}s"), carry, *told)[0] if depth else carry
+    return stack(kind(name=f"{name}s"), carry, *first, *told)[0]
 
 
 def stack_blocks(params: dict[str, Any], name: str = "block") -> dict[str, Any]:

@@ -14,10 +14,9 @@ from jax import Array
 from jaxgen.core.conditions import Cond
 from jaxgen.core.ranges import BelowOne, Count, Positive
 from jaxgen.core.spec import Spec
-from jaxgen.errors import UserError
-from jaxgen.nets.conditioning import Listens, Text, beside_text, read_text, vector
+from jaxgen.nets.conditioning import Listens, Text, beside_text, read_text, seen_by_all, vector
 from jaxgen.nets.layers import Dense, GroupNorm, LayerNorm, UpConv, attention, ddpm_init, remat, timestep_embedding
-from jaxgen.nets.unet import Told, UNet, heads_of
+from jaxgen.nets.unet import Told, UNet
 
 
 class JointAttention(nn.Module):
@@ -41,9 +40,7 @@ class JointAttention(nn.Module):
         h = GroupNorm(self.groups, self.eps, self.dtype, name="norm")(x).reshape(b, height * width, c)
         q, k, v = split(linear(3 * c, "qkv")(h), 3)
         told_k, told_v = split(linear(2 * c, "text")(text.states), 2)
-        mask = None
-        if text.mask is not None:
-            mask = jnp.pad(text.mask, ((0, 0), (0, 0), (0, height * width)), constant_values=True)
+        mask = seen_by_all(text.mask, height * width)
         h = attention(q, jnp.concatenate([told_k, k], 1), jnp.concatenate([told_v, v], 1), mask)
         return x + linear(c, "out", 0.0)(h.reshape(x.shape))
 
@@ -128,8 +125,5 @@ class EfficientUNet(Listens, UNet):
 
     def look(self, h: Array, level: int, name: str, told: Told) -> Array:
         """Attention to the other places and the text."""
-        c = h.shape[-1]
-        heads = c // self.head_dim if self.head_dim else self.heads
-        if heads < 1 or c % heads or (self.head_dim and c % self.head_dim):
-            raise UserError(heads_of(c, self.heads, self.head_dim))
+        heads = self.heads_at(level, h.shape[-1])
         return remat(JointAttention, self.remat)(heads, self.groups, self.norm_eps, self.dtype, name=name)(h, told.text)

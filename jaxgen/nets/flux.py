@@ -5,21 +5,29 @@ each other (Dehghani et al. 2023, arXiv:2302.05442). Queries and keys are turned
 arXiv:2104.09864) along three axes, of which a picture uses two; tokens of the text are not turned.
 """
 
-from functools import partial
-
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jax import Array
 
 from jaxgen.core.conditions import Cond
-from jaxgen.core.ranges import Count, Natural, Positive, Precision, Remat
-from jaxgen.core.spec import Conditions, Spec, TargetShape
+from jaxgen.core.ranges import Count, Natural, Positive
+from jaxgen.core.spec import TargetShape
 from jaxgen.errors import UserError
-from jaxgen.nets.conditioning import Listens, join_pictures, read_text, vector
-from jaxgen.nets.dit import through
-from jaxgen.nets.layers import Dense, attention, ddpm_init, remat
-from jaxgen.nets.mmdit import JointBlock, Streams, TimeEmbedding, final, grid_of, merged, seen_by_all, turned_pairs
+from jaxgen.nets.conditioning import read_text, seen_by_all, vector
+from jaxgen.nets.dit import (
+    AdaLnBlock,
+    Embedding,
+    PatchTransformer,
+    adaln,
+    merged,
+    normed,
+    patchify,
+    through,
+    unpatchify,
+)
+from jaxgen.nets.layers import Dense, attention, ddpm_init
+from jaxgen.nets.mmdit import JointBlock, turned_pairs
 
 
 def angles_of(rows: int, columns: int, text: int, axes: tuple[int, ...]) -> np.ndarray:
@@ -31,49 +39,41 @@ def angles_of(rows: int, columns: int, text: int, axes: tuple[int, ...]) -> np.n
 
 
 def packed(x: Array, patch: int) -> Array:
-    """[B, H, W, C] -> [B, HW / patch^2, C patch^2], rows first, each patch flattened as (channel, row, column)."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // patch, patch, w // patch, patch, c)
-    return x.transpose(0, 1, 3, 5, 2, 4).reshape(b, -1, c * patch * patch)
+    """`patchify` with each patch flattened as (channel, row, column): [B, H, W, C] -> [B, HW / patch^2, C patch^2]."""
+    x = patchify(x, patch)
+    return x.reshape(*x.shape[:2], patch**2, -1).swapaxes(2, 3).reshape(x.shape)
 
 
 def unpacked(x: Array, rows: int, patch: int) -> Array:
     """The inverse of `packed` for a grid of `rows` rows."""
-    b, n, _ = x.shape
-    x = x.reshape(b, rows, n // rows, -1, patch, patch).transpose(0, 1, 4, 2, 5, 3)
-    return x.reshape(b, rows * patch, n // rows * patch, -1)
+    return unpatchify(x.reshape(*x.shape[:2], -1, patch**2).swapaxes(2, 3).reshape(x.shape), rows, patch)
 
 
-class SingleBlock(Streams):
+class SingleBlock(AdaLnBlock):
     """Attention and an MLP beside it, of text and patches [B, L + N, D]; c, angles and mask as of `JointBlock`."""
 
     @nn.compact
     def __call__(self, x: Array, c: Array, angles: Array | None = None, mask: Array | None = None) -> Array:
         d = x.shape[-1]
-        shift, scale, gate = self.adaln(c, 3, "adaln")
-        h = self.norm(x, shift, scale)
+        shift, scale, gate = adaln(c, 3, self.dtype, "adaln")
+        h = normed(x, shift, scale)
         q, k, v = self.qkv(h)
         seen = merged(attention(turned_pairs(q, angles), turned_pairs(k, angles), v, mask))
         h = nn.gelu(self.linear(4 * d, "mlp")(h))
         return x + gate * self.linear(d, "out")(jnp.concatenate([seen, h], -1))
 
 
-class Flux(Listens):
+class Flux(PatchTransformer):
     """Any prediction of a flow model that is told a text; the defaults are FLUX.1 (11.9 G parameters).
 
-    x [B, H, W, C] float; t [B] in [0, 1]; cond: a text (`jaxgen.nets.conditioning`), `pooled`, labels and embeddings, added to the
-    embedding of time, pictures, joined to x; -> [B, H, W, out] float32. Sides are multiples of `patch`.
+    t [B] in [0, 1]; cond: besides a text perhaps `pooled`, which has a net of its own.
 
     double, single: blocks of each kind. axes: channels of a head that are turned by each axis: index, row, column.
     guided: the net was distilled from a guided one and is told how much guidance it imitates: the embedding `guidance` [1] of the
         conditions, or the number `guidance`.
-    scan: blocks of one kind are one `lax.scan` over parameters stacked along a leading axis.
     """
 
     shape: TargetShape = (128, 128, 16)
-    conditions: Conditions = Spec()
-    null_label: bool = True
-    patch: Count = 2
     double: Natural = 19
     single: Natural = 38
     width: Count = 3072
@@ -81,40 +81,31 @@ class Flux(Listens):
     axes: tuple[Natural, ...] = (16, 56, 56)
     guided: bool = False
     guidance: Positive = 3.5
-    out_channels: Natural = 0
-    dtype: Precision = "float32"
-    scan: bool = False
-    remat: Remat = False
 
     @nn.compact
     def __call__(self, x: Array, t: Array, cond: Cond | None = None, train: bool = False) -> Array:
         cond = self.listen(len(x), cond, train)
         text = read_text(self.heard, cond, len(x), self)
-        x = join_pictures(x, self.heard, cond, self)
-        rows, columns = grid_of(self, x)
+        h, rows, columns = self.patches(x, cond, packed)
         dim = self.width // self.heads
         if sum(self.axes) != dim or len(self.axes) != 3 or any(n % 2 for n in self.axes):
             half = dim // 4 * 2
             raise UserError(
-                f"flux: axes={self.axes} must be three even numbers that sum to the {dim} channels of a head; "
+                f"Flux: axes={self.axes} must be three even numbers that sum to the {dim} channels of a head; "
                 f"set axes={(dim - 2 * half, half, half)}"
             )
-        h = Dense(self.width, dtype=self.dtype, kernel_init=ddpm_init(), name="patch")(packed(x, self.patch))
         numbers = {"guidance": 1000.0 * self.how_guided(cond, len(x))} if self.guided else {}
-        embed = TimeEmbedding(self.width, self.heard, self.null_label, self.dtype, name="embed")
+        embed = Embedding(self.width, self.heard, self.null_label, pooled_net=True, dtype=self.dtype, name="embed")
         c = embed(1000.0 * t.astype(jnp.float32), cond, **numbers)
         told = Dense(self.width, dtype=self.dtype, kernel_init=ddpm_init(), name="states")(text.states)
 
         length = told.shape[1]
         angles, mask = jnp.asarray(angles_of(rows, columns, length, self.axes)), seen_by_all(text.mask, rows * columns)
-        joint, single = (
-            partial(remat(kind, self.remat, prevent_cse=not self.scan), self.heads, True, self.dtype)
-            for kind in (JointBlock, SingleBlock)
-        )
+        joint, single = (self.block(kind, qk_norm=True) for kind in (JointBlock, SingleBlock))
         h, told = through(joint, self.double, "double", self.scan, (h, told), c, angles, mask)
         h = through(single, self.single, "single", self.scan, jnp.concatenate([told, h], 1), c, angles, mask)
-        out = final(self, h[:, length:], c, self.patch**2 * (self.out_channels or self.shape[2]))
-        return unpacked(out, rows, self.patch)
+        scale, shift = adaln(c, 2, self.dtype, "adaln_out")
+        return self.picture(h[:, length:], shift, scale, rows, unpacked)
 
     def how_guided(self, cond: Cond | None, num: int) -> Array:
         """[num]."""

@@ -4,20 +4,26 @@ A DiT whose blocks look at a text between attention and MLP. What shifts, scales
 blocks, and each adds a table of its own (adaLN-single), which saves a quarter of the parameters.
 """
 
-from functools import partial
-
 import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
 from jaxgen.core.conditions import Cond
-from jaxgen.core.ranges import Count, Natural, Positive, Precision, Remat
-from jaxgen.core.spec import Conditions, Spec, TargetShape
+from jaxgen.core.ranges import Count, Positive
+from jaxgen.core.spec import TargetShape
 from jaxgen.errors import UserError
-from jaxgen.nets.conditioning import Listens, Text, TextAttention, join_pictures, read_text, vector
-from jaxgen.nets.dit import TIME_WAVES, patchify, position_waves, through, unpatchify
-from jaxgen.nets.layers import Dense, LayerNorm, attention, ddpm_init, remat, timestep_embedding
-from jaxgen.nets.mmdit import Streams, TimeEmbedding, grid_of, merged
+from jaxgen.nets.conditioning import Text, TextAttention, read_text, vector
+from jaxgen.nets.dit import (
+    TIME_WAVES,
+    AdaLnBlock,
+    Embedding,
+    PatchTransformer,
+    merged,
+    normed,
+    position_waves,
+    through,
+)
+from jaxgen.nets.layers import Dense, attention, ddpm_init, timestep_embedding
 
 normal = nn.initializers.normal(0.02)
 
@@ -27,7 +33,7 @@ def table_init(width: int) -> nn.initializers.Initializer:
     return nn.initializers.normal(width**-0.5)
 
 
-class PixArtBlock(Streams):
+class PixArtBlock(AdaLnBlock):
     """Attention, attention to a text, an MLP: x [B, N, D], c [B, 6, D] -> [B, N, D]."""
 
     @nn.compact
@@ -35,69 +41,53 @@ class PixArtBlock(Streams):
         d = x.shape[-1]
         table = self.param("table", table_init(d), (6, d))
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(c + table.astype(c.dtype), 6, 1)  # [B, 1, D] each
-        x = x + gate1 * self.linear(d, "out")(merged(attention(*self.qkv(self.norm(x, shift1, scale1)))))
+        x = x + gate1 * self.linear(d, "out")(merged(attention(*self.qkv(normed(x, shift1, scale1)))))
         x = x + TextAttention(self.heads, True, self.dtype, ddpm_init(), name="text")(x, text)
-        return x + gate2 * self.mlp(self.norm(x, shift2, scale2))
+        return x + gate2 * self.mlp(normed(x, shift2, scale2))
 
 
-class PixArt(Listens):
+class PixArt(PatchTransformer):
     """Any prediction of a diffusion model that is told a text; the defaults are PixArt-alpha for 512 pixels (0.61 G parameters).
 
-    x [B, H, W, C] float; t [B] in diffusion steps, 0..999; cond: a text (`jaxgen.nets.conditioning`), labels and embeddings, added
-    to the embedding of time, pictures, joined to x; -> [B, H, W, out] float32. Sides are multiples of `patch`. Where it is told an
-    embedding `size` [3], height, width and their ratio reach the embedding of time (the net's width is a multiple of 3 then).
+    t [B] in diffusion steps, 0..999; cond: besides a text perhaps `pooled`, which has a net of its own, and an embedding `size`
+    [3], height, width and their ratio, of which a net finds what is added to the embedding of time (the net's width is a
+    multiple of 3 then).
 
     stretch: the waves of places are those of a picture so many times smaller; pictures of another size than `shape` have its waves.
-    scan: blocks are one `lax.scan` over parameters stacked along a leading axis.
     """
 
     shape: TargetShape = (64, 64, 4)
-    conditions: Conditions = Spec()
-    null_label: bool = True
-    patch: Count = 2
     depth: Count = 28
     width: Count = 1152
     heads: Count = 16
     stretch: Positive = 1.0
-    out_channels: Natural = 0
-    dtype: Precision = "float32"
-    scan: bool = False
-    remat: Remat = False
 
     @nn.compact
     def __call__(self, x: Array, t: Array, cond: Cond | None = None, train: bool = False) -> Array:
         cond = self.listen(len(x), cond, train)
         text = read_text(self.heard, cond, len(x), self)
-        x = join_pictures(x, self.heard, cond, self)
-        rows, columns = grid_of(self, x)
+        h, rows, columns = self.patches(x, cond)
 
         def linear(features, name):
             return Dense(features, dtype=self.dtype, kernel_init=ddpm_init(), name=name)
 
-        h = linear(self.width, "patch")(patchify(x, self.patch))
         side = self.shape[0] // self.patch / self.stretch
         h += jnp.asarray(position_waves(rows, columns, self.width, (side / rows, side / columns)), h.dtype)
         c = self.embed(t, cond)
         told = linear(self.width, "text1")(nn.gelu(linear(self.width, "text0")(text.states)))
 
         all_blocks = Dense(6 * self.width, dtype=self.dtype, kernel_init=normal, name="adaln")(nn.silu(c))
-        kind = remat(PixArtBlock, self.remat, prevent_cse=not self.scan)
-        block = partial(kind, self.heads, False, self.dtype)
         args = (all_blocks.reshape(len(x), 6, -1), Text(told, text.mask))
-        h = through(block, self.depth, "block", self.scan, h, *args)
+        h = through(self.block(PixArtBlock), self.depth, "block", self.scan, h, *args)
 
         table = self.param("table", table_init(self.width), (2, self.width))
-        shift, scale = jnp.split(c[:, None] + table.astype(c.dtype), 2, 1)
-        h = LayerNorm(affine=False)(h) * (1 + scale) + shift
-        out = self.patch**2 * (self.out_channels or self.shape[2])
-        h = Dense(out, dtype=self.dtype, kernel_init=nn.initializers.zeros, name="out")(h)
-        return unpatchify(h, rows, self.patch).astype(jnp.float32)
+        return self.picture(h, *jnp.split(c[:, None] + table.astype(c.dtype), 2, 1), rows)
 
     def embed(self, t: Array, cond: Cond | None) -> Array:
         """The vector of time and what is added to it, [B, width]."""
         sized = "size" in self.heard.of("embedding")
         added = self.heard.where(lambda name, _: name != "size" or not sized)
-        c = TimeEmbedding(self.width, added, self.null_label, self.dtype, name="embed")(t, cond)
+        c = Embedding(self.width, added, self.null_label, pooled_net=True, dtype=self.dtype, name="embed")(t, cond)
         if not sized:
             return c
         size, part = vector(self.heard, cond, "size", len(t)), self.width // 3

@@ -281,14 +281,21 @@ class UNet(nn.Module):
 
     def look(self, h: Array, level: int, name: str, told: Told) -> Array:
         """Attention at a level."""
-        c, middle = h.shape[-1], name == "mid_attend"
-        heads = c // self.head_dim if self.head_dim else self.heads
-        if heads < 1 or c % heads or (self.head_dim and c % self.head_dim):
-            raise UserError(heads_of(c, self.heads, self.head_dim))
+        middle, heads = name == "mid_attend", self.heads_at(level, h.shape[-1])
         groups = self.mid_norm_groups if middle and self.mid_norm_groups >= 0 else self.groups
         scale = self.mid_scale if middle else 1.0
         module = remat(SelfAttention, self.remat)(heads, groups, self.norm_eps, scale, self.dtype, name=name)
         return module(h)
+
+    def heads_at(self, level: int, channels: int) -> int:
+        """Heads of attention at a level; a UserError where channels do not split into them."""
+        name = "head_dim" if self.head_dim else "heads"
+        size = self.head_dim or self.per_level("heads", self.heads)[level]
+        if channels % size:
+            raise UserError(
+                f"unet: {channels} channels do not split into {name}={size}; set {name}={math.gcd(channels, size)}"
+            )
+        return channels // size if self.head_dim else size
 
     def embed(self, t: Array, cond: Cond | None) -> Array:
         """The vector of time, labels and embeddings, [B, time_width]."""
@@ -309,9 +316,3 @@ class UNet(nn.Module):
     def heard(self) -> Spec:
         """The conditions, where those of a text are no tokens any more."""
         return self.conditions
-
-
-def heads_of(channels: int, heads: int, head_dim: int) -> str:
-    """The message where channels do not split into heads."""
-    fitting = f"head_dim={math.gcd(channels, head_dim)}" if head_dim else f"heads={math.gcd(channels, heads)}"
-    return f"unet: {channels} channels do not split into heads={heads}, head_dim={head_dim}; set {fitting}"

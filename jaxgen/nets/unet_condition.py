@@ -20,11 +20,10 @@ from jax import Array
 from jaxgen.core.conditions import Cond
 from jaxgen.core.ranges import BelowOne, Count, Natural, Number, Positive, Remat
 from jaxgen.core.spec import Spec
-from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import Listens, Text, TextAttention, beside_text, read_text, vector
 from jaxgen.nets.dit import through
 from jaxgen.nets.layers import Dense, GroupNorm, LayerNorm, attention, ddpm_init, remat, timestep_embedding
-from jaxgen.nets.unet import Told, UNet, heads_of
+from jaxgen.nets.unet import Told, UNet
 
 
 def geglu(h: Array) -> Array:
@@ -153,10 +152,7 @@ class UNetCondition(Listens, UNet):
 
     def look(self, h: Array, level: int, name: str, told: Told) -> Array:
         """A transformer that looks at the text."""
-        c = h.shape[-1]
-        heads = c // self.head_dim if self.head_dim else self.per_level("heads", self.heads)[level]
-        if heads < 1 or c % heads or (self.head_dim and c % self.head_dim):
-            raise UserError(heads_of(c, heads, self.head_dim))
+        heads = self.heads_at(level, h.shape[-1])
         layers = self.per_level("layers", self.layers)[level]
         module = SpatialTransformer(heads, layers, self.groups, self.dtype, self.scan, self.remat, name=name)
         return module(h, told.text)
