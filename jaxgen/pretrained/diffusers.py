@@ -5,6 +5,7 @@ coarse to fine there and named by level here.
 """
 
 import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,32 +67,43 @@ UP_BLOCKS = {
 }
 
 
-def _one_of(name: str, value: Any, choices: Any) -> None:
-    if value not in choices:
-        raise UserError(f"diffusers UNet2DModel: {name}={value!r} is not supported; known: {sorted(choices, key=str)}")
+FIXED: dict[str, Any] = dict(  # what theirs may say, and ours can do
+    down_block_types=DOWN_BLOCKS,
+    up_block_types=UP_BLOCKS,
+    mid_block_type=("UNetMidBlock2D",),
+    downsample_type=("conv", "resnet"),
+    upsample_type=("conv", "resnet"),
+    downsample_padding=(0, 1),
+    time_embedding_type=("positional", "fourier"),
+    resnet_time_scale_shift=("default", "scale_shift"),
+    class_embed_type=(None,),
+    act_fn=ACTIVATIONS,
+)
+
+
+def options(
+    what: str, config: Mapping[str, Any], defaults: Mapping[str, Any], fixed: Mapping[str, Collection[Any]]
+) -> dict[str, Any]:
+    """A config of theirs with its defaults; a UserError for an option that is unknown, or not as `fixed` has it.
+
+    Of a list every entry must be known to `fixed`.
+    """
+    found = {**defaults, **{k: v for k, v in config.items() if not k.startswith("_")}}
+    for name, value in found.items():
+        if name not in defaults and name not in fixed:
+            raise UserError(f"{what}: unknown option {name}={value!r} in its config")
+        for one in value if isinstance(value, list | tuple) and value else (value,):
+            if name in fixed and one not in fixed[name]:
+                known = ", ".join(map(repr, fixed[name]))
+                raise UserError(f"{what}: {name}={one!r} is not supported; known: {known}")
+    return found
 
 
 def unet_fields(config: dict[str, Any]) -> dict[str, Any]:
     """config.json of a `UNet2DModel` -> fields of our `UNet`. Raises UserError naming an option we do not have."""
-    known = DEFAULTS.keys()
-    for name in config:
-        if name not in known and not name.startswith("_"):
-            raise UserError(f"diffusers UNet2DModel: unknown option {name}={config[name]!r} in config.json")
-    c = DEFAULTS | {name: value for name, value in config.items() if name in known}
-    for kind in c["down_block_types"]:
-        _one_of("down_block_types", kind, DOWN_BLOCKS)
-    for kind in c["up_block_types"]:
-        _one_of("up_block_types", kind, UP_BLOCKS)
-    _one_of("mid_block_type", c["mid_block_type"], ["UNetMidBlock2D"])
-    _one_of("downsample_type", c["downsample_type"], ["conv", "resnet"])
-    _one_of("upsample_type", c["upsample_type"], ["conv", "resnet"])
-    _one_of("downsample_padding", c["downsample_padding"], [0, 1])
-    _one_of("time_embedding_type", c["time_embedding_type"], ["positional", "fourier"])
-    _one_of("resnet_time_scale_shift", c["resnet_time_scale_shift"], ["default", "scale_shift"])
-    _one_of("class_embed_type", c["class_embed_type"], [None])
-    _one_of("act_fn", c["act_fn"], ACTIVATIONS)
-    _one_of("norm_num_groups", c["norm_num_groups"] is None, [False])
-
+    c = options("diffusers UNet2DModel", config, DEFAULTS, FIXED)
+    if c["norm_num_groups"] is None:
+        raise UserError("diffusers UNet2DModel: norm_num_groups=None is not supported; give a number of groups")
     channels = c["block_out_channels"]
     down = [DOWN_BLOCKS[kind] for kind in c["down_block_types"]]
     up = [UP_BLOCKS[kind] for kind in c["up_block_types"]][::-1]  # finest first

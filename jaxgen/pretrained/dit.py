@@ -19,7 +19,7 @@ from flax.traverse_util import flatten_dict
 from jaxgen.core.spec import labels
 from jaxgen.errors import UserError
 from jaxgen.nets.dit import SIZES, DiT, position_waves, stack_blocks, unstack_blocks
-from jaxgen.pretrained.diffusers import read_folder, write_folder
+from jaxgen.pretrained.diffusers import options, read_folder, write_folder
 from jaxgen.pretrained.layout import Tensors, fill, only_label, ours, suffix, theirs
 
 HEADS = {size["width"]: size["heads"] for size in SIZES.values()}
@@ -156,29 +156,23 @@ def load_author(tensors: Mapping[str, np.ndarray], heads: int = 0) -> tuple[DiT,
 
 
 _FIXED = dict(  # what their net can be, and ours is
-    norm_type="ada_norm_zero",
-    norm_elementwise_affine=False,
-    activation_fn="gelu-approximate",
-    attention_bias=True,
-    dropout=0.0,
+    norm_type=("ada_norm_zero",),
+    norm_elementwise_affine=(False,),
+    activation_fn=("gelu-approximate",),
+    attention_bias=(True,),
+    dropout=(0.0,),
 )
+_ALWAYS = {name: only for name, (only,) in _FIXED.items()}
 _DEFAULTS = dict(
     num_attention_heads=16, attention_head_dim=72, in_channels=4, out_channels=None, num_layers=28, sample_size=32,
-    patch_size=2, num_embeds_ada_norm=1000, norm_eps=1e-5, **_FIXED,
+    patch_size=2, num_embeds_ada_norm=1000, norm_eps=1e-5, **_ALWAYS,
+    norm_num_groups=32, upcast_attention=False,  # they change no output
 )  # fmt: skip
-_IGNORED = {"norm_num_groups", "upcast_attention"}  # they change no output
 
 
 def dit_fields(config: dict[str, Any]) -> dict[str, Any]:
     """config.json of a `DiTTransformer2DModel` -> fields of our `DiT`. Raises UserError naming what we do not have."""
-    config = {k: v for k, v in config.items() if not k.startswith("_") and k not in _IGNORED}
-    for name in config:
-        if name not in _DEFAULTS:
-            raise UserError(f"diffusers DiT: unknown option {name}={config[name]!r} in config.json")
-    c = _DEFAULTS | config
-    for name, value in _FIXED.items():
-        if c[name] != value:
-            raise UserError(f"diffusers DiT: {name}={c[name]!r} is not supported, only {value!r}")
+    c = options("diffusers DiT", config, _DEFAULTS, _FIXED)
     channels, side = c["in_channels"], c["sample_size"]
     return dict(
         shape=(side, side, channels),
@@ -216,7 +210,7 @@ def dit_config(module: DiT, in_channels: int) -> dict[str, Any]:
         patch_size=module.patch,
         num_embeds_ada_norm=classes,
         norm_eps=module.mlp_norm_eps,
-        **_FIXED,
+        **_ALWAYS,
     )
 
 

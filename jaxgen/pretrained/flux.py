@@ -6,7 +6,8 @@ from jaxgen.core.spec import Field, Spec
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import sequences
 from jaxgen.nets.flux import Flux
-from jaxgen.pretrained.transformers import EMBED, JOINT, Table, image_and_time, options, refuse_told
+from jaxgen.pretrained.diffusers import options
+from jaxgen.pretrained.transformers import EMBED, JOINT, Table, image_and_time, refuse_told
 
 WHAT = "diffusers FluxTransformer2DModel"
 LENGTH = 512  # tokens of T5; the net reads texts of any length

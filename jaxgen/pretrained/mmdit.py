@@ -6,7 +6,8 @@ from jaxgen.core.spec import Field, Spec
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import sequences
 from jaxgen.nets.mmdit import MMDiT
-from jaxgen.pretrained.transformers import EMBED, JOINT, Table, image_and_time, options, refuse_told
+from jaxgen.pretrained.diffusers import options
+from jaxgen.pretrained.transformers import EMBED, JOINT, Table, image_and_time, refuse_told
 
 WHAT = "diffusers SD3Transformer2DModel"
 LENGTH = 333  # tokens of its two CLIP texts (77, side by side) and of T5 (256); the net reads texts of any length

@@ -6,14 +6,15 @@ from jaxgen.core.spec import Field, Spec
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import sequences
 from jaxgen.nets.pixart import PixArt
-from jaxgen.pretrained.transformers import Table, image_and_time, options, refuse_told
+from jaxgen.pretrained.diffusers import options
+from jaxgen.pretrained.transformers import Table, image_and_time, refuse_told
 
 WHAT = "diffusers PixArtTransformer2DModel"
 LENGTH = 120  # tokens of T5 (300 in Sigma); the net reads texts of any length
 DEFAULTS = dict(
     num_attention_heads=16, attention_head_dim=72, in_channels=4, out_channels=8, num_layers=28, cross_attention_dim=1152,
     sample_size=128, patch_size=2, interpolation_scale=None, use_additional_conditions=None, caption_channels=None,
-    norm_num_groups=32, num_embeds_ada_norm=1000, upcast_attention=False, attention_type="default",
+    norm_num_groups=32, num_embeds_ada_norm=1000, upcast_attention=False,
 )  # fmt: skip
 FIXED: dict[str, tuple] = dict(
     norm_type=("ada_norm_single",),
@@ -25,6 +26,7 @@ FIXED: dict[str, tuple] = dict(
     double_self_attention=(False,),
     only_cross_attention=(False,),
     num_vector_embeds=(None,),
+    attention_type=("default",),
     use_linear_projection=(False,),
 )
 

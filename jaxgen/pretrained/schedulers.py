@@ -5,10 +5,12 @@ One thing the parts do not say: between two steps of the chain (Karras's levels)
 the nearest whole step, and ours the true one. Their very pixels need the rounding (tests/golden/test_pipelines.py).
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from jaxgen.errors import UserError
+from jaxgen.pretrained.diffusers import options
 
 BETAS = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine", "sigmoid": "sigmoid"}
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
@@ -29,6 +31,11 @@ DEFAULTS = dict(
     final_sigmas_type="zero",
     variance_type="fixed_small",
     shift=1.0,
+    clip_sample=False,
+    timestep_spacing="linspace",
+    # of thresholding, of flow sigmas and of dynamic shifting, which are refused
+    **dict.fromkeys(("dynamic_thresholding_ratio", "sample_max_value", "flow_shift", "time_shift_type")),
+    **dict.fromkeys(("base_shift", "max_shift", "base_image_seq_len", "max_image_seq_len")),
 )
 # class -> defaults of its own
 CLASSES: dict[str, dict[str, Any]] = {
@@ -41,7 +48,9 @@ CLASSES: dict[str, dict[str, Any]] = {
     "UniPCMultistepScheduler": dict(timestep_spacing="linspace", solver_type="bh2"),
     "FlowMatchEulerDiscreteScheduler": {},
 }
-_FIXED: dict[str, tuple] = dict(  # what theirs may say, and ours can do
+_FIXED: dict[str, Any] = dict(  # what theirs may say, and ours can do
+    beta_schedule=BETAS,
+    prediction_type=PREDICTIONS,
     trained_betas=(None,),
     thresholding=(None, False),
     use_exponential_sigmas=(None, False),
@@ -61,6 +70,9 @@ _FIXED: dict[str, tuple] = dict(  # what theirs may say, and ours can do
     stochastic_sampling=(None, False),
     invert_sigmas=(None, False),
     shift_terminal=(None,),
+    lambda_min_clipped=(None, -math.inf, "-Infinity"),
+    sigma_min=(None,),
+    sigma_max=(None,),
     variance_type=(None, "fixed_small", "fixed_large", "learned_range"),
     algorithm_type=(None, "dpmsolver", "dpmsolver++", "sde-dpmsolver++"),
 )
@@ -118,19 +130,15 @@ def method_keys(config: Mapping[str, Any], steps: int) -> dict[str, Any]:
         raise UserError(
             f"diffusers scheduler {name or 'without _class_name'} is not known; known: {', '.join(CLASSES)}"
         )
-    c = {**DEFAULTS, **CLASSES[name], **config}
-    for key, known in _FIXED.items():
-        if c.get(key) not in known:
-            raise UserError(f"diffusers {name}: {key}={c[key]!r} is not supported, only {known[-1]!r}")
+    c = options(f"diffusers {name}", config, {**DEFAULTS, **CLASSES[name]}, _FIXED)
     if name.startswith("FlowMatch"):
+        if c["use_karras_sigmas"]:
+            raise UserError(f"diffusers {name}: use_karras_sigmas=True is not supported; change its config")
         low = c["shift"] / c["num_train_timesteps"]  # they shift the smallest time before, and with all the others
         low /= 1 + (c["shift"] - 1) / c["num_train_timesteps"]
         grid = dict(name="flow", shift=c["shift"], first=low)
         solver = dict(name="euler", space="time", steps=steps, grid=grid)
         return dict(process=dict(name="linear"), predict=dict(name="flow"), solver=solver)
-    for key, known in (("beta_schedule", BETAS), ("prediction_type", PREDICTIONS)):
-        if c[key] not in known:
-            raise UserError(f"diffusers {name}: {key}={c[key]!r} is not known; known: {', '.join(known)}")
     total = c["num_train_timesteps"]
     process = dict(name="vp", schedule=BETAS[c["beta_schedule"]], steps=total, zero_snr=c["rescale_betas_zero_snr"])
     process |= dict(beta_min=c["beta_start"] * total / 1000, beta_max=c["beta_end"] * total / 1000)

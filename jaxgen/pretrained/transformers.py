@@ -143,17 +143,6 @@ class Table:
         write_folder(folder, self.net_config(module), self.to_diffusers(module, variables))
 
 
-def options(what: str, config: dict[str, Any], defaults: dict[str, Any], fixed: dict[str, tuple]) -> dict[str, Any]:
-    """A config.json with its defaults; a UserError for an option that is unknown, or not as ours is."""
-    config = {k: v for k, v in config.items() if not k.startswith("_")}
-    for name, value in config.items():
-        if name not in defaults and name not in fixed:
-            raise UserError(f"{what}: unknown option {name}={value!r} in config.json")
-        if name in fixed and value not in fixed[name]:
-            raise UserError(f"{what}: {name}={value!r} is not supported, only {fixed[name][0]!r}")
-    return defaults | config
-
-
 def refuse_told(what: str, module: nn.Module, known: Sequence[str]) -> None:
     """A UserError for a net that is told what theirs cannot be."""
     if odd := [name for name in module.conditions if name not in known]:

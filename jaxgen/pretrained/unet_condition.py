@@ -21,7 +21,7 @@ from jaxgen.nets.dit import stack_blocks, unstack_blocks
 from jaxgen.nets.unet import UNet
 from jaxgen.nets.unet_condition import UNetCondition
 from jaxgen.pretrained import diffusers, layout
-from jaxgen.pretrained.diffusers import place_of, read_folder, their_modules, write_folder
+from jaxgen.pretrained.diffusers import options, place_of, read_folder, their_modules, write_folder
 from jaxgen.pretrained.layout import Tensors, fill, suffix
 
 WHAT = "diffusers UNet2DConditionModel"
@@ -49,12 +49,14 @@ DEFAULTS = dict(
     addition_embed_type=None,
     addition_time_embed_dim=None,
     projection_class_embeddings_input_dim=None,
+    upcast_attention=False,  # it changes no output in float32
+    addition_embed_type_num_heads=64,  # of another addition_embed_type
 )
 BLOCKS = {  # -> the same without the text
     "down_block_types": {"CrossAttnDownBlock2D": "AttnDownBlock2D", "DownBlock2D": "DownBlock2D"},
     "up_block_types": {"CrossAttnUpBlock2D": "AttnUpBlock2D", "UpBlock2D": "UpBlock2D"},
 }
-_FIXED: dict[str, tuple] = dict(  # what their net can be, and ours is; None is "as the others say"
+_FIXED: dict[str, Any] = dict(  # what their net can be, and ours is; None is "as the others say"
     mid_block_type=("UNetMidBlock2DCrossAttn",),
     only_cross_attention=(False,),
     mid_block_only_cross_attention=(None, False),
@@ -75,8 +77,9 @@ _FIXED: dict[str, tuple] = dict(  # what their net can be, and ours is; None is 
     class_embeddings_concat=(False,),
     cross_attention_norm=(None,),
     act_fn=("silu", "swish"),
+    addition_embed_type=(None, "text_time"),
+    **BLOCKS,
 )
-_IGNORED = {"upcast_attention", "addition_embed_type_num_heads"}  # they change no output in float32
 
 
 def _levels(value: Any) -> Any:
@@ -99,7 +102,7 @@ def told(c: dict[str, Any], sizes: int) -> Spec:
         more = c["out_channels"]
     if more:
         spec["shown"] = Field((height, width, more), "float32", "latent")
-    return Spec(spec, **labels(c.get("num_class_embeds") or 0))
+    return Spec(spec, **labels(c["num_class_embeds"] or 0))
 
 
 def net_fields(config: dict[str, Any], sizes: int = 6) -> dict[str, Any]:
@@ -107,15 +110,8 @@ def net_fields(config: dict[str, Any], sizes: int = 6) -> dict[str, Any]:
 
     sizes: numbers that tell the size, of SDXL; 5 in its refiner.
     """
-    for name, value in config.items():
-        if not (name.startswith("_") or name in {*DEFAULTS, *SHARED, *_FIXED, *_IGNORED}):
-            raise UserError(f"{WHAT}: unknown option {name}={value!r} in config.json")
-        if name in _FIXED and value not in _FIXED[name]:
-            raise UserError(f"{WHAT}: {name}={value!r} is not supported, only {_FIXED[name][-1]!r}")
-    c = {**DEFAULTS, **{k: v for k, v in config.items() if not k.startswith("_")}}
-    if c["addition_embed_type"] not in (None, "text_time"):
-        raise UserError(f"{WHAT}: addition_embed_type={c['addition_embed_type']!r} is not supported, only 'text_time'")
-    if c.get("center_input_sample") and c["in_channels"] != c["out_channels"]:
+    c = options(WHAT, config, {k: diffusers.DEFAULTS[k] for k in SHARED} | DEFAULTS, _FIXED)
+    if c["center_input_sample"] and c["in_channels"] != c["out_channels"]:
         raise UserError(f"{WHAT}: center_input_sample=True is not supported where pictures are joined to the input")
     heads, layers = (
         _levels(c["num_attention_heads"] or c["attention_head_dim"]),
@@ -124,10 +120,8 @@ def net_fields(config: dict[str, Any], sizes: int = 6) -> dict[str, Any]:
     for name, value in (("transformer_layers_per_block", layers), ("cross_attention_dim", c["cross_attention_dim"])):
         if not all(isinstance(one, int) for one in (value if isinstance(value, tuple) else (value,))):
             raise UserError(f"{WHAT}: {name}={value!r} is not supported: one number, or one for each level")
-    plain = {k: c[k] for k in SHARED if k in c} | dict(attention_head_dim=None)
+    plain = {k: c[k] for k in SHARED} | dict(attention_head_dim=None)
     for key, known in BLOCKS.items():
-        if odd := [kind for kind in c[key] if kind not in known]:
-            raise UserError(f"{WHAT}: {key}={odd[0]!r} is not supported; known: {', '.join(known)}")
         plain[key] = [known[kind] for kind in c[key]]
     fields = diffusers.unet_fields(plain)
     del fields["mid_norm_groups"], fields["head_dim"], fields["time_embedding"]

@@ -9,7 +9,8 @@ from jaxgen.core.spec import Field, Spec
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import sequences
 from jaxgen.nets.uvit import UVitMasked
-from jaxgen.pretrained.transformers import Table, options, refuse_told
+from jaxgen.pretrained.diffusers import options
+from jaxgen.pretrained.transformers import Table, refuse_told
 
 WHAT = "diffusers UVit2DModel"
 LENGTH = 77  # tokens of CLIP; the net reads texts of any length
