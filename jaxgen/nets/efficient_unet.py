@@ -6,6 +6,7 @@ in one softmax. The mean of the text, and how noisy the small picture is that is
 """
 
 import math
+from typing import ClassVar
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -56,6 +57,8 @@ class EfficientUNet(Listens, UNet):
     blocks: for all levels or one number per level, finest first. attend_down, attend_up: which levels look at the text.
     """
 
+    unused: ClassVar[tuple[str, ...]] = ("attend_mid", "mid_norm_groups", "mid_scale", "downsample", "upsample")
+
     width: Count = 128
     mults: tuple[Positive, ...] = (1, 2, 4, 8)
     blocks: Count | tuple[Count, ...] = (2, 4, 8, 8)
@@ -70,7 +73,7 @@ class EfficientUNet(Listens, UNet):
         cond = self.listen(len(x), cond, train)
         told = self.told(t, cond, train)
         skips = self.down(self.conv_in(x, cond), told)
-        return self.up(skips[-1], skips[:-1], told)
+        return self.scaled(self.up(skips[-1], skips[:-1], told), t)
 
     def told(self, t: Array, cond: Cond | None, train: bool) -> Told:
         """With the text, its mean, and the noise of a small picture."""

@@ -142,6 +142,7 @@ class UNet(nn.Module):
     """
 
     takes: ClassVar[tuple[str, ...]] = TAKES
+    unused: ClassVar[tuple[str, ...]] = ()  # fields that mean nothing to a net that is built on this
 
     shape: TargetShape = (32, 32, 3)
     conditions: Conditions = Spec()
@@ -198,15 +199,23 @@ class UNet(nn.Module):
     def __call__(self, x: Array, t: Array, cond: Cond | None = None, train: bool = False) -> Array:
         told = self.told(t, cond, train)
         skips = self.down(self.conv_in(x, cond), told)
-        out = self.up(self.middle(skips[-1], told), skips, told)
-        return out / t[:, None, None, None] if self.time_embedding == "fourier" else out
+        return self.scaled(self.up(self.middle(skips[-1], told), skips, told), t)
 
     def told(self, t: Array, cond: Cond | None, train: bool) -> Told:
         """What every block is told."""
         return Told(self.embed(t, cond), train)
 
+    def scaled(self, out: Array, t: Array) -> Array:
+        """The output, divided by the noise level where that is what t is."""
+        return out / t[:, None, None, None] if self.time_embedding == "fourier" else out
+
     def conv_in(self, x: Array, cond: Cond | None) -> Array:
         """The first convolution, of the image and the pictures that the net is told."""
+        for name in self.unused:
+            if getattr(self, name) != (usual := getattr(type(self), name)):
+                raise UserError(
+                    f"{type(self).__name__} has no use for {name}={getattr(self, name)!r}; set {name}={usual!r}"
+                )
         x = join_pictures(2 * x - 1 if self.center_input else x, self.joined(), cond, self)
         return self.conv(self.widths()[0], "conv_in", padding=1)(x)
 

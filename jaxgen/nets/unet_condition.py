@@ -11,7 +11,7 @@ SDXL is told besides a pooled text and sizes (of the picture before it was cropp
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -96,6 +96,8 @@ class UNetCondition(Listens, UNet):
     scan: the blocks of each transformer are one `lax.scan` over stacked parameters.
     """
 
+    unused: ClassVar[tuple[str, ...]] = ("mid_norm_groups",)
+
     width: Count = 320
     mults: tuple[Positive, ...] = (1, 2, 4, 4)
     attend_down: tuple[bool, ...] = (True, True, True, False)
@@ -122,7 +124,7 @@ class UNetCondition(Listens, UNet):
         if residuals:
             skips = [skip + more for skip, more in zip(skips, residuals.skips, strict=True)]
             h = h + residuals.middle
-        return self.up(h, skips, told)
+        return self.scaled(self.up(h, skips, told), t)
 
     @property
     def sized(self) -> bool:

@@ -18,7 +18,7 @@ from jaxgen.core.spec import Conditions, Spec, TargetShape, Vocabulary
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import Text, TextAttention, add_vectors, beside_text, read_text, vector
 from jaxgen.nets.dit import through
-from jaxgen.nets.layers import Conv, Dense, LayerNorm, RmsNorm, attention, remat, timestep_embedding
+from jaxgen.nets.layers import Conv, ConvTranspose, Dense, LayerNorm, RmsNorm, attention, remat, timestep_embedding
 from jaxgen.nets.unet_condition import geglu
 
 normal = nn.initializers.normal(0.02)
@@ -101,25 +101,10 @@ class Layer(Layers):
         h = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
         x = x + self.linear(d, "out")(h.reshape(b, n, d))
         x = x + self.look(norm(1), text, self.heads, "text")
-        h = LayerNorm(dtype=self.dtype, use_bias=self.use_bias, name="norm2")(
-            x
-        )  # the published nets' third is no RMS norm
+        # the published nets' third is no RMS norm
+        h = LayerNorm(dtype=self.dtype, use_bias=self.use_bias, name="norm2")(x)
         h = geglu(self.linear(2 * self.hidden, "mlp0")(self.steered(h, c, "adaln2")))
         return x + self.linear(d, "mlp1")(h)
-
-
-class Doubled(nn.Module):
-    """Every place becomes 2 x 2: [B, H, W, C] -> [B, 2H, 2W, C]."""
-
-    use_bias: bool = False
-    dtype: Any = "float32"
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        b, h, w, c = x.shape
-        kernel = self.param("kernel", normal, (2, 2, c, c)).astype(self.dtype)  # [row, column, out, in]
-        y = jnp.einsum("bhwi,pqoi->bhpwqo", x.astype(self.dtype), kernel).reshape(b, 2 * h, 2 * w, c)
-        return y + self.param("bias", nn.initializers.zeros, (c,)).astype(self.dtype) if self.use_bias else y
 
 
 class UVitMasked(Layers):
@@ -167,14 +152,11 @@ class UVitMasked(Layers):
         table = self.rows or self.vocabulary + 1
         ids = jnp.where(ids == self.vocabulary, table - 1, ids)
         x = nn.Embed(table, self.embed, embedding_init=normal, name="table")(ids)
-        x = self.linear(self.channels, "embed_out")(self.norm(x, "embed_norm")).reshape(
-            -1, rows, columns, self.channels
-        )
-
+        x = self.linear(self.channels, "embed_out")(self.norm(x, "embed_norm"))
+        x = x.reshape(-1, rows, columns, self.channels)
         if self.halve:
-            x = Conv(self.channels, 2, 2, 0, self.use_bias, self.dtype, normal, name="halved")(
-                self.norm(x, "halved_norm")
-            )
+            halved = Conv(self.channels, 2, 2, 0, self.use_bias, self.dtype, normal, name="halved")
+            x = halved(self.norm(x, "halved_norm"))
         x = self.stage(x, c, text, "down")
         h = self.linear(self.width, "in")(self.norm(x, "in_norm")).reshape(len(ids), -1, self.width)
         kind = remat(Layer, self.remat, prevent_cse=not self.scan)
@@ -183,7 +165,8 @@ class UVitMasked(Layers):
         x = self.linear(self.channels, "out")(self.norm(h, "out_norm")).reshape(x.shape)
         x = self.stage(x, c, text, "up")
         if self.halve:
-            x = Doubled(self.use_bias, self.dtype, name="doubled")(self.norm(x, "doubled_norm"))
+            doubled = ConvTranspose(self.channels, 2, 2, 0, 0, self.use_bias, self.dtype, normal, name="doubled")
+            x = doubled(self.norm(x, "doubled_norm"))
 
         x = self.norm(self.linear(self.embed, "head0")(x), "head_norm")
         return self.linear(self.vocabulary, "head1")(x).reshape(len(ids), -1, self.vocabulary).astype(jnp.float32)
@@ -209,10 +192,8 @@ class UVitMasked(Layers):
             parts["size"] = timestep_embedding(parts["size"], self.size_waves, True, 0.0)
         c = jnp.zeros((num, self.width))
         if parts:
-            h = Dense(self.width, self.use_bias, self.dtype, normal, name="told0")(
-                jnp.concatenate(list(parts.values()), -1)
-            )
-            c = Dense(self.width, self.use_bias, self.dtype, normal, name="told1")(nn.silu(h))
+            h = self.linear(self.width, "told0")(jnp.concatenate(list(parts.values()), -1))
+            c = self.linear(self.width, "told1")(nn.silu(h))
         rest = beside_text(self.conditions).where(lambda name, _: name not in own)
         return add_vectors(c, rest, cond, self.null_label, normal, normal)
 

@@ -299,20 +299,26 @@ def to_diffusers(module: UNet, variables: Any) -> Tensors:
     return weights
 
 
+def read_config(folder: str | Path, what: str) -> dict[str, Any]:
+    """config.json of a folder of theirs; `what`: the model that must be in it. A UserError where it is missing or damaged."""
+    file = Path(folder) / "config.json"
+    if not file.is_file():
+        raise UserError(f"{folder} has no {file.name}: give the folder of a diffusers {what} in safetensors format")
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise UserError(f"{file} is not valid JSON ({error}); load it anew") from None
+
+
 def read_folder(folder: str | Path, what: str) -> tuple[dict[str, Any], Tensors]:
     """config.json and tensors of a folder written by diffusers' `save_pretrained`; `what`: the model that must be in it.
 
     Raises UserError for a folder without these files, and for damaged ones.
     """
-    folder = Path(folder)
-    for name in ("config.json", TENSORS_FILE):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder} has no {name}: give the folder of a diffusers {what} in safetensors format")
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except ValueError as error:
-        raise UserError(f"{folder / 'config.json'} is not valid JSON ({error}); load it anew") from None
-    return config, read_tensors(folder / TENSORS_FILE)
+    config, tensors = read_config(folder, what), Path(folder) / TENSORS_FILE
+    if not tensors.is_file():
+        raise UserError(f"{folder} has no {TENSORS_FILE}: give the folder of a diffusers {what} in safetensors format")
+    return config, read_tensors(tensors)
 
 
 def write_folder(folder: str | Path, config: dict[str, Any], weights: Tensors) -> None:

@@ -44,9 +44,9 @@ def _fields(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _config(module: Flux) -> dict[str, Any]:
-    spec, (states, mask), n = module.conditions, sequences(module.conditions), module.patch**2
+    spec, (states, _), n = module.conditions, sequences(module.conditions), module.patch**2
     pictures = spec.of("latent")
-    refuse_told(WHAT, module, [states, mask, "pooled", *(["guidance"] if module.guided else []), *pictures])
+    refuse_told(WHAT, module, [states, "pooled", *(["guidance"] if module.guided else []), *pictures])
     if "pooled" not in spec or module.patch != PATCH:
         raise UserError(f"{WHAT}: a pooled text and patch={PATCH} are needed; keep the net in jaxgen's own format")
     channels = n * (module.shape[2] + sum(f.shape[-1] for f in pictures.values()))

@@ -45,9 +45,9 @@ def _fields(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _config(module: MMDiT) -> dict[str, Any]:
-    spec, (states, mask) = module.conditions, sequences(module.conditions)
+    spec, (states, _) = module.conditions, sequences(module.conditions)
     pictures = spec.of("latent")
-    refuse_told(WHAT, module, [states, mask, "pooled", *pictures])
+    refuse_told(WHAT, module, [states, "pooled", *pictures])
     if "pooled" not in spec or module.shape[0] != module.shape[1]:
         raise UserError(f"{WHAT}: a pooled text and square pictures are needed; keep the net in jaxgen's own format")
     return dict(

@@ -1,6 +1,5 @@
 """Nets that read a text, in diffusers' folders: which of ours a folder holds, by the class that its config.json names."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ from flax import linen as nn
 
 from jaxgen.errors import UserError
 from jaxgen.pretrained import controlnet, unet_condition
+from jaxgen.pretrained.diffusers import read_config
 from jaxgen.pretrained.flux import FLUX
 from jaxgen.pretrained.mmdit import SD3
 from jaxgen.pretrained.pixart import PIXART
@@ -29,8 +29,7 @@ def load(folder: str | Path) -> tuple[nn.Module, dict[str, Any]]:
 
     Raises UserError for a class that is not among ours, an option that our net lacks, a tensor that does not fit.
     """
-    file = Path(folder) / "config.json"
-    kind = json.loads(file.read_text()).get("_class_name") if file.is_file() else None
+    kind = read_config(folder, " or ".join(CLASSES)).get("_class_name")
     if kind not in CLASSES:
         raise UserError(f"{folder}: config.json must name one of {', '.join(CLASSES)}, not {kind}")
     return CLASSES[kind].load(folder)

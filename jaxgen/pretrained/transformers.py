@@ -58,7 +58,8 @@ class Table:
     table: our modules -> theirs, outside of blocks. blocks: our kinds of blocks -> (the modules of one, its name with {} for the
         number); order: all blocks of a net as they follow each other; stacks: the kinds that `scan` stacks.
     tensors: our leaves that are whole tensors of theirs, with the shape that these have before their last axis.
-    convs: our dense layers that are convolutions there, of patches (`patch`) or 1x1.
+    convs: our dense layers that are convolutions there, of patches (`patch`) or 1x1. transposed: our transposed convolutions, whose
+        kernels have inputs and outputs the other way round there.
     """
 
     net: type[nn.Module]
@@ -72,6 +73,7 @@ class Table:
     stacks: tuple[str, ...]
     tensors: Mapping[str, tuple[str, tuple[int, ...]]]
     convs: tuple[str, ...] = ("patch",)
+    transposed: tuple[str, ...] = ()
 
     def shapes_of(self, module: nn.Module) -> dict[str, Any]:
         """Shapes of all variables, of the net without `scan`."""
@@ -93,9 +95,10 @@ class Table:
             return [f"{stem.format(number)}.{name}" for name in table[rest]]
         return [f"{stem.format(number)}.{name}.{suffix(path[-1])}" for name in table[".".join(path[2:-1])]]
 
-    def is_conv(self, path: layout.Path) -> bool:
-        """Whether a leaf of ours is the kernel of a convolution there."""
-        return path[-1] == "kernel" and ".".join(path[1:-1]) in self.convs
+    @staticmethod
+    def is_kernel(path: layout.Path, modules: tuple[str, ...]) -> bool:
+        """Whether a leaf of ours is the kernel of one of these."""
+        return path[-1] == "kernel" and ".".join(path[1:-1]) in modules
 
     def from_diffusers(self, module: nn.Module, weights: Tensors) -> dict[str, Any]:
         """diffusers' tensors -> variables of `module`. Raises UserError for a missing, extra or misshapen tensor."""
@@ -107,7 +110,8 @@ class Table:
             if inside in self.tensors:
                 return tensors[0].reshape(wanted[path]) if tensors[0].size == np.prod(wanted[path]) else tensors[0]
             value = layout.ours(path[-1], tensors)
-            return value.reshape(-1, value.shape[-1]) if self.is_conv(path) else value
+            value = value.swapaxes(-1, -2) if self.is_kernel(path, self.transposed) else value
+            return value.reshape(-1, value.shape[-1]) if self.is_kernel(path, self.convs) else value
 
         variables = fill(self.what, shapes, weights, lambda path: self.names(module, path), convert)
         if getattr(module, "scan", False):
@@ -126,7 +130,8 @@ class Table:
             if inside in self.tensors:
                 weights[names[0]] = value.reshape(*self.tensors[inside][1], *value.shape[-1:])
                 continue
-            if self.is_conv(path):
+            value = value.swapaxes(-1, -2) if self.is_kernel(path, self.transposed) else value
+            if self.is_kernel(path, self.convs):
                 side = module.patch if path[1] == "patch" else 1
                 value = value.reshape(side, side, -1, value.shape[-1])
             weights |= dict(zip(names, layout.theirs(path[-1], value, len(names)), strict=True))
@@ -144,7 +149,7 @@ class Table:
 
 
 def refuse_told(what: str, module: nn.Module, known: Sequence[str]) -> None:
-    """A UserError for a net that is told what theirs cannot be."""
+    """A UserError for a net that is told what theirs cannot be, as the mask of a text where theirs looks at all of it."""
     if odd := [name for name in module.conditions if name not in known]:
         raise UserError(f"{what}: it cannot be told {odd[0]!r}; keep the net in jaxgen's own format")
 

@@ -56,8 +56,8 @@ def _fields(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _config(module: UVitMasked) -> dict[str, Any]:
-    spec, (states, mask) = module.conditions, sequences(module.conditions)
-    refuse_told(WHAT, module, [states, mask, "pooled", "size"])
+    spec, (states, _) = module.conditions, sequences(module.conditions)
+    refuse_told(WHAT, module, [states, "pooled", "size"])
     if not {"pooled", "size"} <= {*spec} or module.shape != module.shape[:1] * 2:
         raise UserError(
             f"{WHAT}: a pooled text, sizes and a square grid are needed; keep the net in jaxgen's own format"
@@ -162,4 +162,5 @@ UVIT = Table(
     stacks=("layer",),
     tensors={},
     convs=("embed_out", "head0", "head1"),
+    transposed=("doubled",),
 )

@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxgen.core.spec import Field, Spec
+from jaxgen.errors import UserError
 from jaxgen.nets.efficient_unet import EfficientUNet
 
 TOLD = Spec(
@@ -48,3 +50,10 @@ def test_most_blocks_are_where_the_picture_is_small():
     sizes = {name: sum(a.size for a in jax.tree.leaves(part)) for name, part in shapes.items()}
     assert f"{sum(sizes.values()) / 1e6:.1f}" == "460.5"
     assert sum(size for name, size in sizes.items() if "3_" in name) > 0.7 * sum(sizes.values())
+
+
+@pytest.mark.parametrize("field", [dict(attend_mid=False), dict(downsample="resnet"), dict(mid_scale=2.0)], ids=str)
+def test_a_field_that_it_has_no_use_for(field):
+    (name,) = field
+    with pytest.raises(UserError, match=f"no use for {name}=.*set {name}={getattr(EfficientUNet, name)!r}"):
+        jax.eval_shape(NET.clone(**field).init, jax.random.key(0), X, T)

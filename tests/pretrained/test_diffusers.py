@@ -12,6 +12,7 @@ from jaxgen.core.spec import Field, Spec, labels
 from jaxgen.errors import UserError
 from jaxgen.nets.unet import UNet
 from jaxgen.pretrained.diffusers import load_unet, save_unet, unet_config, unet_fields
+from jaxgen.pretrained.schedulers import method_keys
 
 SMALL = dict(shape=(8, 8, 3), width=8, mults=(1, 2), blocks=1, attend=(4,), groups=4)
 NETS = {
@@ -109,3 +110,19 @@ def test_wrong_weights_are_named(tmp_path):
 def test_nets_that_are_told_more_than_a_label_are_named(more):
     with pytest.raises(UserError, match=f"told nothing but a label, and this net: .*{next(iter(more))}"):
         unet_config(UNet(**SMALL | dict(conditions=Spec(labels(3), **more), head_dim=4)), 3)
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"),
+    [
+        ("DDIMScheduler", dict(magic=1)),
+        ("DPMSolverMultistepScheduler", dict(lambda_min_clipped=-5.1)),
+        ("EulerDiscreteScheduler", dict(sigma_max=80.0)),
+        ("FlowMatchEulerDiscreteScheduler", dict(use_karras_sigmas=True)),
+        ("PNDMScheduler", {}),  # skip_prk_steps is False by default
+    ],
+    ids=str,
+)
+def test_options_of_a_scheduler_that_we_lack(kind, option):
+    with pytest.raises(UserError, match=next(iter(option), "skip_prk_steps")):
+        method_keys({"_class_name": kind, **option}, 10)

@@ -138,6 +138,7 @@ def test_options_of_a_transformer_that_we_lack(table, config, named):
     [
         ("sd3", dict(conditions=Spec(POOLED, **labels(3))), "label"),
         ("sd3", dict(conditions=Spec(states=STATES)), "pooled"),
+        ("sd3", dict(conditions=Spec(POOLED, seen=Field((77,), "float32", "mask"))), "seen"),
         ("flux", dict(guided=False), "guidance"),
         ("pixart", dict(shape=(8, 12, 4)), "square"),
         ("uvit", dict(shape=(4, 6)), "square"),
