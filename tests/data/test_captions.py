@@ -53,6 +53,19 @@ def test_a_file_of_captions(folder, form):
     assert seen(folder, **({"captions": str(folder / form)} if form == "mine.json" else {})) == WANTED
 
 
+def test_a_file_that_is_named_may_lie_elsewhere_as_cocos(folder):
+    place = folder.parent / "annotations" / "captions_val2017.json"
+    place.parent.mkdir()
+    place.write_text(FORMS["mine.json"])
+    assert seen(folder, captions=str(place)) == WANTED
+
+
+def test_a_file_of_other_facts_is_no_fault(folder):
+    rows = [{"file_name": name, "label": 1} for name in NAMES]
+    (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert "caption" not in Folder(path=str(folder)).open("train").spec
+
+
 def test_texts_beside_the_pictures_and_one_that_is_missing(folder):
     assert "caption" not in Folder(path=str(folder)).open("train").spec
     for name, texts in zip(NAMES[:3], CAPTIONS, strict=False):
@@ -74,6 +87,7 @@ def test_a_file_above_the_folder_says_what_is_held_out(folder):
     (folder.parent / "captions.jsonl").write_text("\n".join(map(json.dumps, rows)))
     parts = {part: Folder(path=str(folder)).open(part).captions for part in ("train", "eval")}
     assert parts == {"train": (("no 0",), ("no 1",), ("no 3",)), "eval": (("no 2",),)}
+    assert "held out: 1 of 4 pictures (as the file of captions says)" in Folder(path=str(folder)).open("train").notes
 
 
 def test_what_is_wrong_with_a_file_of_captions_is_said(folder):
@@ -84,6 +98,14 @@ def test_what_is_wrong_with_a_file_of_captions_is_said(folder):
     (folder / "captions.jsonl").unlink()
     with pytest.raises(UserError, match=r"config\.data\.captions=nothing\.json does not exist; name"):
         Folder(path=str(folder), captions="nothing.json").open("train")
+    boxes = {**COCO, "annotations": [{"image_id": 7, "bbox": [0, 0, 1, 1]}]}
+    for said, what in (
+        (boxes, "no caption of its images"),
+        ({"x.png": "a"}, r"names 1 pictures \(x.png, ...\), and none of"),
+    ):
+        (folder / "mine.json").write_text(json.dumps(said))
+        with pytest.raises(UserError, match=what):
+            Folder(path=str(folder), captions=str(folder / "mine.json")).open("train")
 
 
 def test_captions_are_made_of_labels():

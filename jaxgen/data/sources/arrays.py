@@ -46,7 +46,7 @@ class Arrays:
             )
         if not self.eval_path:
             held = hold_out([str(i) for i in range(num)], self.eval_fraction, labels)
-            notes = told_of_split(held, self.eval_fraction, labels, names)
+            notes = told_of_split(held, f"eval_fraction={self.eval_fraction:g}", labels, names)
             return Rows(spec, arrays, split_rows(held, split, f"'{self.path}'"), notes)
         held = self._load(self.eval_path)
         for name in ("image", *self.also):

@@ -165,11 +165,12 @@ class Folder:
         labels, names = labels_of(train.names, classes), tuple(map(readable, classes))
         if held is None:
             said = captions_of(train.root, train.names, self.captions)
-            splits = [said[name].split if name in said else "" for name in train.names]
-            out = hold_out(train.names, self.eval_fraction, labels)
-            if all(splits) and len({*splits}) > 1:
-                out = np.array([split not in TRAINING for split in splits])
-            notes += (*looked, *told_of_split(out, self.eval_fraction, labels, names))
+            out, why = hold_out(train.names, self.eval_fraction, labels), f"eval_fraction={self.eval_fraction:g}"
+            splits = [said[name].split.lower() if name in said else "" for name in train.names]
+            apart = np.array([split not in TRAINING for split in splits])
+            if all(splits) and apart.any() and not apart.all():
+                out, why = apart, "as the file of captions says"
+            notes += (*looked, *told_of_split(out, why, labels, names))
             rows = split_rows(out, split, f"folder '{readable(self.path)}'")
             part = Part(train.root, [train.names[row] for row in rows])
         else:
@@ -187,7 +188,8 @@ class Folder:
             if classes:
                 notes += told_of_classes(labels, labels_of(held.names, classes), names)
             part = train if split == "train" else held
-        spec, said = pictures(shape, len(classes), names), captions_of(part.root, part.names, self.captions)
+            said = captions_of(part.root, part.names, self.captions)
+        spec = pictures(shape, len(classes), names)
         spec = Spec(spec, caption=Field((), "str", "text")) if said else spec
         told = tuple(said[name].texts if name in said else () for name in part.names) if said else ()
         return FolderSource(

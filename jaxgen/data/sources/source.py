@@ -255,15 +255,13 @@ def split_rows(held: np.ndarray, split: str, where: str) -> np.ndarray:
     return rows if rows.size else np.arange(len(held))
 
 
-def told_of_split(
-    held: np.ndarray, fraction: float, labels: np.ndarray | None, names: Sequence[str]
-) -> tuple[str, ...]:
-    """Notes: how many are held out, and which classes have none in a part. `names` are those of the labels."""
+def told_of_split(held: np.ndarray, why: str, labels: np.ndarray | None, names: Sequence[str]) -> tuple[str, ...]:
+    """Notes: how many are held out and why, and which classes have none in a part. `names` are those of the labels."""
     if not held.any():
-        return ("held out: none (eval_fraction=0)",)
+        return (f"held out: none ({why})",)
     if len(held) == 1:
         return ("held out: the only picture, which is trained on too",)
-    told = f"held out: {held.sum():,} of {len(held):,} pictures (eval_fraction={fraction:g})"
+    told = f"held out: {held.sum():,} of {len(held):,} pictures ({why})"
     return (told, *(() if labels is None else told_of_classes(labels[~held], labels[held], names)))
 
 
