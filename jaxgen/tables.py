@@ -366,6 +366,7 @@ MANY = ("ema", "penalty", "gen_penalty", "corruption")
 
 # keys that each member of a table has of its own, whatever they are called elsewhere: another member begins with its defaults
 OWN: dict[str, tuple[str, ...]] = {
+    "tokenizer": ("length", "path"),
     "penalty": ("strength",),
     "gen_penalty": ("strength",),
     "corruption": ("p",),

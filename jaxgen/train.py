@@ -34,7 +34,7 @@ from jaxgen.evaluation.per_image import Evaluator
 from jaxgen.runs.ahead import Ahead
 from jaxgen.runs.checkpoint import Averages, Checkpoints, Damaged
 from jaxgen.runs.directory import RunDir, environment, facts
-from jaxgen.runs.experiment import Experiment, open_source, read_spec
+from jaxgen.runs.experiment import Experiment, build_tokenizer, open_source, read_spec
 from jaxgen.runs.frozen import take
 from jaxgen.runs.interrupt import Interrupt
 from jaxgen.runs.memory import free_memory
@@ -181,7 +181,7 @@ def settled(config: ConfigDict, run: RunDir) -> ConfigDict:
             config = override(config, {f"{path}.{k}": v for k, v in stored.items()}) if stored else config
         run.claim(config, write=False)
         return config
-    if not config.tasks and config.data.tokenizer.name == "none":
+    if not config.tasks and not build_tokenizer(config):
         return config
     source = open_source(config, "train")
     if isinstance(source, Tokenized):

@@ -267,11 +267,7 @@ class T5(Tokenizer):
     @cached_property
     def library(self) -> Any:
         """From either form."""
-        from tokenizers import Tokenizer
-
-        if ".model" in self.file.suffixes:
-            return _unigram(self.file)
-        return Tokenizer.from_str(_text(self.file))
+        return (_unigram if ".model" in self.file.suffixes else _stored)(self.file)
 
     @property
     def around(self) -> tuple[tuple[int, ...], int, int]:
@@ -293,12 +289,9 @@ class Bert(Tokenizer):
         """From either form."""
         from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-        text = _text(self.file)
         if ".json" in self.file.suffixes:
-            library = Tokenizer.from_str(text)
-            library.no_padding(), library.no_truncation()
-            return library
-        vocab = {piece: i for i, piece in enumerate(text.splitlines())}
+            return _stored(self.file)
+        vocab = {piece: i for i, piece in enumerate(_text(self.file).splitlines())}
         library = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
         library.normalizer = normalizers.BertNormalizer(lowercase=self.lower)
         library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -317,6 +310,16 @@ def _text(file: Path) -> str:
     """A text file, packed or not."""
     data = file.read_bytes()
     return (gzip.decompress(data) if file.suffix == ".gz" else data).decode()
+
+
+def _stored(file: Path) -> Any:
+    """A tokenizer.json; what it says of padding and truncation is not its part here."""
+    from tokenizers import Tokenizer
+
+    library = Tokenizer.from_str(_text(file))
+    library.no_padding()
+    library.no_truncation()
+    return library
 
 
 def _wire(data: bytes) -> Iterator[tuple[int, Any]]:

@@ -29,7 +29,7 @@ from jaxgen.core.task import Batch, Task
 from jaxgen.data.pipeline import eval_batches, share
 from jaxgen.data.sources import OnLevels, Source, Templated, Tokenized
 from jaxgen.data.sources.tokenized import captions_of
-from jaxgen.data.tokenize import Tokenizer
+from jaxgen.data.tokenize import NoTokenizer, Tokenizer
 from jaxgen.errors import NotFinite, UserError
 from jaxgen.images import beside, to_uint8
 from jaxgen.runs.setup import keeps_barriers
@@ -91,9 +91,9 @@ def untold(config: ConfigDict) -> ConfigDict:
 
 def build_tokenizer(config: ConfigDict, kept: Path | None = None) -> Tokenizer | None:
     """That of a config, with its files in `kept` where they are there; None: captions are not told."""
-    if config.data.tokenizer.name == "none":
-        return None
     built = registry.build("tokenizer", config.data.tokenizer.to_dict(), where="config.data.tokenizer")
+    if isinstance(built, NoTokenizer):
+        return None
     return built.kept_in(kept / "tokenizer") if kept else built
 
 

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
+from jaxgen.config.files import load, override
 from jaxgen.core.conditions import one_caption, with_one_caption
 from jaxgen.core.spec import Field, Spec
 from jaxgen.data.sources import Shapes, Tokenized
@@ -74,6 +76,23 @@ def test_one_of_several_captions_is_drawn_evenly_by_the_key():
     assert set(words[:300]) == {"one"} and set(words[300:600]) == {"one", "two"}
     counts = [words[600:].count(word) for word in ("one", "two", "three")]
     assert sum(counts) == 300 and min(counts) > 60
+
+
+def test_another_tokenizer_begins_with_its_own_length():
+    config = override(load("text_shapes"), {"data.tokenizer": "none"})
+    assert override(config, {"data.tokenizer": "bytes"}).data.tokenizer.length == Bytes().length
+    assert override(config, {"data.tokenizer": "bytes", "data.tokenizer.length": 9}).data.tokenizer.length == 9
+
+
+@pytest.mark.parametrize("kind", [T5, Bert])
+def test_a_stored_tokenizer_does_not_pad_or_cut_by_itself(kind, tmp_path):
+    marks = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
+    library = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate([*marks, "a", "red"])}, unk_token="[UNK]"))
+    library.pre_tokenizer = pre_tokenizers.Whitespace()
+    library.enable_padding(length=5)
+    library.enable_truncation(1)
+    library.save(str(tmp_path / "tokenizer.json"))
+    assert [ids for ids, _ in kind(path=str(tmp_path)).pieces(["a red", "a"])] == [[4, 5], [4]]
 
 
 @pytest.mark.parametrize("kind", [Clip, T5, Bert])
