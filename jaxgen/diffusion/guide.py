@@ -105,13 +105,13 @@ class Negative:
     avoid: Natural | dict = (
         0  # condition -> its value for every example; those left out mean "any". A number is a label
     )
-    conditions: DataSpec = field(default_factory=Spec)
+    spec: DataSpec = field(default_factory=Spec)  # conditions as the run asks for them: a text as tokens
 
     def __post_init__(self) -> None:
-        if self.conditions:
-            refuse_unknown(self.conditions, self.avoided, "method.guide.avoid")
-        for name, value in self.avoided.items() if self.conditions else ():
-            known = self.conditions[name]
+        if self.spec:
+            refuse_unknown(self.spec, self.avoided, "method.guide.avoid")
+        for name, value in self.avoided.items() if self.spec else ():
+            known = self.spec[name]
             if np.shape(value) != known.shape:
                 raise UserError(f"method.guide.avoid[{name!r}] has shape {np.shape(value)} and must have {known.shape}")
             if known.kind == "label" and not 0 <= value < known.values:
@@ -120,19 +120,19 @@ class Negative:
                 )
 
     def __hash__(self) -> int:
-        return hash((self.scale, str(self.avoid), self.conditions))
+        return hash((self.scale, str(self.avoid), self.spec))
 
     @property
     def avoided(self) -> dict[str, Any]:
         """`avoid` by name."""
         if isinstance(self.avoid, dict):
             return self.avoid
-        if not self.conditions.label:
+        if not self.spec.label:
             raise UserError(
                 f"method.guide.avoid={self.avoid} is a label, and the run is told none; set method.guide=none, or say "
                 "by its name what to avoid"
             )
-        return {self.conditions.label: self.avoid}
+        return {self.spec.label: self.avoid}
 
     def against(self, null: Cond) -> Cond:
         """What is avoided, and null."""

@@ -28,7 +28,7 @@ from jaxgen.core.state import Array, NetState, PyTree, TrainState, Variables, We
 from jaxgen.core.task import Batch, Task
 from jaxgen.data.pipeline import eval_batches, share
 from jaxgen.data.sources import OnLevels, Source, Templated, Tokenized
-from jaxgen.data.sources.tokenized import captions_of
+from jaxgen.data.sources.tokenized import every_caption
 from jaxgen.data.tokenize import NoTokenizer, Tokenizer
 from jaxgen.errors import NotFinite, UserError
 from jaxgen.images import beside, to_uint8
@@ -45,6 +45,17 @@ SHARED: WeakValueDictionary[tuple, Programs] = WeakValueDictionary()  # those of
 
 def open_source(config: ConfigDict, split: str, kept: Path | None = None) -> Source:
     """The data set of a config: split is "train" or "eval" (held out); `kept`: where a copy of its tokenizer's files is."""
+    source = _as_told(config, split)
+    if not (tokenizer := build_tokenizer(config, kept)):
+        return source
+    if tokenizer.open:
+        texts = every_caption(_as_told(config, "train"), config.data.name)
+        tokenizer = tokenizer.learned([text for several in texts for text in several])
+    return Tokenized(source, tokenizer, config.data.name)
+
+
+def _as_told(config: ConfigDict, split: str) -> Source:
+    """That data set, its captions as texts."""
     spec = {k: v for k, v in config.data.to_dict().items() if k not in FEED}
     source = registry.build("source", spec, where="config.data").open(split)
     source = OnLevels(source, config.data.levels) if config.data.levels else source
@@ -54,12 +65,7 @@ def open_source(config: ConfigDict, split: str, kept: Path | None = None) -> Sou
         raise UserError(f"config.data.labels=True but {spec['name']} has no labels{why}; set {_unlabelled(config)}")
     if hasattr(source, "pictures"):
         _refuse_stale(source, config, split)
-    if not (tokenizer := build_tokenizer(config, kept)):
-        return source
-    if tokenizer.open:
-        texts = captions_of(open_source(untold(config), "train"), spec["name"])
-        tokenizer = tokenizer.learned([text for several in texts for text in several])
-    return Tokenized(source, tokenizer, spec["name"])
+    return source
 
 
 def pictures_of(config: ConfigDict, source: Source) -> ConfigDict:
@@ -72,7 +78,7 @@ def pictures_of(config: ConfigDict, source: Source) -> ConfigDict:
 def _refuse_stale(source: Source, config: ConfigDict, split: str) -> None:
     """A UserError where the pictures of cached latents are there and are others now."""
     try:
-        now = open_source(pictures_of(config, source), split)
+        now = _as_told(pictures_of(config, source), split)
     except UserError:  # gone, or on another machine
         return
     if now.fingerprint() != source.told["pictures"]:
@@ -80,13 +86,6 @@ def _refuse_stale(source: Source, config: ConfigDict, split: str) -> None:
             f"the latents of {config.data.path} are of other pictures than {source.pictures['name']} holds now; delete them, and "
             "cache them anew by --mode=cache"
         )
-
-
-def untold(config: ConfigDict) -> ConfigDict:
-    """The config with captions left as they are."""
-    config = config.copy_and_resolve_references().unlock()
-    config.data.tokenizer = {"name": "none"}
-    return config
 
 
 def build_tokenizer(config: ConfigDict, kept: Path | None = None) -> Tokenizer | None:

@@ -15,7 +15,7 @@ NAME = "caption"
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
-def captions_of(source: Source, what: str) -> list[tuple[str, ...]]:
+def every_caption(source: Source, what: str) -> list[tuple[str, ...]]:
     """The captions of every example; a UserError where the source has none, or one of its examples."""
     found = source.captions
     if found is None:
@@ -86,7 +86,7 @@ class Tokenized(Wrapped):
     @cached_property
     def table(self) -> tuple[np.ndarray, np.ndarray]:
         """(tokens of all captions that differ [M, L], which of them each example has [N, K]; -1: fewer than K)."""
-        captions = captions_of(self.inner, self.what)
+        captions = every_caption(self.inner, self.what)
         place = {text: i for i, text in enumerate(dict.fromkeys(text for texts in captions for text in texts))}
         rows = np.full((len(captions), max(map(len, captions))), -1, np.int32)
         for row, texts in zip(rows, captions, strict=True):
