@@ -228,7 +228,7 @@ class EncodesText(Protocol):
         """Numbers of a token."""
 
     def encode_text(self, w: Any, ids: Array) -> dict[str, Array]:
-        """Tokens int32 [B, L] -> states [B, L, D], mask [B, L], 1 where a token is real, and perhaps pooled [B, P]."""
+        """Tokens int32 [B, L] -> states [B, L, D], text_mask [B, L], 1 where a token is real, and perhaps pooled [B, P]."""
 
 
 @runtime_checkable

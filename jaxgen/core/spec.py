@@ -136,6 +136,11 @@ class Spec(Mapping[str, Field]):
         return self.where(lambda _, field: field.role == "condition")
 
     @property
+    def texts(self) -> "Spec":
+        """The conditions that are a text as tokens; tokens without an end are codes."""
+        return self.conditions.of("tokens").where(lambda _, field: field.end >= 0)
+
+    @property
     def label(self) -> str:
         """The name of the (first) label among the conditions; "" if there is none."""
         return next(iter(self.conditions.of("label")), "")
@@ -205,8 +210,8 @@ def labels(classes: int, names: tuple[str, ...] = ()) -> Spec:
 
 
 def encoded(length: int, width: int, pooled: int = 0) -> Spec:
-    """The conditions of a net that is told an encoded text: states [L, D], mask [L], pooled [P] where there is any."""
-    spec = Spec(states=Field((length, width), "float32", "embedding"), mask=Field((length,), "float32", "mask"))
+    """The conditions of a net that is told an encoded text: states [L, D], text_mask [L], pooled [P] where there is any."""
+    spec = Spec(states=Field((length, width), "float32", "embedding"), text_mask=Field((length,), "float32", "mask"))
     return Spec(spec, pooled=Field((pooled,), "float32", "embedding")) if pooled else spec
 
 
@@ -226,6 +231,6 @@ PhaseSpan = Annotated[tuple[Natural, ...], Given("phase")]  # the first step of 
 def given(spec: Spec, batch: int, steps: int, phase: tuple[int, int]) -> dict[str, Any]:
     """The facts that `Given` fields ask for."""
     facts = {"shape": spec.shape, "classes": spec.answers, "conditions": spec.conditions, "levels": spec.levels}
-    for field in list(spec.conditions.of("tokens").values())[:1]:
+    for field in list(spec.texts.values())[:1]:
         facts |= {"text_values": field.values, "text_length": field.shape[0]}
     return {"spec": spec, "vocabulary": spec.vocabulary, "batch": batch, "steps": steps, "phase": phase, **facts}

@@ -1,4 +1,4 @@
-"""A frozen encoder of text between the conditions of a run and its net: tokens in, states, mask and what is pooled out.
+"""A frozen encoder of text between the conditions of a run and its net: tokens in, states, text_mask and what is pooled out.
 
 Examples lose their text, are asked for by it and are guided against it as tokens; so null is what the encoder makes of the empty
 text (Stable Diffusion), or nothing at all: zeros, of which no token is real (Saharia et al. 2022, arXiv:2205.11487, section 2).
@@ -33,12 +33,11 @@ class FrozenText:
 
     def spec(self, spec: Spec) -> Spec:
         """What the net is told in place of the tokens; a UserError for a run without text, or tokens that the encoder lacks."""
-        tokens = spec.conditions.of("tokens")
-        if not tokens:
+        if not spec.texts:
             raise UserError(
                 f"{KEY} reads tokens, and the run is told {spec.conditions or 'nothing'}; set config.data.tokenizer, or {KEY}=None"
             )
-        name, field = next(iter(tokens.items()))
+        name, field = next(iter(spec.texts.items()))
         self.run.check(f"{KEY}.run", ROLE, spec, self)
         lent = self.run.abstract
         if field.values > lent.model.values:
@@ -58,12 +57,12 @@ class FrozenText:
 
     def __call__(self, spec: Spec, frozen: dict[str, Frozen], cond: Cond) -> Cond:
         """The conditions as the net is told them."""
-        ((name, field),) = spec.conditions.of("tokens").items()
+        name, field = next(iter(spec.texts.items()))
         ids, lent = cond[name], frozen[NAME]
         made = jax.lax.stop_gradient(lent.model.encode_text(lent.weights, ids))
         made = {k: v.astype(jnp.float32) for k, v in made.items() if k != "pooled" or self.pooled}
         if not self.masked:
-            made["mask"] = jnp.ones_like(made["mask"])
+            made["text_mask"] = jnp.ones_like(made["text_mask"])
         if self.null == "zeros":
             told: Array = (ids != jnp.asarray(field.empty)).any(1)
             made = {k: jnp.where(told.reshape(-1, *[1] * (v.ndim - 1)), v, 0) for k, v in made.items()}

@@ -104,8 +104,8 @@ class Tokens(LossMethod):
 
     @property
     def takes(self) -> tuple[str, ...]:
-        """What the net is told, and a part of a picture."""
-        return (*super().takes, "image", "mask", "tokens")
+        """What the net is told, and a part of a picture; a text is for a net that listens."""
+        return (*super().takes, "image", "mask", *([] if self.spec.texts else ["tokens"]))
 
     @property
     def gives(self) -> tuple[str, ...]:
@@ -153,7 +153,7 @@ class Tokens(LossMethod):
     def known(self, cond: Cond, num: int) -> Array:
         """The tokens that are given, int32 [num, N]; `vocabulary` where they are to be drawn."""
         told, nothing = self.spec.conditions, self.spec.vocabulary
-        alike = told.where(lambda _, field: field.shape == self.spec.shape)
+        alike = told.where(lambda name, field: field.shape == self.spec.shape and name not in told.texts)
         if given := list(alike.of("tokens")):
             return cond[given[0]].reshape(num, -1)
         if not (told.of("mask") and alike.of("image")):

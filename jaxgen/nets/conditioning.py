@@ -130,19 +130,19 @@ class Listens(nn.Module, kw_only=True):
     @property
     def heard(self) -> Spec:
         """The conditions after `listen`."""
-        if not (self.text and (tokens := self.conditions.of("tokens"))):
+        if not (self.text and self.conditions.texts):
             return self.conditions
-        (name, field), rest = next(iter(tokens.items())), self.conditions
+        (name, field), rest = next(iter(self.conditions.texts.items())), self.conditions
         return Spec(
             {k: f for k, f in rest.items() if k != name}, **encoded(*field.shape, self.text.width, self.text.whole)
         )
 
     def listen(self, num: int, cond: Cond | None, train: bool = False) -> Cond:
-        """The conditions with states, mask and pooled in place of tokens; a solver has them made once for all of its steps."""
+        """The conditions with states, text_mask and pooled in place of tokens; a solver has them made once for all of its steps."""
         cond = cond or {}
         if self.heard == self.conditions or "states" in cond:
             return cond
-        name = next(iter(self.conditions.of("tokens")))
+        name = next(iter(self.conditions.texts))
         made = self.text(value(self.conditions, cond, name, num), train)
         return {**{k: v for k, v in cond.items() if k != name}, **made}
 

@@ -1,4 +1,4 @@
-"""Encoders of text: tokens [B, L] -> states [B, L, D], mask [B, L] with 1 where a token is real, pooled [B, P].
+"""Encoders of text: tokens [B, L] -> states [B, L, D], text_mask [B, L] with 1 where a token is real, pooled [B, P].
 
 `TextTransformer` is our own, small, trained along with the net that it tells. CLIP's (Radford et al. 2021, arXiv:2103.00020), T5's
 (v1.1, Raffel et al. 2020, arXiv:1910.10683; Shazeer 2020, arXiv:2002.05202) and BERT (Devlin et al. 2019, arXiv:1810.04805) are
@@ -19,7 +19,7 @@ from jaxgen.core.spec import TextLength, TextValues
 from jaxgen.errors import UserError
 from jaxgen.nets.layers import Dense, Dropout, LayerNorm, RmsNorm, attention, remat
 
-Text = dict[str, Array]  # states, mask and, where there is any, pooled
+Text = dict[str, Array]  # states, text_mask and, where there is any, pooled
 ACTIVATIONS = {
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
     "gelu": lambda x: nn.gelu(x, approximate=False),
@@ -181,7 +181,7 @@ class TextTransformer(TextEncoder):
         states = LayerNorm(1e-5, name="norm")(x)
         mean = (states * mask[..., None]).sum(1) / jnp.maximum(mask.sum(1), 1)[:, None]
         pooled = Dense(self.whole, use_bias=False, dtype=self.dtype, kernel_init=init, name="pool")(mean)
-        return {"states": states, "mask": mask, "pooled": pooled.astype(jnp.float32)}
+        return {"states": states, "text_mask": mask, "pooled": pooled.astype(jnp.float32)}
 
 
 class ClipText(TextEncoder):
@@ -219,7 +219,7 @@ class ClipText(TextEncoder):
         if self.projection:
             pooled = Dense(self.projection, use_bias=False, dtype=self.dtype, kernel_init=init, name="project")(pooled)
         states = last if self.states == "last" else before
-        return {"states": states, "mask": up_to(ids, place), "pooled": pooled.astype(jnp.float32)}
+        return {"states": states, "text_mask": up_to(ids, place), "pooled": pooled.astype(jnp.float32)}
 
 
 def buckets(length: int, count: int, far: int) -> np.ndarray:
@@ -264,7 +264,7 @@ class T5Encoder(TextEncoder):
         fields = dict(head_dim=self.head_dim, hidden=self.hidden, eps=self.eps)
         args = bias.transpose(2, 0, 1), mask[:, None, None] > 0
         x, _ = self.through(T5Block, fields, self.embed(self.values, 0, ids), *args)
-        return {"states": RmsNorm(self.eps, name="norm")(x), "mask": mask}
+        return {"states": RmsNorm(self.eps, name="norm")(x), "text_mask": mask}
 
 
 class BertText(TextEncoder):
@@ -287,4 +287,4 @@ class BertText(TextEncoder):
         fields = dict(hidden=self.hidden, post=True, eps=self.eps)
         x, _ = self.through(Block, fields, x, mask[:, None] > 0, train)
         pooled = (x * mask[..., None]).sum(1) / jnp.maximum(mask.sum(1), 1)[:, None]
-        return {"states": x, "mask": mask, "pooled": pooled}
+        return {"states": x, "text_mask": mask, "pooled": pooled}

@@ -71,7 +71,7 @@ TOPS = {
     },
 }
 BLOCKS = {ClipText: ("encoder.layers", CLIP), T5Encoder: ("encoder.block", T5), BertText: ("encoder.layer", BERT)}
-LEFT = ("position_ids", "logit_scale", "encoder.embed_tokens.weight", "lm_head.weight", "visual_projection.weight")
+LEFT = ("logit_scale", "encoder.embed_tokens.weight", "lm_head.weight", "visual_projection.weight")
 OTHERS = ("vision_model.", "decoder.", "pooler.", "cls.")  # parts of whole models that are no encoders of text
 
 
@@ -157,7 +157,7 @@ def cleaned(module: TextEncoder, weights: Mapping[str, np.ndarray]) -> Tensors:
 def from_transformers(module: TextEncoder, weights: Mapping[str, np.ndarray]) -> Any:
     """transformers' tensors -> variables of a net without `scan`. Raises UserError for a missing, extra or misshapen tensor."""
     convert = lambda path, tensors: layout.ours(path[-1], tensors)  # noqa: E731
-    return fill(f"{type(module).__name__}", abstract(module), cleaned(module, weights), names(module), convert)
+    return fill(type(module).__name__, abstract(module), cleaned(module, weights), names(module), convert)
 
 
 def to_transformers(module: TextEncoder, variables: Any, prefix: str = "") -> Tensors:
@@ -196,7 +196,7 @@ class _Model:
         return self.module.values
 
     def encode_text(self, w: Any, ids: jax.Array) -> dict[str, jax.Array]:
-        """States, mask, pooled."""
+        """States, text_mask, pooled."""
         return self.module.apply(w, ids)
 
 

@@ -17,11 +17,10 @@ class Describe(Task):
     def spec(self, spec: Spec) -> Spec:
         """With the caption's tokens as the target; a UserError where there is no picture, or no caption."""
         picture = picture_target(spec, self)
-        texts = spec.conditions.where(lambda _, field: field.kind == "tokens" and field.end >= 0)
-        if len(texts) != 1:
+        if len(spec.texts) != 1:
             raise UserError(
                 f"task describe needs a caption as tokens, and the data hold {spec}; set config.data.tokenizer=bytes, on data with "
                 "captions"
             )
-        ((name, text),) = texts.items()
+        ((name, text),) = spec.texts.items()
         return Spec({**spec, spec.target: replace(picture, role="condition"), name: replace(text, role="target")})

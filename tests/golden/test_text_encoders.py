@@ -48,7 +48,7 @@ def test_the_end_is_the_first_of_its_number_or_the_largest_number(folder):
     first, variables, *_ = opened(folder, eos_token_id=100)
     largest, *_ = opened(folder, eos_token_id=2)
     ids = jnp.asarray([[5, 6, 100, 7, 120, 100, 100, 100]])
-    masks = [module.apply(variables, ids)["mask"][0].tolist() for module in (first, largest)]
+    masks = [module.apply(variables, ids)["text_mask"][0].tolist() for module in (first, largest)]
     assert masks == [[1] * 3 + [0] * 5, [1] * 5 + [0] * 3]
 
 
@@ -58,7 +58,7 @@ def test_t5(folder):
     real = arrays["attention_mask"] > 0
     ids = jnp.where(real, arrays["input_ids"], module.pad).astype(jnp.int32)
     out = jax.jit(module.apply)(variables, ids)
-    assert (np.asarray(out["mask"]) == real).all()
+    assert (np.asarray(out["text_mask"]) == real).all()
     close(out["states"], "last_hidden_state", real)
     longer = jax.jit(module.apply)(variables, jnp.pad(ids, ((0, 0), (0, 7)), constant_values=module.pad))
     np.testing.assert_allclose(longer["states"][:, :-7][real], out["states"][real], atol=1e-5)

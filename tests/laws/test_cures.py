@@ -251,6 +251,9 @@ CASES = {
     "pictures of many sizes": Case("vae_digits", {"data": "folder", "data.path": MIXED, "data.size": 0}),
     "modes of pictures": Case("gan_digits", {"eval.modes.num": 8}),
     "captions that are not there": Case("vae_digits", {"data.tokenizer": "bytes"}),
+    "a text that no net reads": Case(
+        "image_transformer_digits", {"data.tokenizer": "bytes", "data.templates": ("a {label}",)}
+    ),
     "templates without labels": Case("vae_digits", {"data": "arrays", "data.path": PLAIN, "data.templates": ("a {label}",)}),
     "a text that no net takes": Case("vae_cifar", {"data.tokenizer": "bytes"}),
     "a text longer than an encoder's": Case("text_shapes", {"method.net.text.length": 8}),

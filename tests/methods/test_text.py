@@ -46,9 +46,9 @@ def opened(clip, **changes):
 
 def test_a_net_is_told_what_a_frozen_encoder_says(clip):
     exp = opened(clip)
-    assert exp.method.net.module.conditions.keys() == {"states", "mask", "pooled"} and list(exp.spec.conditions) == [
-        "caption"
-    ]
+    assert exp.method.net.module.conditions.keys() == {"states", "text_mask", "pooled"} and list(
+        exp.spec.conditions
+    ) == ["caption"]
     assert exp.abstract.frozen["text"].weights["params"]["table"]["embedding"].shape == (512, 8)
     assert {x.sharding.mesh for x in jax.tree.leaves(exp.abstract.frozen)} == {exp.mesh}
     params = exp.abstract.nets["net"].params
@@ -59,11 +59,11 @@ def test_a_net_is_told_what_a_frozen_encoder_says(clip):
     frozen, ids = exp.frozen(), exp.tokenizer.encode(["a red ring", ""])
     told = exp.method.text_encoder(exp.spec, frozen, {"caption": jnp.asarray(ids)})
     direct = frozen["text"].model.encode_text(frozen["text"].weights, jnp.asarray(ids))
-    assert told.keys() == {"states", "mask", "pooled"}
+    assert told.keys() == {"states", "text_mask", "pooled"}
     jax.tree.map(np.testing.assert_array_equal, told, direct)
     nothing = replace(exp.method.text_encoder, null="zeros", masked=False, pooled=False)
     told = nothing(exp.spec, frozen, {"caption": jnp.asarray(ids)})
-    assert told.keys() == {"states", "mask"} and told["mask"].tolist() == [[1] * 24, [0] * 24]
+    assert told.keys() == {"states", "text_mask"} and told["text_mask"].tolist() == [[1] * 24, [0] * 24]
     assert not np.asarray(told["states"])[1].any() and np.asarray(told["states"])[0].any()
 
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 from jaxgen.core.spec import Field, Spec, encoded
+from jaxgen.nets.conditioning import sequences
 from jaxgen.nets.dit import DiT
 from jaxgen.nets.text import TextTransformer
 from jaxgen.nets.unet_condition import UNetCondition
 
-TOLD = Spec(caption=Field((6,), "int32", "tokens", values=20, empty=(1, 2, 0, 0, 0, 0)))
+TOLD = Spec(caption=Field((6,), "int32", "tokens", values=20, empty=(1, 2, 0, 0, 0, 0), end=2))
 TEXT = dict(values=20, length=10, depth=1, width=8, heads=2)
 NETS = {
     "unet": (
@@ -45,8 +46,15 @@ def test_a_net_with_an_encoder_of_its_own(name):
     longer = run(variables, X, T, {"caption": jnp.pad(IDS, ((0, 0), (0, 4)))})
     np.testing.assert_allclose(longer, out, atol=2e-5)
     cond = module.apply(variables, 3, {"caption": IDS}, method="listen")
-    assert sorted(cond) == ["mask", "pooled", "states"]
+    assert sorted(cond) == ["pooled", "states", "text_mask"]
     np.testing.assert_allclose(run(variables, X, T, cond), out, atol=1e-6)
+
+
+def test_the_mask_of_a_text_and_that_of_a_picture_are_two():
+    kind, fields = NETS["unet"]
+    both = Spec(TOLD, mask=Field((4, 4, 1), "float32", "mask"))
+    module = kind(shape=(4, 4, 1), conditions=both, text=TextTransformer(**TEXT), **fields)
+    assert module.heard["mask"].shape == (4, 4, 1) and sequences(module.heard) == ("states", "text_mask")
 
 
 def test_a_net_that_is_told_states():
@@ -55,7 +63,7 @@ def test_a_net_that_is_told_states():
     rng = np.random.default_rng(0)
     states, pooled = (jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((3, 6, 12), (3, 5)))
     mask = jnp.asarray([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0]], jnp.float32)
-    run = lambda states, pooled: module.apply(variables, X, T, {"states": states, "mask": mask, "pooled": pooled})  # noqa: E731
+    run = lambda states, pooled: module.apply(variables, X, T, {"states": states, "text_mask": mask, "pooled": pooled})  # noqa: E731
     out, other = run(states, pooled), run(jnp.where(mask[..., None] > 0, states, 9.0), pooled)
     np.testing.assert_allclose(out, other, atol=1e-5)
     assert np.abs(run(states + 1, pooled) - out)[:2].max() > 1e-3 and np.abs(run(states, pooled + 1) - out).min() > 0

@@ -41,7 +41,7 @@ def test_what_fills_a_text_up_is_not_seen_and_examples_stay_apart(name):
     shapes = jax.eval_shape(module.init, jax.random.key(0), *arguments(module))
     v = jax.tree.map(lambda a: jnp.asarray(0.3 * rng.standard_normal(a.shape), a.dtype), shapes)
     cond = {k: rng.standard_normal((2, *f.shape)).astype(np.float32) for k, f in TOLD.items()}
-    cond["mask"] = np.array([[1, 1, 1, 0, 0], [1] * 5], np.float32)
+    cond["text_mask"] = np.array([[1, 1, 1, 0, 0], [1] * 5], np.float32)
     run = jax.jit(lambda cond: module.apply(v, *arguments(module), cond))
     out, filled = run(cond), cond["states"].copy()
     filled[0, 3:] += 1
@@ -62,7 +62,7 @@ LISTENING = {k: v for k, v in NETS.items() if k != "uvit"} | {
 
 @pytest.mark.parametrize("name", LISTENING)
 def test_an_encoder_of_its_own(name):
-    tokens = Spec(caption=Field((5,), "int32", "tokens", values=9))
+    tokens = Spec(caption=Field((5,), "int32", "tokens", values=9, end=2))
     text = TextTransformer(values=9, length=5, width=8, depth=1, heads=2)
     module = LISTENING[name].clone(conditions=tokens, text=text)
     cond = {"caption": jax.ShapeDtypeStruct((2, 5), jnp.int32)}
