@@ -85,6 +85,7 @@ SHAPES: dict[str, Distance] = {  # the order is the label
     "star": _star,
     "cross": _cross,
 }
+ATTRIBUTES = {"kind": SHAPES, "colour": COLOURS, "size": RADII, "place": PLACES}  # of a shape, and their words
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def reading(scene: Scene) -> list[Shape]:
 
 def heads(max_shapes: int) -> list[tuple[int, str]]:
     """(shape, attribute) of all that can be said of so many shapes."""
-    return [(i, name) for i in range(max_shapes) for name in ("kind", "colour", "size", "place")]
+    return [(i, name) for i in range(max_shapes) for name in ATTRIBUTES]
 
 
 def head(name: str, i: int) -> str:
@@ -163,15 +164,14 @@ def head(name: str, i: int) -> str:
 
 def attributes(max_shapes: int) -> dict[str, tuple[str, ...]]:
     """Names of all that can be said of a scene of up to so many shapes; of all but the first "none"."""
-    known = {"kind": SHAPES, "colour": COLOURS, "size": RADII, "place": PLACES}
-    found = {head(name, i): (*known[name], *["none"] * bool(i)) for i, name in heads(max_shapes)}
+    found = {head(name, i): (*ATTRIBUTES[name], *["none"] * bool(i)) for i, name in heads(max_shapes)}
     return {**found, "background": tuple(BACKGROUNDS)}
 
 
 def answered(words: dict[str, str]) -> "Told":
     """What a scene shows by such attributes."""
-    last = max(int(key.rpartition("_")[2]) for key in (*words, "kind_1") if key.startswith("kind_"))
-    named = [{name: words[head(name, i)] for name in Thing._fields} for i in range(last)]
+    num = sum(key.startswith("kind") for key in words)
+    named = [{name: words[head(name, i)] for name in ATTRIBUTES} for i in range(num)]
     return Told(words["background"], tuple(Thing(**one) for one in named if one["kind"] != "none"))
 
 
@@ -200,8 +200,7 @@ def read(caption: str) -> Told | None:
     if not found or found[2] not in BACKGROUNDS or not all(things):
         return None
     told = Told(found[2], tuple(Thing(*thing.groups()) for thing in things))
-    known = (RADII, COLOURS, SHAPES, PLACES)
-    sound = all(word in names for thing in told.things for word, names in zip(thing, known, strict=True))
+    sound = all(word in ATTRIBUTES[name] for thing in told.things for name, word in thing._asdict().items())
     return told if sound else None
 
 

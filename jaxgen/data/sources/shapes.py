@@ -83,15 +83,15 @@ class Shapes:
     attributes: bool = False
     hold_out: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def unseen(self) -> frozenset[tuple[str, str]]:
         """The (colour, kind) of `hold_out`; a UserError for what is none, or for all."""
         found = [tuple(words.split()) for words in self.hold_out]
         for words, pair in zip(self.hold_out, found, strict=True):
             if len(pair) != 2 or pair[0] not in scenes.COLOURS or pair[1] not in scenes.SHAPES:
-                raise UserError(f"data.hold_out={words!r} is no colour and kind, such as 'purple star'")
+                raise UserError(f"config.data.hold_out={words!r} is no colour and kind, such as 'purple star'")
         if len(set(found)) == len(scenes.COLOURS) * len(scenes.SHAPES):
-            raise UserError("data.hold_out leaves no shape to be trained on; set data.hold_out=()")
+            raise UserError("config.data.hold_out leaves no shape to be trained on; set config.data.hold_out=()")
         return frozenset(found)
 
     def open(self, split: str) -> ShapesSource:
