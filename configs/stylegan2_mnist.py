@@ -1,7 +1,8 @@
 """StyleGAN2 (Karras et al. 2019, arXiv:1912.04958) on MNIST, told the digit: from a grid of 7x7 to 28x28.
 
-The numbers are those that StyleGAN2-ADA (arXiv:2006.06676) derives from the size and the batch: R1 of 0.0002 size^2 / batch,
-averages of 10/32 thousand images for each image of the batch. The width is that of two cores; wider: channel_base=16384.
+Averages of 10/32 thousand images for each image of the batch, as StyleGAN2-ADA (arXiv:2006.06676) has them. R1 is a thousand
+times what it derives from size and batch (0.0002 size^2 / batch): under that D wins early, and G draws one picture of each
+digit. The width is that of two cores; wider: channel_base=16384.
 
 python -m jaxgen.main --config=configs/stylegan2_mnist.py --workdir=runs/stylegan2_mnist    # add :tiny for a CPU run of seconds
 """
@@ -22,7 +23,7 @@ def get_config(arg: str = "") -> ConfigDict:
         loss="nonsaturating",
         order="gen_first",
         fakes="data",
-        disc_penalties=dict(name="r1", strength=0.0049, every=16, apart=True),
+        disc_penalties=dict(name="r1", strength=5.0, every=16, apart=True),
         gen_penalties=dict(name="path_length", strength=2.0, every=4, apart=True),
         gen=dict(
             name="stylegan2_generator", **width, w_dim=128, layers=2, optimizer=adam,
