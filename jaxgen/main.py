@@ -69,8 +69,7 @@ def parser() -> argparse.ArgumentParser:
         default="ema",
         metavar="NAME",
         help="eval, sample, caption, latents: ema, the running average of the weights (default); raw, the weights as training "
-        "left them; "
-        "the label of one of several averages; stdX, an average of that width, reconstructed from snapshots",
+        "left them; the label of one of several averages; stdX, an average of that width, reconstructed from snapshots",
     )
     p.add_argument("--stds", default="", metavar="A,B,...", help="sweep: widths of averages (default: all kept)")
     p.add_argument(

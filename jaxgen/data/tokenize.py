@@ -106,12 +106,16 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """int32 [N, length]."""
+        return self.encode_and_tell(texts)[0]
+
+    def encode_and_tell(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """(int32 [N, length], bool [N]: which are longer and were cut)."""
         before, end, pad = self.around
-        out = np.full((len(texts), self.length), pad, np.int32)
-        for row, (ids, _) in zip(out, self.pieces(texts), strict=True):
+        out, cut = np.full((len(texts), self.length), pad, np.int32), np.zeros(len(texts), bool)
+        for i, (ids, _) in enumerate(self.pieces(texts)):
             whole = (*before, *ids[: self.room], end)
-            row[: len(whole)] = whole
-        return out
+            out[i, : len(whole)], cut[i] = whole, len(ids) > self.room
+        return out, cut
 
     def cut(self, text: str) -> str:
         """The end of a text that is cut off; "" where it fits."""

@@ -33,6 +33,11 @@ def up_to(ids: Array, last: Array) -> Array:
     return (jnp.arange(ids.shape[1]) <= last[:, None]).astype(jnp.float32)
 
 
+def mean_of(states: Array, mask: Array) -> Array:
+    """The mean [B, D] of the states [B, L, D] whose mask [B, L] is 1."""
+    return (states * mask[..., None]).sum(1) / jnp.maximum(mask.sum(1), 1)[:, None]
+
+
 class Block(nn.Module):
     """Attention and an MLP: x [B, L, D] -> [B, L, D]; norms stand before them, or behind (`post`)."""
 
@@ -179,9 +184,9 @@ class TextTransformer(TextEncoder):
         fields = dict(hidden=round(self.mlp_ratio * self.width), dropout=self.dropout)
         x, _ = self.through(Block, fields, self.embed(self.values, self.length, ids), mask[:, None] > 0, train)
         states = LayerNorm(1e-5, name="norm")(x)
-        mean = (states * mask[..., None]).sum(1) / jnp.maximum(mask.sum(1), 1)[:, None]
-        pooled = Dense(self.whole, use_bias=False, dtype=self.dtype, kernel_init=init, name="pool")(mean)
-        return {"states": states, "text_mask": mask, "pooled": pooled.astype(jnp.float32)}
+        pool = Dense(self.whole, use_bias=False, dtype=self.dtype, kernel_init=init, name="pool")
+        pooled = pool(mean_of(states, mask)).astype(jnp.float32)
+        return {"states": states, "text_mask": mask, "pooled": pooled}
 
 
 class ClipText(TextEncoder):
@@ -286,5 +291,4 @@ class BertText(TextEncoder):
         x = LayerNorm(self.eps, name="norm")(x)
         fields = dict(hidden=self.hidden, post=True, eps=self.eps)
         x, _ = self.through(Block, fields, x, mask[:, None] > 0, train)
-        pooled = (x * mask[..., None]).sum(1) / jnp.maximum(mask.sum(1), 1)[:, None]
-        return {"states": x, "text_mask": mask, "pooled": pooled}
+        return {"states": x, "text_mask": mask, "pooled": mean_of(x, mask)}

@@ -84,14 +84,22 @@ class Tokenized(Wrapped):
     what: str = "the source"  # its name, for messages
 
     @cached_property
-    def table(self) -> tuple[np.ndarray, np.ndarray]:
-        """(tokens of all captions that differ [M, L], which of them each example has [N, K]; -1: fewer than K)."""
+    def table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(tokens of all captions that differ [M, L], which each example has [N, K] (-1: fewer than K), which are cut [M])."""
         captions = every_caption(self.inner, self.what)
         place = {text: i for i, text in enumerate(dict.fromkeys(text for texts in captions for text in texts))}
         rows = np.full((len(captions), max(map(len, captions))), -1, np.int32)
         for row, texts in zip(rows, captions, strict=True):
             row[: len(texts)] = [place[text] for text in texts]
-        return self.tokenizer.encode(list(place)), rows
+        tokens, cut = self.tokenizer.encode_and_tell(list(place))
+        return tokens, rows, cut
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """With the captions that are cut."""
+        cut = self.table[2]
+        told = f"captions: {cut.sum():,} of {len(cut):,} that differ are cut after {self.tokenizer.length} tokens"
+        return (*self.inner.notes, *([f"{told} (config.data.tokenizer.length)"] if cut.any() else []))
 
     @cached_property
     def spec(self) -> Spec:
@@ -100,6 +108,6 @@ class Tokenized(Wrapped):
         return Spec(spec, **{NAME: self.tokenizer.field(self.table[1].shape[1])})
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        tokens, rows = self.table
+        tokens, rows, _ = self.table
         found = np.where(rows[i, :, None] < 0, -1, tokens[rows[i]])
         return {**self.inner[i], NAME: found if len(found) > 1 else found[0]}
