@@ -70,8 +70,8 @@ class Agree:
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """Figures of the samples, and those that stand beside them."""
-        rows = [int(i) for i in share(source, self.num)]
-        texts = [source.captions[i][0] for i in rows]
+        rows, captions = [int(i) for i in share(source, self.num)], source.captions
+        texts = [captions[i][0] for i in rows]
         true = [scenes.read(text) for text in texts]
         if not all(true):
             raise UserError(
