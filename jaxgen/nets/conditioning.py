@@ -16,7 +16,7 @@ from jax import Array
 from jaxgen.core.conditions import Cond
 from jaxgen.core.spec import Spec, encoded
 from jaxgen.errors import UserError
-from jaxgen.nets.layers import Dense, Initializer, attention, torch_kernel_init
+from jaxgen.nets.layers import Dense, Initializer, attention, merge_heads, split_heads, torch_kernel_init
 
 TAKES = ("label", "embedding", "image", "latent", "mask")  # what the nets of diffusion can be told
 
@@ -159,15 +159,14 @@ class TextAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, text: Text) -> Array:
-        b, n, d = x.shape
+        d = x.shape[-1]
 
         def linear(features, name, use_bias=self.use_bias, init=self.init):
             return Dense(features, use_bias, self.dtype, init, name=name)
 
-        q = linear(d, "q")(x).reshape(b, n, self.heads, -1)
-        kv = linear(2 * d, "kv")(text.states).reshape(b, -1, 2, self.heads, d // self.heads)
-        h = attention(q, kv[:, :, 0], kv[:, :, 1], text.mask)
-        return linear(d, "out", self.out_bias, self.out_init or self.init)(h.reshape(b, n, d))
+        (q,) = split_heads(linear(d, "q")(x), self.heads, 1)
+        h = attention(q, *split_heads(linear(2 * d, "kv")(text.states), self.heads, 2), text.mask)
+        return linear(d, "out", self.out_bias, self.out_init or self.init)(merge_heads(h))
 
 
 def join_pictures(x: Array, conditions: Spec, cond: Cond | None, net: nn.Module) -> Array:

@@ -38,7 +38,17 @@ from jaxgen.nets.conditioning import (
     sequences,
     vector,
 )
-from jaxgen.nets.layers import Dense, LayerNorm, RmsNorm, attention, ddpm_init, remat, timestep_embedding
+from jaxgen.nets.layers import (
+    Dense,
+    LayerNorm,
+    RmsNorm,
+    attention,
+    ddpm_init,
+    merge_heads,
+    remat,
+    split_heads,
+    timestep_embedding,
+)
 
 TIME_WAVES = 256  # sines and cosines of t before the first layer
 SIZES: dict[str, dict[str, int]] = {  # table 1
@@ -121,11 +131,6 @@ def normed(x: Array, shift: Array, scale: Array, eps: float = 1e-6) -> Array:
     return LayerNorm(eps, affine=False)(x) * (1 + scale) + shift
 
 
-def merged(x: Array) -> Array:
-    """[B, N, heads, d] -> [B, N, D]."""
-    return x.reshape(*x.shape[:2], -1)
-
-
 class AdaLnBlock(nn.Module):
     """What blocks of transformers of patches are made of; names of layers begin with that of their stream."""
 
@@ -140,9 +145,7 @@ class AdaLnBlock(nn.Module):
 
     def qkv(self, x: Array, stream: str = "") -> tuple[Array, Array, Array]:
         """Queries, keys and values of x [B, N, D]: [B, N, heads, d] each."""
-        b, n, d = x.shape
-        qkv = self.linear(3 * d, f"{stream}qkv")(x).reshape(b, n, 3, self.heads, d // self.heads)
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        q, k, v = split_heads(self.linear(3 * x.shape[-1], f"{stream}qkv")(x), self.heads)
         if self.qk_norm:
             q, k = (RmsNorm(dtype=self.dtype, name=f"{stream}norm_{which}")(y) for which, y in (("q", q), ("k", k)))
         return q, k, v
@@ -161,7 +164,7 @@ class DiTBlock(AdaLnBlock):
     @nn.compact
     def __call__(self, x: Array, c: Array, text: Text | None = None) -> Array:
         shift1, scale1, gate1, shift2, scale2, gate2 = adaln(c, 6, self.dtype, "adaln")
-        h = merged(attention(*self.qkv(normed(x, shift1, scale1))))
+        h = merge_heads(attention(*self.qkv(normed(x, shift1, scale1))))
         x = x + gate1 * self.linear(x.shape[-1], "out")(h)
         if text:
             look = TextAttention(self.heads, True, self.dtype, ddpm_init(), out_init=nn.initializers.zeros, name="text")

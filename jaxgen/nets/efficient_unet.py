@@ -16,7 +16,17 @@ from jaxgen.core.conditions import Cond
 from jaxgen.core.ranges import BelowOne, Count, Positive
 from jaxgen.core.spec import Spec
 from jaxgen.nets.conditioning import Listens, Text, beside_text, read_text, seen_by_all, vector
-from jaxgen.nets.layers import Dense, GroupNorm, LayerNorm, UpConv, attention, ddpm_init, remat, timestep_embedding
+from jaxgen.nets.layers import (
+    Dense,
+    GroupNorm,
+    LayerNorm,
+    UpConv,
+    attention,
+    ddpm_init,
+    remat,
+    split_heads,
+    timestep_embedding,
+)
 from jaxgen.nets.unet import Told, UNet
 
 
@@ -32,15 +42,12 @@ class JointAttention(nn.Module):
     def __call__(self, x: Array, text: Text) -> Array:
         b, height, width, c = x.shape
 
-        def split(h, parts):
-            return [a.reshape(b, -1, self.heads, c // self.heads) for a in jnp.split(h, parts, -1)]
-
         def linear(features, name, scale=1.0):
             return Dense(features, dtype=self.dtype, kernel_init=ddpm_init(scale), name=name)
 
         h = GroupNorm(self.groups, self.eps, self.dtype, name="norm")(x).reshape(b, height * width, c)
-        q, k, v = split(linear(3 * c, "qkv")(h), 3)
-        told_k, told_v = split(linear(2 * c, "text")(text.states), 2)
+        q, k, v = split_heads(linear(3 * c, "qkv")(h), self.heads)
+        told_k, told_v = split_heads(linear(2 * c, "text")(text.states), self.heads, 2)
         mask = seen_by_all(text.mask, height * width)
         h = attention(q, jnp.concatenate([told_k, k], 1), jnp.concatenate([told_v, v], 1), mask)
         return x + linear(c, "out", 0.0)(h.reshape(x.shape))

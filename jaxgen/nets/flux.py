@@ -20,13 +20,12 @@ from jaxgen.nets.dit import (
     Embedding,
     PatchTransformer,
     adaln,
-    merged,
     normed,
     patchify,
     through,
     unpatchify,
 )
-from jaxgen.nets.layers import Dense, attention, ddpm_init
+from jaxgen.nets.layers import Dense, attention, ddpm_init, merge_heads
 from jaxgen.nets.mmdit import JointBlock, turned_pairs
 
 
@@ -58,7 +57,7 @@ class SingleBlock(AdaLnBlock):
         shift, scale, gate = adaln(c, 3, self.dtype, "adaln")
         h = normed(x, shift, scale)
         q, k, v = self.qkv(h)
-        seen = merged(attention(turned_pairs(q, angles), turned_pairs(k, angles), v, mask))
+        seen = merge_heads(attention(turned_pairs(q, angles), turned_pairs(k, angles), v, mask))
         h = nn.gelu(self.linear(4 * d, "mlp")(h))
         return x + gate * self.linear(d, "out")(jnp.concatenate([seen, h], -1))
 

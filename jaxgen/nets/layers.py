@@ -324,6 +324,17 @@ def minibatch_std(x: Array, group: int, features: int = 1, train: bool = False) 
 # Attention
 
 
+def split_heads(x: Array, heads: int, parts: int = 3) -> list[Array]:
+    """Queries, keys and values side by side, or so many of them, [B, N, parts * D] -> [B, N, heads, D / heads] each."""
+    x = x.reshape(*x.shape[:2], parts, heads, x.shape[-1] // (parts * heads))
+    return [x[:, :, i] for i in range(parts)]
+
+
+def merge_heads(x: Array) -> Array:
+    """[B, N, heads, d] -> [B, N, D]."""
+    return x.reshape(*x.shape[:2], -1)
+
+
 @cache
 def _cudnn_attention_works(dtype: Any, head_dim: int, masked: bool) -> bool:
     """Whether cuDNN's fused attention and its gradient compile here; it depends on the card, on cuDNN and on the driver."""

@@ -17,8 +17,8 @@ from jaxgen.core.ranges import Count, Natural
 from jaxgen.core.spec import TargetShape
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import read_text, seen_by_all
-from jaxgen.nets.dit import AdaLnBlock, Embedding, PatchTransformer, adaln, merged, normed, position_waves, through
-from jaxgen.nets.layers import Dense, attention, ddpm_init
+from jaxgen.nets.dit import AdaLnBlock, Embedding, PatchTransformer, adaln, normed, position_waves, through
+from jaxgen.nets.layers import Dense, attention, ddpm_init, merge_heads
 
 
 def turned_pairs(x: Array, angles: Array | None) -> Array:
@@ -51,12 +51,14 @@ class JointBlock(AdaLnBlock):
         shift, scale = told[1::-1] if self.last else told[:2]
         ours, theirs = self.qkv(normed(x, shift1, scale1)), self.qkv(normed(text, shift, scale), "text_")
         q, k, v = (jnp.concatenate(both, 1) for both in zip(theirs, ours, strict=True))
-        h = merged(attention(turned_pairs(q, angles), turned_pairs(k, angles), v, mask))
+        h = merge_heads(attention(turned_pairs(q, angles), turned_pairs(k, angles), v, mask))
         length, d = text.shape[1], x.shape[-1]
         seen = gate1 * self.linear(d, "out")(h[:, length:])
         if self.dual:
             shift, scale, gate = again
-            seen += gate * self.linear(d, "dual_out")(merged(attention(*self.qkv(normed(x, shift, scale), "dual_"))))
+            seen += gate * self.linear(d, "dual_out")(
+                merge_heads(attention(*self.qkv(normed(x, shift, scale), "dual_")))
+            )
         x = x + seen
         x = x + gate2 * self.mlp(normed(x, shift2, scale2))
         if not self.last:

@@ -18,12 +18,11 @@ from jaxgen.nets.dit import (
     AdaLnBlock,
     Embedding,
     PatchTransformer,
-    merged,
     normed,
     position_waves,
     through,
 )
-from jaxgen.nets.layers import Dense, attention, ddpm_init, timestep_embedding
+from jaxgen.nets.layers import Dense, attention, ddpm_init, merge_heads, timestep_embedding
 
 normal = nn.initializers.normal(0.02)
 
@@ -41,7 +40,7 @@ class PixArtBlock(AdaLnBlock):
         d = x.shape[-1]
         table = self.param("table", table_init(d), (6, d))
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(c + table.astype(c.dtype), 6, 1)  # [B, 1, D] each
-        x = x + gate1 * self.linear(d, "out")(merged(attention(*self.qkv(normed(x, shift1, scale1)))))
+        x = x + gate1 * self.linear(d, "out")(merge_heads(attention(*self.qkv(normed(x, shift1, scale1)))))
         x = x + TextAttention(self.heads, True, self.dtype, ddpm_init(), name="text")(x, text)
         return x + gate2 * self.mlp(normed(x, shift2, scale2))
 

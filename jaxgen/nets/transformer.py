@@ -24,7 +24,7 @@ from jaxgen.core.ranges import BelowOne, Count, Positive, Precision, Remat
 from jaxgen.core.spec import Conditions, Spec, TargetShape, Vocabulary
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import add_vectors
-from jaxgen.nets.layers import Dense, Dropout, LayerNorm, RmsNorm, attention, remat
+from jaxgen.nets.layers import Dense, Dropout, LayerNorm, RmsNorm, attention, remat, split_heads
 
 Cache = tuple[Array, Array]  # keys and values of a block, [B, heads, tokens, d] each
 SIZES: dict[str, dict[str, int]] = {  # LlamaGen, table 2
@@ -121,8 +121,7 @@ class Block(nn.Module):
         def norm(x, name):
             return NORMS[self.norm](1e-5, dtype=self.dtype, name=name)(x)
 
-        qkv = linear(3 * d, "qkv")(norm(x, "norm1")).reshape(b, n, 3, self.heads, d // self.heads)
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
+        q, k, v = split_heads(linear(3 * d, "qkv")(norm(x, "norm1")), self.heads)
         if self.qk_norm:
             q, k = (RmsNorm(1e-5, dtype=self.dtype, name=name)(y) for name, y in (("norm_q", q), ("norm_k", k)))
         if angles is not None:

@@ -22,7 +22,17 @@ from jaxgen.core.ranges import BelowOne, Count, Natural, Number, Positive, Remat
 from jaxgen.core.spec import Spec
 from jaxgen.nets.conditioning import Listens, Text, TextAttention, beside_text, read_text, vector
 from jaxgen.nets.dit import through
-from jaxgen.nets.layers import Dense, GroupNorm, LayerNorm, attention, ddpm_init, remat, timestep_embedding
+from jaxgen.nets.layers import (
+    Dense,
+    GroupNorm,
+    LayerNorm,
+    attention,
+    ddpm_init,
+    merge_heads,
+    remat,
+    split_heads,
+    timestep_embedding,
+)
 from jaxgen.nets.unet import Told, UNet
 
 
@@ -40,7 +50,7 @@ class TextBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, text: Text) -> Array:
-        b, n, d = x.shape
+        d = x.shape[-1]
 
         def linear(features, name, use_bias=True):
             return Dense(features, use_bias, self.dtype, name=name)
@@ -48,9 +58,8 @@ class TextBlock(nn.Module):
         def norm(name):
             return LayerNorm(1e-5, dtype=self.dtype, name=name)(x)
 
-        qkv = linear(3 * d, "qkv", False)(norm("norm1")).reshape(b, n, 3, self.heads, d // self.heads)
-        h = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
-        x = x + linear(d, "out")(h.reshape(b, n, d))
+        h = attention(*split_heads(linear(3 * d, "qkv", False)(norm("norm1")), self.heads))
+        x = x + linear(d, "out")(merge_heads(h))
         x = x + TextAttention(self.heads, dtype=self.dtype, name="text")(norm("norm2"), text)
         return x + linear(d, "mlp1")(geglu(linear(8 * d, "mlp0")(norm("norm3"))))
 

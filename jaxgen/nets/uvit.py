@@ -18,7 +18,18 @@ from jaxgen.core.spec import Conditions, Spec, TargetShape, Vocabulary
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import Text, TextAttention, add_vectors, beside_text, read_text, vector
 from jaxgen.nets.dit import through
-from jaxgen.nets.layers import Conv, ConvTranspose, Dense, LayerNorm, RmsNorm, attention, remat, timestep_embedding
+from jaxgen.nets.layers import (
+    Conv,
+    ConvTranspose,
+    Dense,
+    LayerNorm,
+    RmsNorm,
+    attention,
+    merge_heads,
+    remat,
+    split_heads,
+    timestep_embedding,
+)
 from jaxgen.nets.unet_condition import geglu
 
 normal = nn.initializers.normal(0.02)
@@ -92,14 +103,13 @@ class Layer(Layers):
 
     @nn.compact
     def __call__(self, x: Array, c: Array, text: Text) -> Array:
-        b, n, d = x.shape
+        d = x.shape[-1]
 
         def norm(i):
             return self.steered(self.norm(x, f"norm{i}"), c, f"adaln{i}")
 
-        qkv = self.linear(3 * d, "qkv")(norm(0)).reshape(b, n, 3, self.heads, d // self.heads)
-        h = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2])
-        x = x + self.linear(d, "out")(h.reshape(b, n, d))
+        h = attention(*split_heads(self.linear(3 * d, "qkv")(norm(0)), self.heads))
+        x = x + self.linear(d, "out")(merge_heads(h))
         x = x + self.look(norm(1), text, self.heads, "text")
         # the published nets' third is no RMS norm
         h = LayerNorm(dtype=self.dtype, use_bias=self.use_bias, name="norm2")(x)
