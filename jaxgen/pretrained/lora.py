@@ -10,6 +10,7 @@ import difflib
 import json
 import math
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,12 +82,19 @@ def _modules(module: UNetCondition, path: layout.Path) -> list[str]:
 
 
 def read(path: str | Path, module: UNetCondition, alpha: float | None = None) -> dict[str, Pair]:
-    """The pairs of a file of kohya or PEFT for the net `module`; those of text encoders are passed over.
+    """The pairs of a file of kohya or PEFT for the net `module`; of those of text encoders, which are left out, a warning tells.
 
     alpha: of a PEFT file whose header says none; 0: each module's rank, as diffusers takes it. Raises UserError where it is
     missing, for a file of another kind of adapter, and for one of another base.
     """
-    tensors = {k: v for k, v in read_tensors(path).items() if not k.startswith(TEXT)}
+    whole = read_tensors(path)
+    tensors = {k: v for k, v in whole.items() if not k.startswith(TEXT)}
+    if left := [k for k in whole if k not in tensors]:
+        warnings.warn(
+            f"{path}: pairs of text encoders are left out, {len(left)} tensors such as {left[0]}; its style is that of the "
+            "net alone",
+            stacklevel=2,
+        )
     form = KOHYA if any(k.endswith(ENDS[KOHYA]) for k in tensors) else PEFT
     known, pairs = weights_of(module), {}
     by_name = {form + (name.replace(".", "_") if form is KOHYA else name): name for name in known}

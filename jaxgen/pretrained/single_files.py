@@ -4,6 +4,7 @@ Their first stage is read by `autoencoders.load_author`, which takes the same fi
 alone tell where a block lies: a level ends where it is resampled.
 """
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from jaxgen.pretrained.layout import Tensors
 from jaxgen.pretrained.torch_files import read_tensors
 
 UNET, EMA, CLIP = "model.diffusion_model.", "model_ema.", "cond_stage_model.transformer."
+ENCODERS = ("cond_stage_model.", "conditioner.embedders.")  # of all kinds
 _RESNET = {
     "in_layers.0": "norm1",
     "in_layers.2": "conv1",
@@ -80,6 +82,7 @@ def to_diffusers(weights: Mapping[str, np.ndarray]) -> Tensors:
 def load(path: str | Path, ema: bool = True) -> dict[str, Tensors]:
     """{"unet": ..., "text_encoder": ...} of a file, by diffusers' and transformers' names; a part that it lacks is left out.
 
+    Of an encoder that is left out since it is none of these (OpenCLIP) a warning tells.
     ema: the averages, where the file keeps them beside the weights in training. Raises UserError for a file without a UNet.
     """
     tensors = read_tensors(path, "state_dict")
@@ -92,4 +95,10 @@ def load(path: str | Path, ema: bool = True) -> dict[str, Tensors]:
             raise UserError(f"{path} has averages, and lacks {lacking[0]}; read the weights in training with ema=False")
         unet = {name: tensors[key] for name, key in short.items()}
     text = {name.removeprefix(CLIP): value for name, value in tensors.items() if name.startswith(CLIP)}
+    if left := [name for name in tensors if name.startswith(ENCODERS) and not name.startswith(CLIP)]:
+        warnings.warn(
+            f"{path}: an encoder of text is left out, {len(left)} tensors such as {left[0]}; only Stable Diffusion 1's CLIP "
+            "is read",
+            stacklevel=2,
+        )
     return {"unet": to_diffusers(unet)} | ({"text_encoder": text} if text else {})

@@ -50,6 +50,13 @@ def test_averages_or_the_weights_in_training(folder):
         np.testing.assert_allclose(y, images_last(a[want]), **close)
 
 
+def test_an_encoder_that_is_left_out_is_told(tmp_path):
+    names = ["model.diffusion_model.out.0.weight", "cond_stage_model.model.ln_final.weight"]
+    write_tensors(tmp_path / "x.safetensors", {name: np.zeros(1, np.float32) for name in names})
+    with pytest.warns(UserWarning, match=f"an encoder of text is left out, 1 tensors such as {names[1]}"):
+        assert single_files.load(tmp_path / "x.safetensors").keys() == {"unet"}
+
+
 @pytest.mark.parametrize(
     "names, said",
     [

@@ -8,7 +8,7 @@ from jaxgen.core.spec import Field, Spec
 from jaxgen.errors import UserError
 from jaxgen.nets.unet_condition import UNetCondition
 from jaxgen.pretrained import lora
-from jaxgen.pretrained.torch_files import write_tensors
+from jaxgen.pretrained.torch_files import metadata, read_tensors, write_tensors
 
 MODULE = UNetCondition(
     shape=(4, 4, 3),
@@ -64,6 +64,17 @@ def test_other_adapters_and_halves_of_pairs(tmp_path):
     refused(file, "hada_w1_a is no part of a LoRA")
     write_tensors(file, {f"{stem}.lora_up.weight": np.ones((8, 2), np.float32)})
     refused(file, f"lacks {stem}.lora_down.weight")
+
+
+@pytest.mark.parametrize(
+    "name", ["lora_te_text_model_layers_0.lora_down.weight", "text_encoder.layers.0.lora_A.weight"]
+)
+def test_pairs_of_text_encoders_are_left_out_and_told(written, name):
+    file = written(lora.write_peft if name.endswith("A.weight") else lora.write_kohya, {QUERY: pair()})
+    write_tensors(file, {**read_tensors(file), name: np.ones((2, 8), np.float32)}, **metadata(file))
+    with pytest.warns(UserWarning, match=f"text encoders are left out, 1 tensors such as {name}") as told:
+        assert lora.read(file, MODULE).keys() == {QUERY}
+    assert len(told) == 1 and "\n" not in str(told[0].message)
 
 
 def test_stored_types_and_ranks_of_their_own_survive(written):
