@@ -82,7 +82,11 @@ def _write(config: ConfigDict, source: Source, folder: Path, dtype: str) -> None
     values = {"values": lent.model.codes} if codes else {}
     field = Field((sides, *kept.shape[1:]), dtype, "tokens" if codes else "latent", "target", **values)
     spec = Spec({**exp.read_spec, target: field})
-    data = {k: v for k, v in config.data.to_dict().items() if k not in FEED or k in ("labels", "levels", "tokenizer")}
+    data = {
+        k: v
+        for k, v in config.data.to_dict().items()
+        if k not in FEED or k in ("labels", "levels", "templates", "tokenizer")
+    }
     what = {
         "pictures": source.fingerprint(),
         "codec": weights_hash(lent.weights),
@@ -93,9 +97,9 @@ def _write(config: ConfigDict, source: Source, folder: Path, dtype: str) -> None
     if told["done"] == told["num"]:
         say(f"latents  {folder} has all of {told['num']:,} pictures")
         return
-    new = told["done"] == 0
+    mode = "r+" if told["done"] else "w+"
     arrays = {
-        name: np.lib.format.open_memmap(folder / f"{name}.npy", "w+" if new else "r+", f.dtype, (len(source), *f.shape))
+        name: np.lib.format.open_memmap(folder / f"{name}.npy", mode, f.dtype, (len(source), *f.shape))
         for name, f in spec.items()
     }
 
@@ -122,10 +126,11 @@ def _write(config: ConfigDict, source: Source, folder: Path, dtype: str) -> None
             raise UserError(_broken(source, first + int(np.argmax(broken)), dtype))
         for name, array in arrays.items():
             array[first : first + rows] = (z if name == target else given[name])[:rows]
-        sums = [
-            a + b
-            for a, b in zip(sums, (rows, *(v[:rows].astype(np.float64).sum(0) for v in (mean, square))), strict=True)
-        ]
+        new = slice(
+            max(told["done"] - first, 0), rows
+        )  # of another batch size the first may have some that were summed
+        more = (new.stop - new.start, *(v[new].astype(np.float64).sum(0) for v in (mean, square)))
+        sums = [a + b for a, b in zip(sums, more, strict=True)]
         if (i + 1) % EVERY == 0 or first + rows == len(source):
             for array in arrays.values():
                 array.flush()

@@ -14,8 +14,10 @@ from jaxgen.core import keys
 from jaxgen.errors import UserError
 from jaxgen.nets.ldm_autoencoder import LdmAutoencoder, NormalRegularizer
 from jaxgen.pretrained.autoencoders import save_diffusers
+from jaxgen.runs.checkpoint import Checkpoints
 from jaxgen.runs.experiment import Experiment, open_source
 from jaxgen.runs.writers import write_text
+from jaxgen.train import train
 
 
 @pytest.fixture(scope="module")
@@ -101,9 +103,29 @@ def test_what_was_interrupted_goes_on(codec, cached, tmp_path, monkeypatch):
     assert json.loads((tmp_path / "c/train/meta.json").read_text())["done"] == 600
     with pytest.raises(UserError, match="has 600 of 1,500 pictures; go on by the same"):
         open_source(on_latents(config_of(codec), tmp_path / "c"), "train")
+    shutil.copytree(tmp_path / "c", tmp_path / "other")
     cache(config_of(codec), tmp_path / "c")
     for name in ("image.npy", "label.npy", "meta.json"):
         assert (tmp_path / "c/train" / name).read_bytes() == (cached["float16"] / "train" / name).read_bytes(), name
+    cache(config_of(codec, **{"data.batch": 70}), tmp_path / "other")  # whose eighth batch ends within what was done
+    told, want = (json.loads((at / "train/meta.json").read_text()) for at in (tmp_path / "other", cached["float16"]))
+    assert told["sums"][0] == 1500
+    for name, value in want["statistics"].items():
+        np.testing.assert_allclose(told["statistics"][name], value, rtol=1e-5)
+
+
+def test_a_run_on_latents_resumes_bitwise(codec, cached, tmp_path):
+    config = on_latents(config_of(codec, steps=4, save_every=2, keep=2), cached["float16"])
+    train(config, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    shutil.rmtree(tmp_path / "cut/checkpoints/4")
+    train(config, tmp_path / "cut")
+    exp = Experiment.open(config, open_source(config, "train").spec, tmp_path / "whole/frozen")
+    ends = [Checkpoints(tmp_path / name, read_only=True).trained(lambda _: exp.abstract) for name in ("whole", "cut")]
+    assert [step for step, _ in ends] == [4, 4]
+    whole, cut = (jax.tree.leaves((state.nets, state.extra)) for _, state in ends)
+    for one, other in zip(whole, cut, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_what_is_stale_or_does_not_fit_is_refused(codec, cached, tmp_path):
