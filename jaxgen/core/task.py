@@ -52,6 +52,11 @@ class Task:
         return {}
 
 
+def is_cached(spec: Spec) -> bool:
+    """Whether the target of data is what a cache holds of pictures: [sides, h, w, ...] of latents, [sides, ...] of codes."""
+    return spec[spec.target].kind in ("latent", "tokens")
+
+
 def pictures_of(spec: Spec, task: Task) -> Spec:
     """The fields that have places, [..., H, W, C]; a UserError if there are none."""
     if found := spec.of(*PICTURES):

@@ -98,6 +98,12 @@ class Codebook(_Model):
         return self._run(w, "nearest", z)
 
 
+def _own(path: Path) -> Path:
+    """Of a pipeline the folder of its autoencoder."""
+    there = (path / part for part in ("vae", "vqvae") if (path / part / "config.json").is_file())
+    return next(there, path)
+
+
 def load(path: str | Path, groups: int = 32) -> Autoencoder:
     """The autoencoder that a file or a folder holds. groups: of the norms, which a checkpoint of latent diffusion does not tell."""
     path = Path(path)
@@ -105,8 +111,7 @@ def load(path: str | Path, groups: int = 32) -> Autoencoder:
         raise UserError(f"{path} does not exist; name a folder of an autoencoder, or its file")
     if path.is_file():
         return autoencoders.load_author(path, groups)
-    for part in ("vae", "vqvae"):  # of a pipeline
-        path = path / part if (path / part / "config.json").is_file() else path
+    path = _own(path)
     if (path / KEPT).is_file():
         return autoencoders.load_author(path / KEPT, groups)
     if tiny_autoencoders.author_files(path):
@@ -181,9 +186,7 @@ class PublishedCodec:
     def copy_to(self, folder: Path) -> None:
         """What is needed of it, for a run's own directory."""
         folder.mkdir(parents=True)
-        path = Path(self.path)
-        for part in ("vae", "vqvae"):
-            path = path / part if (path / part / "config.json").is_file() else path
+        path = _own(Path(self.path))
         if path.is_dir():
             own = tiny_autoencoders.author_files(path)
             for file in own.values() if own else (path / "config.json", *path.glob("*.safetensors")):

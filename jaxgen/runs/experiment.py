@@ -25,7 +25,7 @@ from jaxgen.core.method import Borrows, Describes, Encodes, Inherits, Method, Me
 from jaxgen.core.net import Net
 from jaxgen.core.spec import Spec, given
 from jaxgen.core.state import Array, NetState, PyTree, TrainState, Variables, Weights
-from jaxgen.core.task import Batch, Task
+from jaxgen.core.task import Batch, Task, is_cached
 from jaxgen.data.pipeline import eval_batches, share
 from jaxgen.data.sources import OnLevels, Source, Templated, Tokenized
 from jaxgen.data.sources.tokenized import every_caption
@@ -165,7 +165,7 @@ def stages(config: ConfigDict, data: Spec, kept: Path | None) -> tuple[Stage, ..
     found, spec = [], conditions.with_one_caption(read_spec(config, data))
     moved = [part if isinstance(part, str) else part["name"] for part in config.data.augment]
     moved = [*(name for name in moved if name != "flip"), *map(str, config.data.transforms)]
-    if moved and spec[spec.target].kind in ("latent", "tokens"):
+    if moved and is_cached(spec):
         raise UserError(
             f"the data are latents, which {moved[0]} cannot move as it moves pictures; set config.data.augment=() "
             "config.data.transforms=()"
@@ -612,9 +612,7 @@ class Experiment:
     @cached_property
     def pictures(self) -> Spec:
         """Of the data as pictures."""
-        return (
-            self.open_pictures("train").spec if self.data[self.data.target].kind in ("latent", "tokens") else self.data
-        )
+        return self.open_pictures("train").spec if is_cached(self.data) else self.data
 
     def held_out(self, source: Source, num: int) -> Iterator[tuple[Batch, np.ndarray]]:
         """(batch of the data on the devices, mask [B] of its `own` on the host): a share of `num` in order, the last one padded."""

@@ -15,7 +15,7 @@ import numpy as np
 from jaxgen.core.lender import Frozen
 from jaxgen.core.ranges import Natural, NonNegative, Share
 from jaxgen.core.spec import Field, Spec
-from jaxgen.core.task import Batch, Task, picture_target, pictures_of, with_conditions
+from jaxgen.core.task import Batch, Task, is_cached, picture_target, pictures_of, with_conditions
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
 from jaxgen.metrics.warp import choose, rotation, warp
@@ -46,19 +46,18 @@ class Flip(Augment):
 
     def __call__(self, spec: Spec, frozen: dict[str, Frozen], batch: Batch, rng: Array) -> Batch:
         """Every picture mirrored or not; of cached latents those of the mirrored picture come first."""
-        target = spec[spec.target]
         flip = jax.random.bernoulli(rng, self.p, (len(batch[spec.target]),))
-        if target.kind in ("latent", "tokens"):
+        if is_cached(spec):
             x = batch[spec.target]
             return {**batch, spec.target: choose(flip, x[:, ::-1], x)}
         return self.move(spec, batch, lambda x, _: choose(flip, x[..., ::-1, :], x))
 
     def spec(self, spec: Spec) -> Spec:
         """The same; a UserError for latents that were cached of pictures as they are alone."""
-        target = spec[spec.target]
-        if target.kind not in ("latent", "tokens") or len(target.shape) < 2:
+        shape = spec[spec.target].shape
+        if not is_cached(spec) or len(shape) < 2:  # a text is tokens too, and without sides
             return super().spec(spec)
-        if target.shape[0] < 2:
+        if shape[0] < 2:
             raise UserError(
                 "the latents were cached without mirrored pictures; cache them anew with data.augment=('flip',), or set "
                 "config.data.augment=()"

@@ -24,17 +24,12 @@ from jaxgen.core.lender import Frozen, Lender, Loan, Role
 from jaxgen.core.method import Encodes, HasMoments, Infers, Method, Quantizes
 from jaxgen.core.ranges import Number, Positive
 from jaxgen.core.spec import Field, Spec
-from jaxgen.core.task import Array, Batch, Task, picture_target, with_conditions
+from jaxgen.core.task import Array, Batch, Task, is_cached, picture_target, with_conditions
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
 
 NAME = "codec"  # of the lent run, in the state and in the run's directory
 ROLE = Role(Encodes, "codec (a VAE, a VQ-VAE, ...)")
-
-
-def is_cached(spec: Spec) -> bool:
-    """Whether the target is what a cache holds of pictures: [sides, h, w, ...] of latents, [sides, ...] of codes."""
-    return spec[spec.target].kind in ("latent", "tokens")
 
 
 def hidden(spec: Spec) -> tuple[str, ...]:
@@ -91,10 +86,9 @@ class Codec(Task):
         """Pictures [B, H, W, C] -> latents [B, h, w, D] as the run has them, or int32 tokens [B, h, w] or [B, N]."""
         z = lent.model.encode(lent.weights, x, rng)
         if self.tokens:
-            maps = jax.tree.leaves(z)
-            return jnp.concatenate([ids.reshape(len(ids), -1) for ids in maps], 1) if len(maps) > 1 else maps[0]
+            return _joined(z)
         z = lent.model.vectors(lent.weights, z) if isinstance(lent.model, Quantizes) else z
-        return z if z.ndim > 2 else z[:, None, None]
+        return _placed(z)
 
     def kept(self, lent: Frozen, x: Array) -> Array:
         """What a cache holds of pictures: [B, h, w, 2 D], mean and log-variance, or a latent that is not drawn, or int32 codes."""
@@ -105,10 +99,7 @@ class Codec(Task):
                 "the codec's latents are draws of which it tells no moments, so that they cannot be cached; train on pictures"
             )
         z = lent.model.encode(lent.weights, x, jax.random.key(0))
-        if not isinstance(lent.model, Quantizes):
-            return z if z.ndim > 2 else z[:, None, None]
-        maps = jax.tree.leaves(z)
-        return jnp.concatenate([ids.reshape(len(ids), -1) for ids in maps], 1) if len(maps) > 1 else maps[0]
+        return _joined(z) if isinstance(lent.model, Quantizes) else _placed(z)
 
     def spread(self, lent: Frozen, kept: Array) -> tuple[Array, Array]:
         """Means of z and of z^2 over draws of what a cache holds, [B, h, w, D] each."""
@@ -194,6 +185,17 @@ class Codec(Task):
         z = np.concatenate([np.asarray(encode(lent, x[target], i), np.float64) for i, x in enumerate(batches)])
         z = z.reshape(-1, z.shape[-1])
         return _standard(z.mean(0), z.std(0))
+
+
+def _joined(codes: Any) -> Array:
+    """One map int32 [B, h, w] as it is; the maps of a pyramid as [B, N], coarse first."""
+    maps = jax.tree.leaves(codes)
+    return jnp.concatenate([ids.reshape(len(ids), -1) for ids in maps], 1) if len(maps) > 1 else maps[0]
+
+
+def _placed(z: Array) -> Array:
+    """Latents [B, h, w, D]; those without places, [B, D], are of one."""
+    return z if z.ndim > 2 else z[:, None, None]
 
 
 def _standard(mean: Any, std: Any) -> dict[str, tuple[float, ...]]:
