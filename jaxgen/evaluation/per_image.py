@@ -318,9 +318,8 @@ class Likelihood:
             return {"nats": exp.method.log_prob(w, batch, rng)}
 
         nats = averages(exp, ema, source, self.num, self, scores)["nats"]
-        if not np.isfinite(
-            nats
-        ):  # the method's other figures say where: of a flow, the first layer whose volume is none
+        if not np.isfinite(nats):
+            # the method's other figures say where: of a flow, the first layer whose volume is none
             others = averages(exp, ema, source, self.num, Loss(num=self.num), exp.method.eval_step)
             broken = ["likelihood_nats", *(k for k, v in others.items() if not np.isfinite(v))]
             raise NotFinite(f"{', '.join(broken)} became NaN or infinite")

@@ -480,9 +480,9 @@ class Gan:
         """G's running statistics as those of `standing` batches of these very weights (Brock et al. 2018, appendix C.1).
 
         Those that training kept are of the raw weights: where these swing, noise that an average has lost is still in their
-        variances, and its pictures turn pale. What G is told besides labels only data can give: those of training stay
-        then. A training pass moves a statistic from r to k r + (1 - k) s, where s is the
-        batch's: passes that begin at 0 and at 1 tell k, and so s.
+        variances, and its pictures turn pale. What G is told besides labels only data can give: those of training stay then.
+        A training pass moves a statistic from r to k r + (1 - k) s, where s is the batch's: passes that begin at 0 and at 1 tell
+        k, and so s.
         """
         gen = self._viewed(w, "gen")
         if self.stats != "standing" or "batch_stats" not in gen or self.told_more:

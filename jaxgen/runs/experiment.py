@@ -289,8 +289,10 @@ class Experiment:
 
     @cached_property
     def tokenizer(self) -> Tokenizer | None:
-        """What makes tokens of texts; None: the run is told no text."""
+        """What makes tokens of texts; None: the run is told no text. Of cached latents that of their pictures, which are opened."""
         built = build_tokenizer(self.config, self.kept)
+        if not built and is_cached(self.data) and self.read_spec.conditions.of("tokens", "captions"):
+            return self.open_pictures("train").tokenizer
         return self.open_source("train").tokenizer if built and built.open else built
 
     @cached_property

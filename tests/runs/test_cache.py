@@ -128,6 +128,22 @@ def test_a_run_on_latents_resumes_bitwise(codec, cached, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_latents_are_told_captions_and_asked_for_texts(tmp_path):
+    module = LdmAutoencoder(NormalRegularizer(dim=2), (8, 8, 3), width=4, mults=(1, 1), blocks=1, z=2, groups=2)
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    save_diffusers(tmp_path / "codec", module, variables)
+    own = {"mesh": {"data": 1}, "data.batch": 100, "tasks.codec.run": "pretrained", "eval": {}}
+    own |= {"tasks.codec.run.path": str(tmp_path / "codec"), "data.num": 200}
+    config = configs.override(configs.load("configs/text_shapes.py:tiny"), {**own, "tasks.codec": "codec"})
+    cache(config, tmp_path / "c")
+    latents = on_latents(configs.override(config, {"data.tokenizer": "none"}), tmp_path / "c")
+    source, pictures = open_source(latents, "train"), open_source(config, "train")
+    exp = Experiment.open(latents, source.spec)
+    assert exp.spec.conditions.of("tokens") and exp.spec[exp.spec.target].kind == "latent"
+    for i in (0, 199):
+        np.testing.assert_array_equal(exp.tokenizer.encode([pictures.captions[i][0]])[0], source[i]["caption"])
+
+
 def test_what_is_stale_or_does_not_fit_is_refused(codec, cached, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(codec, other)
