@@ -1,6 +1,7 @@
 """Adversarial training: the step is the algorithm box, labels arrive, batch statistics keep to their place."""
 
 from dataclasses import dataclass, replace
+from zlib import crc32
 
 import jax
 import jax.numpy as jnp
@@ -60,7 +61,8 @@ def moved(state, amount=0.3):
     """The state with all parameters away from where they start: tables of labels may start at zero."""
 
     def move(path, a):
-        return a + amount * jax.random.normal(jax.random.fold_in(KEY, hash(jax.tree_util.keystr(path)) % 1000), a.shape)
+        number = crc32(jax.tree_util.keystr(path).encode())  # the same in every process, as `hash` is not
+        return a + amount * jax.random.normal(jax.random.fold_in(KEY, number), a.shape)
 
     nets = {k: n.replace(params=jax.tree_util.tree_map_with_path(move, n.params)) for k, n in state.nets.items()}
     return state.replace(nets=nets)
