@@ -32,7 +32,7 @@ def caption(
     step: int = -1,
     changes: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Captions of the pictures of `input`, a file or a folder, or of `num` held-out ones; printed, a line each.
+    """Captions of the pictures of `input`, a file or a folder, else of `num` held-out ones; printed, a line each.
 
     OUT.jsonl: {"file", "captions"} of each, as a folder of pictures with captions has them. OUT.png: the first 64 above their
     captions. OUT_attention.png: of the first 8 a row, the picture and where it looks for each token. OUT is by default
@@ -51,7 +51,7 @@ def caption(
     texts = [one.text for one in said]
     if parallel.is_lead():
         for name, text in zip(names, texts, strict=True):
-            print(f"{name}\t{text}")
+            print(name, " ".join(text.split()), sep="\t")
         parts = ["caption", *([Path(input).stem] if str(input) else [f"num{num}"])] + [choice.name] * (weights != "ema")
         target = Path(expand(out)) if str(out) else trained.run.path / "samples" / trained.stem(*parts)
         target = target.with_suffix("") if target.suffix in (".png", ".jsonl") else target

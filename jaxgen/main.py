@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=expand, default="", metavar="PATH", help="PATH.png and PATH.npz (default: in DIR/samples)"
     )
     s.add_argument("--files", action="store_true", help="write every image as a file of its own too")
-    c = p.add_argument_group("caption", "takes --num and --out too")
+    c = p.add_argument_group("caption", "takes --out too, and --num where there is no --input")
     c.add_argument(
         "--input", type=expand, default="", metavar="PATH", help="a picture, or a folder of them (default: held-out)"
     )

@@ -34,8 +34,6 @@ WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"  # CLIP's
 class Tokenizer:
     """What all of them are; `length` is the number of tokens of every text, shorter ones are padded and longer ones cut."""
 
-    files: ClassVar[tuple[str, ...]] = ()  # that it can be read from, the best first
-
     length: Annotated[int, Range(least=2)] = 77
 
     @cached_property
@@ -73,26 +71,11 @@ class Tokenizer:
 
     def kept_in(self, folder: Path) -> Self:
         """With its files in that folder, where that is there."""
-        return replace(self, path=str(folder)) if self.files and folder.is_dir() else self
+        return self
 
     def sources(self) -> list[Path]:
         """The files that it reads, for a copy."""
-        return [self.file] if self.files else []
-
-    @cached_property
-    def file(self) -> Path:
-        """The file that `path`, a file or a folder, says; a UserError if there is none that it can read."""
-        key, kind = "config.data.tokenizer.path", type(self).__name__.lower()
-        known = [name + end for name in self.files for end in ("", ".gz")]
-        if not self.path:
-            raise UserError(f"{key} is empty: the tokenizer {kind} is read from a file; name {' or '.join(self.files)}")
-        place = Path(self.path)
-        found = [place] if place.is_file() else [place / name for name in known if (place / name).is_file()]
-        if not found:
-            raise UserError(
-                f"{key}={self.path} holds no file of the tokenizer {kind}; name a folder with {' or '.join(self.files)}"
-            )
-        return found[0]
+        return []
 
     def pieces(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """Of every text, the ids of its pieces and where in the (cleaned) text each begins and ends."""
@@ -201,7 +184,66 @@ class Bytes(Tokenizer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clip(Tokenizer):
+class Published(Tokenizer):
+    """What is read from files of others."""
+
+    files: ClassVar[tuple[str, ...]]  # that it can be read from, the best first
+    marks: ClassVar[tuple[str, ...]]  # pieces without which a file is of another kind
+
+    path: FilePath = ""
+
+    def read(self, file: Path) -> Any:
+        """The `tokenizers.Tokenizer` of one of these files."""
+        raise TypeError(f"{type(self).__name__} must read its files")
+
+    @cached_property
+    def library(self) -> Any:
+        """What is read; a UserError for a file of another kind."""
+        try:
+            library = self.read(self.file)
+            if missing := [mark for mark in self.marks if library.token_to_id(mark) is None]:
+                raise ValueError(f"it has no {', '.join(missing)}")
+        except Exception as error:  # the library raises nothing narrower
+            if isinstance(error, UserError):
+                raise
+            why = str(error).splitlines()[0]
+            raise UserError(
+                f"config.data.tokenizer.path: {self.file} is no file of the tokenizer {self.kind} ({why}); name "
+                f"{' or '.join(self.files)} of one, or set config.data.tokenizer to another"
+            ) from error
+        return library
+
+    @property
+    def kind(self) -> str:
+        """As a config calls it."""
+        return type(self).__name__.lower()
+
+    def kept_in(self, folder: Path) -> Self:
+        """With its files in that folder, where that is there."""
+        return replace(self, path=str(folder)) if folder.is_dir() else self
+
+    def sources(self) -> list[Path]:
+        """The file that it reads."""
+        return [self.file]
+
+    @cached_property
+    def file(self) -> Path:
+        """The file that `path`, a file or a folder, says; a UserError if there is none that it can read."""
+        key, kind = "config.data.tokenizer.path", self.kind
+        known = [name + end for name in self.files for end in ("", ".gz")]
+        if not self.path:
+            raise UserError(f"{key} is empty: the tokenizer {kind} is read from a file; name {' or '.join(self.files)}")
+        place = Path(self.path)
+        found = [place] if place.is_file() else [place / name for name in known if (place / name).is_file()]
+        if not found:
+            raise UserError(
+                f"{key}={self.path} holds no file of the tokenizer {kind}; name a folder with {' or '.join(self.files)}"
+            )
+        return found[0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip(Published):
     """CLIP's byte-level BPE (Radford et al. 2021, arXiv:2103.00020): lower case, 49,408 ids.
 
     clean: "openai" repairs broken encodings and HTML first, as OpenAI's own program does (ftfy, html.unescape); "none" does not,
@@ -210,8 +252,8 @@ class Clip(Tokenizer):
     """
 
     files: ClassVar[tuple[str, ...]] = ("merges.txt", "tokenizer.json", "bpe_simple_vocab_16e6.txt")
+    marks: ClassVar[tuple[str, ...]] = ("<|startoftext|>", "<|endoftext|>")
 
-    path: FilePath = ""
     clean: Literal["openai", "none"] = "none"
     pad: Literal["end", "zero", "!"] = "end"
 
@@ -223,18 +265,17 @@ class Clip(Tokenizer):
 
         return html.unescape(html.unescape(ftfy.fix_text(text))).strip()
 
-    @cached_property
-    def library(self) -> Any:
+    def read(self, file: Path) -> Any:
         """Its ids follow from the merges: bytes, bytes that end a word, merges, start and end."""
         from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-        text = _text(self.file)
-        if ".json" in self.file.suffixes:
+        text = _text(file)
+        if ".json" in file.suffixes:
             pairs = [one.split(" ") if isinstance(one, str) else one for one in json.loads(text)["model"]["merges"]]
         else:
             pairs = [line.split(" ") for line in text.splitlines()[1 : 1 + 48_894] if line]
         known = ALPHABET + [f"{c}</w>" for c in ALPHABET] + ["".join(pair) for pair in pairs]
-        vocab = {piece: i for i, piece in enumerate([*known, "<|startoftext|>", "<|endoftext|>"])}
+        vocab = {piece: i for i, piece in enumerate([*known, *self.marks])}
         library = Tokenizer(models.BPE(vocab, [tuple(p) for p in pairs], end_of_word_suffix="</w>", fuse_unk=False))
         library.normalizer = normalizers.Sequence(
             [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -246,32 +287,30 @@ class Clip(Tokenizer):
             ]
         )
         library.decoder = decoders.Sequence([decoders.ByteLevel(), decoders.Replace("</w>", " ")])
-        marks = ["<|startoftext|>", "<|endoftext|>"] + ["!"] * (self.pad == "!")
+        marks = [*self.marks, *["!"] * (self.pad == "!")]
         library.add_special_tokens([AddedToken(mark, normalized=mark != "!", special=True) for mark in marks])
         return library
 
     @property
     def around(self) -> tuple[tuple[int, ...], int, int]:
         """Start, end, pad."""
-        start, end = (self.library.token_to_id(f"<|{mark}oftext|>") for mark in ("start", "end"))
+        start, end = map(self.library.token_to_id, self.marks)
         return (start,), end, end if self.pad == "end" else 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class T5(Tokenizer):
+class T5(Published):
     """SentencePiece's unigram model of T5 (Raffel et al. 2020, arXiv:1910.10683): 32,100 ids, end 1, pad 0, unknown 2.
 
     Accents and scripts that its 32,000 pieces lack become unknown; a typed "</s>" is a real end.
     """
 
     files: ClassVar[tuple[str, ...]] = ("tokenizer.json", "spiece.model")
+    marks: ClassVar[tuple[str, ...]] = ("</s>", "<pad>")
 
-    path: FilePath = ""
-
-    @cached_property
-    def library(self) -> Any:
+    def read(self, file: Path) -> Any:
         """From either form."""
-        return (_unigram if ".model" in self.file.suffixes else _stored)(self.file)
+        return (_unigram if ".model" in file.suffixes else _stored)(file)
 
     @property
     def around(self) -> tuple[tuple[int, ...], int, int]:
@@ -280,22 +319,21 @@ class T5(Tokenizer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bert(Tokenizer):
+class Bert(Published):
     """WordPiece (Devlin et al. 2019, arXiv:1810.04805): [CLS] pieces [SEP], [PAD] is 0. `lower`: of a bare vocab.txt."""
 
     files: ClassVar[tuple[str, ...]] = ("tokenizer.json", "vocab.txt")
+    marks: ClassVar[tuple[str, ...]] = ("[CLS]", "[SEP]", "[PAD]")
 
-    path: FilePath = ""
     lower: bool = True
 
-    @cached_property
-    def library(self) -> Any:
+    def read(self, file: Path) -> Any:
         """From either form."""
         from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-        if ".json" in self.file.suffixes:
-            return _stored(self.file)
-        vocab = {piece: i for i, piece in enumerate(_text(self.file).splitlines())}
+        if ".json" in file.suffixes:
+            return _stored(file)
+        vocab = {piece: i for i, piece in enumerate(_text(file).splitlines())}
         library = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]", max_input_chars_per_word=100))
         library.normalizer = normalizers.BertNormalizer(lowercase=self.lower)
         library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -306,7 +344,7 @@ class Bert(Tokenizer):
     @property
     def around(self) -> tuple[tuple[int, ...], int, int]:
         """[CLS], [SEP], [PAD]."""
-        start, end, pad = map(self.library.token_to_id, ("[CLS]", "[SEP]", "[PAD]"))
+        start, end, pad = map(self.library.token_to_id, self.marks)
         return (start,), end, pad
 
 

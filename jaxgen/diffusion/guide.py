@@ -130,7 +130,7 @@ class Negative:
         if not self.spec.label:
             raise UserError(
                 f"method.guide.avoid={self.avoid} is a label, and the run is told none; set method.guide=none, or say "
-                "by its name what to avoid"
+                "by its name what to avoid (a text: --negative)"
             )
         return {self.spec.label: self.avoid}
 

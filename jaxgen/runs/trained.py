@@ -99,7 +99,7 @@ class Trained:
         """What samples are asked to show, as arrays [n, ...]. Conditions that the run does not know are a UserError."""
         spec = self.exp.spec
         if prompts := texts(prompt):
-            values |= {CAPTION: self._tokens(prompts)}
+            values |= {CAPTION: self._tokens("--prompt", prompts)}
         refuse_unknown(spec, values, f"--workdir={self.run.path}")
         if isinstance(labels, str):
             whole = spec.label and labels in spec[spec.label].names
@@ -117,11 +117,11 @@ class Trained:
         """Changes to the config that guide away from a text; {} for none."""
         if not negative:
             return {}
-        (tokens,) = self._tokens([negative]).tolist()
+        (tokens,) = self._tokens("--negative", [negative]).tolist()
         return {"method.guide": "negative", "method.guide.avoid": {CAPTION: tuple(tokens)}}
 
-    def _tokens(self, prompts: Sequence[str]) -> np.ndarray:
-        """int32 [n, L]; what is cut off is told."""
+    def _tokens(self, asked: str, prompts: Sequence[str]) -> np.ndarray:
+        """int32 [n, L] of what a flag asked for; what is cut off is told."""
         tokenizer = self.exp.tokenizer
         if tokenizer is None:
             cure = (
@@ -129,10 +129,10 @@ class Trained:
                 if self.exp.spec.label
                 else "train with config.data.tokenizer=bytes on data with captions"
             )
-            raise UserError(f"--prompt was given but {self.run.path} is told no text; {cure}")
+            raise UserError(f"{asked} was given but {self.run.path} is told no text; {cure}")
         for prompt in prompts:
             if cut := tokenizer.cut(prompt):
-                warn_once(f"the prompt is longer than {tokenizer.length} tokens, and this is cut off: {cut!r}")
+                warn_once(f"{asked} is longer than {tokenizer.length} tokens, and this is cut off: {cut!r}")
         return tokenizer.encode(prompts)
 
     def _as_condition(self, name: str, value: Any) -> np.ndarray:

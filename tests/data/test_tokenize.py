@@ -41,6 +41,16 @@ def test_what_is_cut_off_is_told_with_its_words(captions):
     assert kept and cut and f"{kept} {cut}" in (text, text.replace(",", " ,")) and tokenizer.encode([text])[0][-1] == 2
 
 
+@pytest.mark.parametrize("kind", [Clip, T5, Bert])
+@pytest.mark.parametrize("text", ["", "{}", '{"model": {"type": "Unigram", "vocab": []}}', "[a]\nb = c d e\n"])
+def test_a_file_of_another_kind_is_named(kind, text, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(text)
+    words = f"tokenizer.json is no file of the tokenizer {kind.__name__.lower()} .*; name"
+    with pytest.raises(UserError, match=words) as error:
+        kind(path=str(tmp_path)).encode(["a red ring"])
+    assert "\n" not in str(error.value)
+
+
 def test_captions_become_a_condition(captions):
     source = Shapes(size=8, num=400).open("train")
     told = Tokenized(source, Bytes().learned(captions))
@@ -86,13 +96,16 @@ def test_another_tokenizer_begins_with_its_own_length():
 
 @pytest.mark.parametrize("kind", [T5, Bert])
 def test_a_stored_tokenizer_does_not_pad_or_cut_by_itself(kind, tmp_path):
-    marks = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
-    library = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate([*marks, "a", "red"])}, unk_token="[UNK]"))
+    pieces = {piece: i for i, piece in enumerate([*kind.marks, "[UNK]", "a", "red"])}
+    library = Tokenizer(models.WordLevel(pieces, unk_token="[UNK]"))
     library.pre_tokenizer = pre_tokenizers.Whitespace()
     library.enable_padding(length=5)
     library.enable_truncation(1)
     library.save(str(tmp_path / "tokenizer.json"))
-    assert [ids for ids, _ in kind(path=str(tmp_path)).pieces(["a red", "a"])] == [[4, 5], [4]]
+    assert [ids for ids, _ in kind(path=str(tmp_path)).pieces(["a red", "a"])] == [
+        [pieces["a"], pieces["red"]],
+        [pieces["a"]],
+    ]
 
 
 @pytest.mark.parametrize("kind", [Clip, T5, Bert])

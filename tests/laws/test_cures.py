@@ -323,7 +323,7 @@ ELSEWHERE = {
     "config": (18, "what a config file or a command line holds; tests/config and tests/system/test_command.py"),
     "core": (21, "the code of a method of one's own, an adapter, or a second run or host is needed; tests/core, tests/runs"),
     "core/task.py": (3, "two tasks that exclude each other; tests/tasks"),
-    "data": (56, "what is wrong with the user's files or data set; tests/data"),
+    "data": (57, "what is wrong with the user's files or data set; tests/data"),
     "diffusion": (4, "a guide's second model, or values that the user must choose; tests/diffusion"),
     "evaluate.py": (3, "a trained run is needed; tests/system"),
     "evaluation": (40, "two sets of pictures, or the weights of a net to measure with, are needed; tests/laws, tests/metrics"),
