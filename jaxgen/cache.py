@@ -40,10 +40,12 @@ def cache(config: ConfigDict, folder: str | Path, dtype: str = "float16") -> Non
     """Write the latents of both splits, or go on with what is there. dtype: of moments; codes are int32.
 
     Errors: a config without a codec, or with tasks besides it; a codec that only gives draws; latents that are NaN or infinite,
-    with the picture's name; a folder that holds those of other pictures or of another codec.
+    with the picture's name; a folder that holds a run, or latents of other pictures or of another codec.
     """
     if jax.process_count() > 1:
         raise UserError("--mode=cache runs on one host; leave out --distributed")
+    if (Path(folder) / "config.json").is_file():
+        raise UserError(f"--workdir={folder} is the directory of a run; name another for what --mode=cache writes")
     for split in ("train", "eval"):
         try:
             source = open_source(config, split)

@@ -150,7 +150,15 @@ def _alpha(told: dict[str, Any], name: str) -> float | None:
 
 
 def pairs_of(module: UNetCondition, adapter: Adapter, params: PyTree) -> dict[str, Pair]:
-    """What a run has trained (the params of its net, whose adapter it is) as pairs of a file."""
+    """What a run has trained (the params of its net, whose adapter it is) as pairs of a file.
+
+    A UserError for pairs of an encoder of text that is the net's own: files have pairs of the UNet.
+    """
+    if "text" in params:
+        raise UserError(
+            "method.net.adapter has pairs of the net's own encoder of text, which diffusers' UNet has not; train it with "
+            "--config.method.net.adapter.targets='(?!text/).*(qkv|q|kv|out)/kernel'"
+        )
     params = restacked(params, unet_condition.unstack_blocks) if module.scan else params
     shapes, found = weights_of(module), {}
     for path, pairs in adapter.pairs(params):

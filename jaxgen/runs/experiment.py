@@ -710,9 +710,10 @@ class Experiment:
     def sheet(self, made: Made) -> tuple[np.ndarray, int]:
         """(uint8 pictures [N, H, W, C] to be drawn as a grid, its columns; 0: near square).
 
-        Where conditions came from data, each sample stands between the pictures that were given and the original.
+        Where conditions came from data, each sample stands between the pictures that were given and the original, which a cache of
+        latents has not.
         """
-        if not made.data:
+        if not made.data or is_cached(self.data):
             return to_uint8(made.images), 0
         height, width, channels = self.data.shape[-3:]
         row = []

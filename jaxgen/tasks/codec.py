@@ -62,6 +62,11 @@ class Codec(Task):
         field = spec[spec.target] if cached else picture_target(spec, self)
         self.run.check("config.tasks.codec.run", replace(ROLE, target=not cached), spec, self)
         lent = self.run.abstract
+        if cached and (field.kind == "tokens") != isinstance(lent.model, Quantizes):
+            raise UserError(
+                "the latents of config.data.path are of another codec than config.tasks.codec.run; cache them anew (--mode=cache), "
+                "or name that codec"
+            )
         if self.tokens and not isinstance(lent.model, Quantizes):
             raise UserError(
                 "config.tasks.codec.tokens=True needs codes; name a VQ-VAE's run, or set config.tasks.codec.tokens=False"

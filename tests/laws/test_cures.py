@@ -317,7 +317,7 @@ def pattern(node) -> str:
 
 # Where else messages are: how many of a room (or a file of it) no case above gives, and why. A new error adds a case or is counted.
 ELSEWHERE = {
-    "cache.py": (5, "a codec's run or folder is needed; tests/runs/test_cache.py"),
+    "cache.py": (6, "a codec's run or folder is needed; tests/runs/test_cache.py"),
     "caption.py": (3, "a trained run and pictures are needed; tests/laws/test_runs.py"),
     "compare.py": (8, "a command of its own; tests/system/test_measure.py"),
     "config": (18, "what a config file or a command line holds; tests/config and tests/system/test_command.py"),
@@ -335,7 +335,7 @@ ELSEWHERE = {
     "nets": (23, "another net or other pictures are needed; tests/nets"),
     "pretrained/controlnet.py": (1, "a config that is not ours; tests/pretrained"),
     "pretrained/flux.py": (2, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
-    "pretrained/lora.py": (6, "files of other projects; tests/pretrained/test_lora.py"),
+    "pretrained/lora.py": (7, "files of other projects; tests/pretrained/test_lora.py"),
     "pretrained/mmdit.py": (3, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
     "pretrained/pixart.py": (2, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
     "pretrained/schedulers.py": (4, "configs of another project; tests/golden/test_schedulers.py"),
@@ -347,7 +347,7 @@ ELSEWHERE = {
     "pretrained": (107, "files of other projects, and downloads; tests/pretrained"),
     "runs": (41, "a trained run is needed, or a second process; tests/runs, tests/system"),
     "sample.py": (1, "a trained run is needed; tests/system"),
-    "tasks": (6, "an augmentation's fields, or a second run is needed; tests/tasks"),
+    "tasks": (7, "an augmentation's fields, or a second run is needed; tests/tasks"),
     "train.py": (5, "raised by the loop; tests/system/test_command.py"),
 }  # fmt: skip
 

@@ -106,3 +106,5 @@ def test_what_is_trained_goes_to_files_and_merged_is_unmerged(scan, tmp_path):
         write(tmp_path / "lora.safetensors", lora.pairs_of(module, adapter, params))
         got = lora.merged(module, base, [(lora.read(tmp_path / "lora.safetensors", module), 1.0)])
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), got, want)
+    with pytest.raises(UserError, match=r"own encoder of text.*targets='\(\?!text/\)"):
+        lora.pairs_of(module, adapter, {**params, "text": params["mid_attend"]})

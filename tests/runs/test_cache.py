@@ -11,6 +11,7 @@ import pytest
 from jaxgen.cache import cache
 from jaxgen.config import files as configs
 from jaxgen.core import keys
+from jaxgen.core.spec import Field, Spec
 from jaxgen.errors import UserError
 from jaxgen.nets.ldm_autoencoder import LdmAutoencoder, NormalRegularizer
 from jaxgen.pretrained.autoencoders import save_diffusers
@@ -167,6 +168,13 @@ def test_what_is_stale_or_does_not_fit_is_refused(codec, cached, tmp_path):
     ):
         with pytest.raises(UserError, match=told):
             Experiment.open(configs.override(on_latents(config_of(codec), cached["float16"]), changes), source.spec)
+    codes = Spec({**source.spec, "image": Field((2, 4, 4), "int32", "tokens", "target", 8)})
+    with pytest.raises(UserError, match="are of another codec than"):
+        Experiment.open(config, codes)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.json").write_text("{}")
+    with pytest.raises(UserError, match="run is the directory of a run"):
+        cache(config_of(codec), tmp_path / "run")
     with pytest.raises(UserError, match="has no codec"):
         cache(configs.override(config_of(codec), {"tasks.codec": None}), tmp_path / "none")
     with pytest.raises(UserError, match="crop makes others of them"):
