@@ -1,6 +1,6 @@
 """Flow matching (Lipman et al. 2023, arXiv:2210.02747) on 32x32 rendered shapes that are told by captions.
 
-python -m jaxgen.main --config=configs/text_shapes.py --workdir=runs/text_shapes
+python -m jaxgen.main --config=configs/text_shapes.py --workdir=runs/text_shapes    # add :tiny for a CPU run of seconds
 python -m jaxgen.main --workdir=runs/text_shapes --mode=sample --num=8 --prompt="a large red star at the top left, on white"
 
 Captions become bytes, merged where they repeat; an encoder of the net's own makes states of them, to which the net attends.
