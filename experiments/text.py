@@ -1,0 +1,159 @@
+"""Pictures from words four ways, at most twenty minutes a run on two cores: what must be reached, and what was.
+
+    python experiments/text.py --runs=runs/text [--data_dir=DIR_OF_TFDS_SETS] [--pictures=DIR_OF_EMOJI]
+        [--only "one thing/" mnist/] [--seeds=1] [--table]
+
+Trains what is not there yet, one run at a time, lets a judge that jaxgen trained on the same pictures compare samples with their
+captions, and writes experiments/text/: result.json, the table of its README.md and samples of every row for the PROMPTS below. What
+is in result.json is not done again: delete its entry. `--only`: beginnings of rows' names. `--seeds`: of a row, at most.
+`--table`: no run, only the table anew.
+"""
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, stdev
+
+from gans import budget, insert, name_of, place, run_rows, train
+
+import jaxgen
+from jaxgen.evaluate import evaluate
+from jaxgen.images import save_grid
+
+OUT = Path(__file__).parent / "text"
+UNSEEN = ("purple star", "cyan ring", "orange cross")
+PROMPTS = {  # a column of pictures each; of scenes the last two have a pair of colour and kind that was never shown
+    "one thing": (
+        "a large red circle at the top left, on white",
+        "a small blue square at the right, on black",
+        "a large green triangle in the centre, on grey",
+        "a small yellow ring at the bottom, on black",
+        "a large pink star at the bottom right, on white",
+        "a small green cross at the top, on grey",
+        "a large purple star in the centre, on white",
+        "a large cyan ring at the bottom left, on black",
+    ),
+    "two things": (
+        "a large red circle at the top left and a large blue square at the bottom right, on white",
+        "a large blue circle at the top left and a large red square at the bottom right, on white",
+        "a small green star at the top right and a large yellow ring at the bottom left, on black",
+        "a large pink cross at the bottom left and a small cyan triangle at the bottom right, on grey",
+        "a large purple star at the top left and a small red square at the top right, on white",
+        "a small cyan ring at the bottom right and a large green circle at the top left, on black",
+    ),
+}  # fmt: skip
+EACH = 4  # pictures of a prompt
+THINGS = {"one thing": 1, "two things": 2}
+ATTRIBUTES = ("kind", "colour", "size", "place", "background", "all")
+BESIDE = ("real", "coded", "shuffled")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run: figure -> its bar in `least` and `most`; `seeds` of them. Its name begins with what it is trained on.
+
+    share: figure -> (another figure of the run, at least what share of it). told: figures that are reported besides, by their
+    beginnings. first: the row whose run is the codec.
+    """
+
+    config: str
+    changes: dict = field(default_factory=dict)
+    least: dict[str, float] = field(default_factory=dict)
+    most: dict[str, float] = field(default_factory=dict)
+    share: dict[str, tuple[str, float]] = field(default_factory=dict)
+    told: tuple[str, ...] = ("agree_", "real_", "coded_", "shuffled_")
+    seeds: int = 1
+    first: str = ""
+
+    @property
+    def bars(self) -> list[str]:
+        """In words."""
+        bars = [f"{k} >= {v:g}" for k, v in self.least.items()] + [f"{k} <= {v:g}" for k, v in self.most.items()]
+        return bars + [f"{k} >= {share:g} of {other}" for k, (other, share) in self.share.items()]
+
+    def met(self, found: dict[str, float]) -> bool:
+        """Whether a seed reaches every bar."""
+        least = self.least | {k: found[other] * share for k, (other, share) in self.share.items()}
+        return all(found[k] >= v for k, v in least.items()) and all(found[k] <= v for k, v in self.most.items())
+
+
+# unseen_gap: by how much captions with a pair of colour and kind that was never shown do worse, at the attribute where most
+BARS = dict(least={"agree_colour": 0.97, "agree_place": 0.95}, most={"unseen_gap": 0.10})
+ONE = dict(**BARS, share={"agree_kind": ("real_kind", 0.9)})
+CODED = dict(**BARS, share={"agree_kind": ("coded_kind", 0.9)})
+ROWS: dict[str, Row] = {
+    "one thing/flow in pixels": Row("text_shapes", {}, **ONE),
+}  # fmt: skip
+
+
+def judge_of(size: int, things: int, args: argparse.Namespace) -> Path:
+    """The judge of such scenes, trained where it is not there."""
+    folder = args.runs / f"judge_{size}_{things}"
+    if not list(folder.glob("checkpoints/[0-9]*")):
+        changes = {"data.size": size, "data.max_shapes": things, "steps": 1_500 * things}
+        train(folder, "judge_shapes", changes | budget(changes))
+    return folder
+
+
+def run_of(name: str, seed: int, args: argparse.Namespace) -> tuple[Path, float]:
+    """A row's run with a seed, after that on which it stands -> (its directory, seconds of all cores)."""
+    row, kind = ROWS[name], name.partition("/")[0]
+    changes = {**row.changes, **budget(row.changes), **place(kind, args), "seed": seed}
+    if kind in THINGS:
+        changes |= {"data.max_shapes": THINGS[kind], "data.hold_out": UNSEEN}
+    if row.first:
+        changes["tasks.codec.run.path"] = run_of(row.first, seed, args)[0]
+    folder = args.runs / f"{name_of(name)}_{seed}"
+    return folder, train(folder, row.config, changes)
+
+
+def one(name: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
+    """A row with one seed: trained, judged, drawn."""
+    row, kind = ROWS[name], name.partition("/")[0]
+    folder, seconds = run_of(name, seed, args)
+    run = jaxgen.open(folder)
+    judge = judge_of(run.exp.data.shape[0], THINGS[kind], args)
+    figures = evaluate(folder, changes={"eval.agree.judge": str(judge)})
+    figures["unseen_gap"] = max(figures[f"agree_seen_{k}"] - figures[f"agree_unseen_{k}"] for k in ATTRIBUTES)
+    if not seed:
+        prompts = PROMPTS[kind]
+        save_grid(OUT / f"{name_of(name)}.png", run.sample(EACH * len(prompts), prompt=prompts), len(prompts))
+    wanted = (*row.least, *row.most, *row.share)
+    kept = {k: v for k, v in figures.items() if k in wanted or k.startswith(row.told)}
+    facts = {"images": run.exp.batch * run.exp.config.steps, "cpu_minutes": seconds / 60}
+    return {k: round(float(v), 4) for k, v in (facts | kept).items()}
+
+
+def table(results: dict[str, list[dict[str, float]]]) -> str:
+    """As Markdown: a line for each of what is looked at, means and, of several seeds, their standard deviations."""
+    lines = ["| row | pictures | " + " | ".join((*ATTRIBUTES, "binding")) + " | bar | CPU minutes | met |"]
+    lines += ["|---" * (len(ATTRIBUTES) + 6) + "|"]
+    shown = {"agree": "samples", "agree_seen": "... seen pairs", "agree_unseen": "... unseen pairs"}
+    shown |= {"real": "real", "coded": "real, through the codec", "shuffled": "another's caption"}
+
+    def spread(values: list[float]) -> str:
+        return f"{mean(values):.1%}" + (f" +- {100 * stdev(values):.1f}" if len(values) > 1 else "") if values else ""
+
+    for name, row in ROWS.items():
+        found, first = results.get(name, []), True
+        for beginning, words in shown.items() if found else ():
+            keys = [f"{beginning}_{k}" for k in (*ATTRIBUTES, "binding")]
+            if not any(key in found[0] for key in keys):
+                continue
+            cells = [name if first else "", words, *(spread([f[k] for f in found if k in f]) for k in keys)]
+            met = f"{sum(map(row.met, found))} of {len(found)}" if row.bars else ""
+            last = [", ".join(row.bars) or "reported", f"{mean(f['cpu_minutes'] for f in found):.1f}", met]
+            lines.append(
+                "| " + " | ".join(c.replace("_", " ") for c in [*cells, *(last if first else ["", "", ""])]) + " |"
+            )
+            first = False
+    return "\n".join(lines)
+
+
+def write(results: dict) -> None:
+    """The table of the README."""
+    insert(OUT / "README.md", "<!-- made by text.py -->", table(results))
+
+
+if __name__ == "__main__":
+    run_rows(__doc__, OUT, ROWS, one, write)
