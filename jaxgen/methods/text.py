@@ -4,7 +4,8 @@ Examples lose their text, are asked for by it and are guided against it as token
 text (Stable Diffusion), or nothing at all: zeros, of which no token is real (Saharia et al. 2022, arXiv:2205.11487, section 2).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -48,21 +49,24 @@ class FrozenText:
         ids = jax.ShapeDtypeStruct((1, *field.shape), jnp.int32)
         made = jax.eval_shape(lambda w, ids: lent.model.encode_text(w, ids), lent.weights, ids)
         whole = made["pooled"].shape[1] if self.pooled and "pooled" in made else 0
-        rest = spec.where(lambda key, _: key != name)
-        return Spec({**rest, **encoded(*made["states"].shape[1:], whole)})
+        told = encoded(*made["states"].shape[1:], whole).where(lambda key, _: self.masked or key != "text_mask")
+        return Spec({**spec.where(lambda key, _: key != name), **told})
 
     def loans(self) -> dict[str, Loan]:
         """The encoder."""
         return {NAME: Loan(self.run, ROLE, f"{KEY}.run")}
+
+    def kept_in(self, folder: Path) -> "FrozenText":
+        """With the encoder's copy in that folder, where there is one."""
+        return replace(self, run=self.run.kept_in(folder / NAME))
 
     def __call__(self, spec: Spec, frozen: dict[str, Frozen], cond: Cond) -> Cond:
         """The conditions as the net is told them."""
         name, field = next(iter(spec.texts.items()))
         ids, lent = cond[name], frozen[NAME]
         made = jax.lax.stop_gradient(lent.model.encode_text(lent.weights, ids))
-        made = {k: v.astype(jnp.float32) for k, v in made.items() if k != "pooled" or self.pooled}
-        if not self.masked:
-            made["text_mask"] = jnp.ones_like(made["text_mask"])
+        left_out = {"pooled": not self.pooled, "text_mask": not self.masked}
+        made = {k: v.astype(jnp.float32) for k, v in made.items() if not left_out.get(k)}
         if self.null == "zeros":
             told: Array = (ids != jnp.asarray(field.empty)).any(1)
             made = {k: jnp.where(told.reshape(-1, *[1] * (v.ndim - 1)), v, 0) for k, v in made.items()}

@@ -28,6 +28,7 @@ from jaxgen.pretrained import autoencoders, tiny_autoencoders
 from jaxgen.pretrained.autoencoders import FIRST_STAGE, Autoencoder
 from jaxgen.pretrained.diffusers import read_folder
 from jaxgen.pretrained.layout import onto, placing
+from jaxgen.pretrained.shards import weight_files
 from jaxgen.pretrained.torch_files import read_tensors, write_tensors
 
 KEPT = "first_stage.safetensors"  # of a file that holds a whole model, in a run's own copy
@@ -189,7 +190,7 @@ class PublishedCodec:
         path = _own(Path(self.path))
         if path.is_dir():
             own = tiny_autoencoders.author_files(path)
-            for file in own.values() if own else (path / "config.json", *path.glob("*.safetensors")):
+            for file in own.values() if own else (path / "config.json", *weight_files(path)):
                 shutil.copyfile(file, folder / file.name)
             return
         tensors = read_tensors(path, "state_dict")

@@ -18,7 +18,8 @@ from jaxgen.core.spec import labels
 from jaxgen.errors import UserError
 from jaxgen.nets.unet import ACTIVATIONS, UNet
 from jaxgen.pretrained.layout import Tensors, only_label, ours, suffix, theirs
-from jaxgen.pretrained.torch_files import read_tensors, write_tensors
+from jaxgen.pretrained.shards import read_weights
+from jaxgen.pretrained.torch_files import write_tensors
 
 TENSORS_FILE = "diffusion_pytorch_model.safetensors"
 
@@ -310,15 +311,13 @@ def read_config(folder: str | Path, what: str) -> dict[str, Any]:
         raise UserError(f"{file} is not valid JSON ({error}); load it anew") from None
 
 
-def read_folder(folder: str | Path, what: str) -> tuple[dict[str, Any], Tensors]:
+def read_folder(folder: str | Path, what: str, variant: str = "") -> tuple[dict[str, Any], Tensors]:
     """config.json and tensors of a folder written by diffusers' `save_pretrained`; `what`: the model that must be in it.
 
-    Raises UserError for a folder without these files, and for damaged ones.
+    variant: such as fp16. Raises UserError for a folder without these files, and for damaged ones.
     """
-    config, tensors = read_config(folder, what), Path(folder) / TENSORS_FILE
-    if not tensors.is_file():
-        raise UserError(f"{folder} has no {TENSORS_FILE}: give the folder of a diffusers {what} in safetensors format")
-    return config, read_tensors(tensors)
+    config = read_config(folder, what)
+    return config, read_weights(folder, variant, f"diffusers {what}")
 
 
 def write_folder(folder: str | Path, config: dict[str, Any], weights: Tensors) -> None:

@@ -21,7 +21,7 @@ from jaxgen.errors import UserError
 from jaxgen.nets.text import BertText, ClipText, T5Encoder, TextEncoder
 from jaxgen.pretrained import layout
 from jaxgen.pretrained.layout import Tensors, fill, theirs
-from jaxgen.pretrained.torch_files import read_tensors
+from jaxgen.pretrained.shards import read_weights, weight_files
 
 Names = Callable[[tuple[str, ...]], list[str]]  # our path -> the tensors of theirs, side by side
 CLIP = {
@@ -176,12 +176,11 @@ def files(folder: str | Path) -> list[Path]:
     """config.json and the tensors' files of a folder; a UserError where it lacks them. Of a pipeline its `text_encoder` counts."""
     folder = Path(folder)
     folder = folder / "text_encoder" if (folder / "text_encoder/config.json").is_file() else folder
-    found = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    if not (folder / "config.json").is_file() or not found:
+    if not (folder / "config.json").is_file():
         raise UserError(
-            f"{folder} has no config.json with .safetensors or pytorch_model.bin; name the folder of an encoder of text"
+            f"{folder} has no config.json with .safetensors or .bin weights; name the folder of an encoder of text"
         )
-    return [folder / "config.json", *found]
+    return [folder / "config.json", *weight_files(folder, what="model of transformers")]
 
 
 @dataclass(frozen=True)
@@ -233,7 +232,7 @@ class PublishedText:
             value = np.asarray(value, jnp.dtype(self.dtype))
             return jax.make_array_from_callback(value.shape, where[path], lambda index: value[index])
 
-        tensors = {name: value for file in files(self.path)[1:] for name, value in read_tensors(file).items()}
+        tensors = read_weights(files(self.path)[0].parent, what="model of transformers")
         with layout.placing(put):
             return Frozen(from_transformers(self._module, tensors), _Model(self._module))
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -126,13 +126,15 @@ def _beyond(config: ConfigDict, batches: int, examples: int, shards: int) -> str
     )
 
 
-def build_method(config: ConfigDict, spec: Spec) -> Method:
-    """The method of a config for batches of that Spec."""
+def build_method(config: ConfigDict, spec: Spec, kept: Path | None = None) -> Method:
+    """The method of a config for batches of that Spec; `kept`: where a copy of its encoder of text may be."""
     facts = given(spec, config.data.batch, config.steps, span(config))
-    if text := config.method.get("text_encoder"):  # nets are told what it makes of a text
-        where = "config.method.text_encoder"
-        facts["conditions"] = registry.build("text_encoder", text.to_dict(), where=where).spec(spec).conditions
-    return registry.build("method", config.method.to_dict(), facts, "config.method")
+    if not (text := config.method.get("text_encoder")):
+        return registry.build("method", config.method.to_dict(), facts, "config.method")
+    encoder = registry.build("text_encoder", text.to_dict(), where="config.method.text_encoder")
+    encoder = encoder.kept_in(kept) if kept else encoder
+    facts["conditions"] = encoder.spec(spec).conditions  # nets are told what it makes of a text
+    return replace(registry.build("method", config.method.to_dict(), facts, "config.method"), text_encoder=encoder)
 
 
 class Stage(NamedTuple):
@@ -246,7 +248,7 @@ class Experiment:
     @staticmethod
     def open(config: ConfigDict, data: Spec, kept: Path | None = None) -> "Experiment":
         """With a mesh over all devices. One that is open already is given again, with what it has compiled."""
-        key = (to_json(config), data, kept if config.tasks else None)
+        key = (to_json(config), data, kept if config.tasks or config.method.get("text_encoder") else None)
         exp = OPEN.pop(key, None) or Experiment(config, data, parallel.make_mesh(config.mesh.to_dict()), kept)
         if not exp.loans:  # a run that is lent may have gone on since
             OPEN[key] = exp
@@ -277,7 +279,7 @@ class Experiment:
     @cached_property
     def method(self) -> Method:
         """What is trained."""
-        return build_method(self.config, self.spec)
+        return build_method(self.config, self.spec, self.kept)
 
     @cached_property
     def from_data(self) -> list[str]:

@@ -55,7 +55,7 @@ class FrozenRun:
     @cached_property
     def method(self) -> Method:
         """Its method, to call with the weights that `load` gives."""
-        return build_method(self.config, self.spec)
+        return build_method(self.config, self.spec, RunDir(self.path).path / "frozen")
 
     @cached_property
     def state(self) -> TrainState:

@@ -44,7 +44,7 @@ def opened(clip, **changes):
     return Experiment.open(config, open_source(config, "train").spec)
 
 
-def test_a_net_is_told_what_a_frozen_encoder_says(clip):
+def test_a_net_is_told_what_a_frozen_encoder_says(clip, tmp_path):
     exp = opened(clip)
     assert exp.method.net.module.conditions.keys() == {"states", "text_mask", "pooled"} and list(
         exp.spec.conditions
@@ -63,7 +63,10 @@ def test_a_net_is_told_what_a_frozen_encoder_says(clip):
     jax.tree.map(np.testing.assert_array_equal, told, direct)
     nothing = replace(exp.method.text_encoder, null="zeros", masked=False, pooled=False)
     told = nothing(exp.spec, frozen, {"caption": jnp.asarray(ids)})
-    assert told.keys() == {"states", "text_mask"} and told["text_mask"].tolist() == [[1] * 24, [0] * 24]
+    assert told.keys() == {"states"} == nothing.spec(exp.spec).conditions.keys()  # all of it is looked at, as SD does
+    assert nothing.kept_in(tmp_path) == nothing
+    (tmp_path / "text").mkdir()
+    assert nothing.kept_in(tmp_path).run.path == str(tmp_path / "text")  # a copy in the run's directory goes first
     assert not np.asarray(told["states"])[1].any() and np.asarray(told["states"])[0].any()
 
 
