@@ -1,10 +1,11 @@
 """StyleGAN2's published nets (Karras et al. 2019, 2020: StyleGAN2-ADA) <-> ours, exact both ways.
 
 Files are pickles that carry their programs. Here a pickle is only read (`jaxgen.pretrained.inert`): nothing in it is called,
-imported or compiled, and tensors are taken from the records of modules.
+imported or compiled, and tensors are taken from the records of modules, those of PyTorch or the nets of TensorFlow before it.
 """
 
 import pathlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -200,19 +201,15 @@ class Published:
 
 
 def load_pickle(path: str | pathlib.Path) -> Published:
-    """A file of StyleGAN2-ADA (PyTorch): `network-snapshot-*.pkl` or a published one. Nothing in it is run.
+    """A file of StyleGAN2 or StyleGAN2-ADA, of PyTorch or TensorFlow: a published one or a `network-snapshot-*.pkl`.
 
-    Raises UserError for a pickle that holds no such nets, those of StyleGAN3, or classes that are unknown, which it names.
+    Nothing in it is run. Raises UserError for a pickle that holds no such nets, those of StyleGAN3 or older than StyleGAN2, or
+    classes that are unknown, which it names.
     """
-    content = read_pickle(path)
-    if isinstance(content, tuple | list) and any(named(net, "Network") for net in content):
-        raise UserError(
-            f"{path} is a pickle of the TensorFlow version; convert it with StyleGAN2-ADA's legacy.py (PyTorch) first"
-        )
-    found = dict(items(content))
+    found = _members(read_pickle(path))
     nets = {name: found[name] for name in ("G", "G_ema", "D") if _is_net(found.get(name))}
     if not nets.keys() & {"G", "G_ema"}:
-        raise UserError(f"{path} holds no generator G or G_ema; give a network pickle of StyleGAN2-ADA (PyTorch)")
+        raise UserError(f"{path} holds no generator G or G_ema; give a network pickle of StyleGAN2 or StyleGAN2-ADA")
     gen = disc = p = None
     variables = {}
     try:
@@ -233,8 +230,16 @@ def load_pickle(path: str | pathlib.Path) -> Published:
     return Published(gen, disc, z_dim, variables, p)
 
 
+def _members(content: Any) -> dict[str, Any]:
+    """The content of a file by name; TensorFlow's are G, D and the average Gs in a row, or Gs alone."""
+    nets = content if isinstance(content, tuple | list) else [content]
+    if any(named(net, "Network") for net in nets):
+        return dict(zip(("G", "D", "G_ema") if len(nets) == 3 else ("G_ema",), nets, strict=False))
+    return dict(items(content))
+
+
 def _is_net(value: Any) -> bool:
-    return named(value, "_reconstruct_persistent_obj")
+    return named(value, "_reconstruct_persistent_obj", "Network")
 
 
 def _module(value: Any) -> tuple[str, dict[str, Any]]:
@@ -248,6 +253,8 @@ def _module(value: Any) -> tuple[str, dict[str, Any]]:
 
 def _net(value: Any) -> tuple[str, dict[str, Any], Tensors]:
     """(class, options, tensors by name) of the record of a net."""
+    if named(value, "Network"):
+        return _of_tensorflow(value)
     kind, state = _module(value)
     return kind, _flat(state.get("_init_kwargs", {})), _tensors(value)
 
@@ -274,3 +281,87 @@ def _tensors(value: Any, prefix: str = "") -> Tensors:
     for name, child in items(state.get("_modules")):
         found |= _tensors(child, f"{prefix}{name}.")
     return found
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# TensorFlow's: no modules, but variables by the names of scopes. What they name is renamed as in PyTorch's version.
+
+_TF = {  # option -> that of PyTorch's version, where they differ
+    "latent_size": "z_dim", "dlatent_size": "w_dim", "label_size": "c_dim", "resolution": "img_resolution",
+    "num_channels": "img_channels", "fmap_base": "channel_base", "fmap_max": "channel_max", "resample_kernel": "resample_filter",
+    "nonlinearity": "activation", "mapping_lrmul": "lr_multiplier", "dlatent_avg_beta": "w_avg_beta",
+    "mbstd_num_features": "mbstd_num_channels",
+}  # fmt: skip
+_TF_DEFAULTS = {
+    "Generator": {"resolution": 1024, "fmap_base": 16384, "latent_size": 512},
+    "Discriminator": {
+        "resolution": 1024, "fmap_base": 16384, "mapping_layers": 0, "mapping_lrmul": 0.1, "mbstd_group_size": None,
+    },
+}  # fmt: skip
+_TF_ELSEWHERE = {  # of training or of speed, or told by the tensors' shapes
+    "truncation_psi", "truncation_cutoff", "truncation_psi_val", "truncation_cutoff_val", "style_mixing_prob", "structure",
+    "randomize_noise", "mapping_fmaps", "label_fmaps",
+}  # fmt: skip
+_TF_GROUP = 4  # of minibatches, where StyleGAN2's own discriminator is not told; that of ADA takes all
+_TF_NAMES = (  # variable -> tensor of PyTorch's version, where "/" is "."
+    (r"dlatent_avg", "mapping/w_avg"),
+    (r"(?:mapping/)?LabelEmbed/(\w+)", r"mapping/embed/\1"),
+    (r"(?:mapping/Dense|Mapping)(\d+)/(\w+)", r"mapping/fc\1/\2"),
+    (r"synthesis/4x4/Const/const", "synthesis/b4/const"),
+    (r"synthesis/4x4/Conv/(\w+)", r"synthesis/b4/conv1/\1"),
+    (r"4x4/Dense0/(\w+)", r"b4/fc/\1"),
+    (r"Output/(\w+)", r"b4/out/\1"),
+    (
+        r"(synthesis/|)(\d+)x\2/(Conv\d?|Skip|ToRGB|FromRGB)(?:_up|_down)?/(\w+)",
+        lambda m: f"{m[1]}b{m[2]}/{m[3].lower()}/{m[4]}",
+    ),
+    # one of 4x4, then two of each resolution
+    (
+        r"synthesis/noise(\d+)",
+        lambda m: f"synthesis/b{2 ** ((int(m[1]) + 5) // 2)}/conv{1 - int(m[1]) % 2}/noise_const",
+    ),
+)
+
+
+def _of_tensorflow(net: Record) -> tuple[str, dict[str, Any], Tensors]:
+    """(class, options, tensors by name) as PyTorch's version has them, of the record of a net of TensorFlow's."""
+    state = dict(items(net.state))
+    kind = "Generator" if dict(items(state.get("components"))) else "Discriminator"
+    if not isinstance(version := state.get("version"), int) or version < 4:
+        raise UserError(
+            f"its nets have format version {version}, and StyleGAN2's have 4 or later; give a pickle of StyleGAN2"
+        )
+    group = {"mbstd_group_size": _TF_GROUP} if state.get("build_func_name") == "D_stylegan2" else {}
+    told = {**_TF_DEFAULTS[kind], **group, **dict(items(state.get("static_kwargs")))}
+    told["fmap_base"] *= 2  # of two pixels there, of one in PyTorch's version
+    options = {_TF.get(name, name): value for name, value in told.items() if name not in _TF_ELSEWHERE}
+    tensors = dict(_tf_tensor(name, a) for name, a in _tf_variables(net).items() if name.split("/")[-1] != "lod")
+    return kind, options, tensors
+
+
+def _tf_variables(net: Record, prefix: str = "") -> Tensors:
+    state = dict(items(net.state))
+    found = {f"{prefix}{name}": array(a, f"{prefix}{name}") for name, a in state.get("variables", ())}
+    for name, part in items(state.get("components")):
+        found |= _tf_variables(part, f"{prefix}{name}/")
+    return found
+
+
+def _tf_tensor(name: str, a: np.ndarray) -> tuple[str, np.ndarray]:
+    """A variable -> (name, tensor) of PyTorch's version; "synthesis/8x8/Conv0_up/weight" is synthesis.b8.conv0.weight."""
+    for pattern, to in _TF_NAMES:
+        if found := re.fullmatch(pattern, name):
+            new = found.expand(to) if isinstance(to, str) else to(found)
+            break
+    else:
+        raise UserError(f"variable {name} is none of StyleGAN2's; give a pickle of StyleGAN2 or StyleGAN2-ADA")
+    leaf = name.rpartition("/")[2]
+    if leaf == "const":
+        a = a[0]
+    elif leaf.startswith("noise") and a.ndim == 4:
+        a = a[0, 0]
+    elif leaf == "mod_bias":  # counted from 1 there
+        a = a + 1
+    elif a.ndim == 4:  # a convolution that doubles is turned round there
+        a = (a[::-1, ::-1] if "Conv0_up" in name else a).transpose(3, 2, 0, 1)
+    return new.replace("/mod_", "/affine/").replace("/", "."), a.T if a.ndim == 2 and leaf.endswith("weight") else a

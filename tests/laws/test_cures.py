@@ -344,7 +344,7 @@ ELSEWHERE = {
     "pretrained/transformers.py": (1, "nets that are not theirs; tests/pretrained"),
     "pretrained/unet_condition.py": (5, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
     "pretrained/uvit.py": (2, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
-    "pretrained": (107, "files of other projects, and downloads; tests/pretrained"),
+    "pretrained": (108, "files of other projects, and downloads; tests/pretrained"),
     "runs": (41, "a trained run is needed, or a second process; tests/runs, tests/system"),
     "sample.py": (1, "a trained run is needed; tests/system"),
     "tasks": (7, "an augmentation's fields, or a second run is needed; tests/tasks"),

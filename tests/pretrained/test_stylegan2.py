@@ -1,6 +1,10 @@
 """StyleGAN2's files: pickles of nets read without running anything, exact both ways; what is something else is named."""
 
+import functools
+import pickle
 import re
+import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -118,7 +122,7 @@ def test_a_run_goes_on_from_a_pickle(tmp_path):
     )
     batch = {"image": jnp.zeros((2, 16, 16, 1), jnp.uint8), "label": jnp.arange(2)}
     state = jax.eval_shape(method.init, jax.random.key(0), batch)
-    nets = found.started(method.init(jax.random.key(0), batch).nets)
+    nets = found.started(jax.jit(method.init)(jax.random.key(0), batch).nets)
     for name, want in state.nets.items():
         assert jax.tree.structure(nets[name]) == jax.tree.structure(want)
     np.testing.assert_array_equal(
@@ -173,11 +177,132 @@ def test_what_is_something_else_is_named(tmp_path, members, message):
         load_pickle(saved(tmp_path, **members))
 
 
-def test_a_pickle_of_tensorflow_is_named(tmp_path):
-    path = tmp_path / "network.pkl"
-    path.write_bytes(pickled((Call(Name("dnnlib.tflib.network", "Network"), (), dict(version=4)),)))
-    with pytest.raises(UserError, match="of the TensorFlow version"):
-        load_pickle(path)
+class Network:
+    """A net of TensorFlow's version, as its pickles have it."""
+
+    def __init__(self, **state):
+        self.__dict__.update(state)
+
+
+Network.__module__ = "dnnlib.tflib.network"
+SCOPES = {  # layer of PyTorch's version -> its scope
+    "G": {
+        "mapping.embed": "mapping/LabelEmbed", "mapping.fc0": "mapping/Dense0", "mapping.fc1": "mapping/Dense1",
+        "synthesis.b4.conv1": "synthesis/4x4/Conv", "synthesis.b4.torgb": "synthesis/4x4/ToRGB",
+        **{f"synthesis.b{r}.{layer}": f"synthesis/{r}x{r}/{scope}" for r in (8, 16)
+           for layer, scope in (("conv0", "Conv0_up"), ("conv1", "Conv1"), ("torgb", "ToRGB"), ("skip", "Skip"))},
+    },
+    "D": {
+        "mapping.embed": "LabelEmbed", **{f"mapping.fc{i}": f"Mapping{i}" for i in range(8)},
+        "b4.conv": "4x4/Conv", "b4.fc": "4x4/Dense0", "b4.out": "Output",
+        **{f"b{r}.{layer}": f"{r}x{r}/{scope}" for r in (8, 16)
+           for layer, scope in (("conv0", "Conv0"), ("conv1", "Conv1_down"), ("fromrgb", "FromRGB"), ("skip", "Skip"))},
+    },
+}  # fmt: skip
+NOISES = ("b4.conv1", "b8.conv0", "b8.conv1", "b16.conv0", "b16.conv1")
+TOLD_TF = dict(label_size=3, resolution=16, num_channels=1, fmap_base=32, fmap_max=8)
+NETS_TF = {
+    "G": dict(
+        **TOLD_TF, latent_size=6, dlatent_size=5, mapping_layers=2, num_fp16_res=1, conv_clamp=256, truncation_psi=0.5
+    ),
+    "D": dict(**TOLD_TF, mapping_layers=8, mapping_lrmul=0.01, mbstd_group_size=2),
+}
+
+
+def variable(name, tensor, a):
+    """A tensor of PyTorch's version -> what TensorFlow's has."""
+    layer, _, leaf = tensor.rpartition(".")
+    if tensor == "mapping.w_avg":
+        return "dlatent_avg", a
+    if leaf == "const":
+        return "synthesis/4x4/Const/const", a[None]
+    if leaf == "noise_const":
+        return f"synthesis/noise{NOISES.index(layer.removeprefix('synthesis.'))}", a[None, None]
+    own = "mod_" if layer.endswith(".affine") else ""
+    scope = SCOPES[name][layer.removesuffix(".affine")]
+    if a.ndim == 4:
+        a = a.transpose(2, 3, 1, 0)
+        a = a[::-1, ::-1] if scope.endswith("Conv0_up") else a
+    elif a.ndim == 2:
+        a = a.T
+    elif own:
+        a = a - 1
+    return f"{scope}/{own}{leaf}", np.float32(a) if a.ndim == 0 else a
+
+
+def of_tensorflow(name, seed=0, **more):
+    weights = {k: a for k, a in tensors(name, seed).items() if not k.endswith("resample_filter")}
+    pairs = [("lod", np.float32(0)), *(variable(name, k, a) for k, a in weights.items())]
+
+    def part(prefix="", **more):
+        parts = {} if prefix or name == "D" else {k: part(f"{k}/") for k in ("mapping", "synthesis")}
+        own = [(k.removeprefix(prefix), a) for k, a in pairs if k.startswith(prefix) and not k.startswith(tuple(parts))]
+        source = dict(build_module_src="raise SystemExit('run')", build_func_name=f"{name}_main")
+        state = dict(version=4, static_kwargs=NETS_TF[name], variables=own, components=parts, **source)
+        return Network(**state | more)
+
+    return part(**more)
+
+
+def saved_by_tensorflow(tmp_path, monkeypatch, content):
+    """Python's own pickle of it, with the class where its program has it."""
+    for place in ("dnnlib", "dnnlib.tflib", "dnnlib.tflib.network"):
+        monkeypatch.setitem(sys.modules, place, types.ModuleType(place))
+    sys.modules["dnnlib.tflib.network"].Network = Network
+    path = tmp_path / "tensorflow.pkl"
+    path.write_bytes(pickle.dumps(content))
+    monkeypatch.undo()  # who reads it has no such module
+    return path
+
+
+def test_a_pickle_of_tensorflow_is_the_same_net(tmp_path, monkeypatch):
+    content = (of_tensorflow("G", 1), of_tensorflow("D"), of_tensorflow("G", 2))
+    found = load_pickle(saved_by_tensorflow(tmp_path, monkeypatch, content))
+    want = load_pickle(saved(tmp_path, G=net("G", 1), D=net("D"), G_ema=net("G", 2)))
+    assert (found.gen, found.disc, found.z_dim) == (want.gen, want.disc, want.z_dim)
+    near = functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-6)  # a bias was counted from 1
+    jax.tree.map(near, found.variables, want.variables)
+    cond = {"label": jnp.arange(3)}
+    draw = jax.jit(lambda weights, z: found.gen.apply(weights, z, cond, noise="const"))
+    z = jax.random.normal(jax.random.key(0), (3, 6))
+    got, images = (np.asarray(draw(f.variables["G_ema"], z)) for f in (found, want))
+    np.testing.assert_allclose(got, images, atol=1e-4 * np.abs(images).max())
+    alone = load_pickle(saved_by_tensorflow(tmp_path, monkeypatch, content[2]))
+    assert list(alone.variables) == ["G_ema"] and alone.disc is None
+
+
+def test_a_group_of_tensorflow_is_that_of_its_discriminator(tmp_path, monkeypatch):
+    told = {k: v for k, v in NETS_TF["D"].items() if k != "mbstd_group_size"}
+    groups = []
+    for function in ("D_stylegan2", "D_main"):
+        disc = of_tensorflow("D", static_kwargs=told, build_func_name=function)
+        groups.append(
+            load_pickle(
+                saved_by_tensorflow(tmp_path, monkeypatch, (of_tensorflow("G"), disc, of_tensorflow("G")))
+            ).disc.group
+        )
+    assert groups == [4, discriminator(FLAT["D"] | dict(mbstd_group_size=None)).group]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            dict(version=3),
+            "its nets have format version 3, and StyleGAN2's have 4 or later; give a pickle of StyleGAN2",
+        ),
+        (dict(static_kwargs=NETS_TF["G"] | dict(fmap_decay=2)), "unknown option fmap_decay=2"),
+        (
+            dict(variables=[("LabelConcat/weight", np.ones((3, 6), np.float32))]),
+            "variable LabelConcat/weight is none of",
+        ),
+        (dict(variables=[]), r"lack tensor mapping\.w_avg"),
+        (dict(components={}), "G_ema is of class Discriminator"),
+    ],
+)
+def test_what_is_something_else_of_tensorflow_is_named(tmp_path, monkeypatch, changes, message):
+    with pytest.raises(UserError, match=message):
+        load_pickle(saved_by_tensorflow(tmp_path, monkeypatch, of_tensorflow("G", **changes)))
 
 
 def test_the_page_on_weights(tmp_path, monkeypatch):
