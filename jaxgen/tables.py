@@ -38,6 +38,7 @@ TABLES: dict[str, dict[str, str]] = {
         "coarse": "jaxgen.tasks.coarse:Coarse",
         "levels": "jaxgen.tasks.levels:Levels",
         "describe": "jaxgen.tasks.describe:Describe",
+        "size": "jaxgen.tasks.size:Size",
     },
     "method": {
         "diffusion": "jaxgen.methods.diffusion:Diffusion",
@@ -124,7 +125,7 @@ TABLES: dict[str, dict[str, str]] = {
         "residual_classifier": "jaxgen.nets.classifier:ResidualClassifier",
         "timed_classifier": "jaxgen.nets.classifier:TimedClassifier",
     },
-    "text_encoder": {"frozen": "jaxgen.methods.text:FrozenText"},
+    "text_encoder": {"frozen": "jaxgen.core.text:FrozenText"},
     "optimizer": {
         "adam": "jaxgen.core.optim:Adam",
         "radam": "jaxgen.core.optim:RAdam",
@@ -362,7 +363,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 
 # tables of which a key may hold several members, as a tuple
-MANY = ("ema", "penalty", "gen_penalty", "corruption")
+MANY = ("ema", "penalty", "gen_penalty", "corruption", "tokenizer", "text_encoder")
 
 # keys that each member of a table has of its own, whatever they are called elsewhere: another member begins with its defaults
 OWN: dict[str, tuple[str, ...]] = {

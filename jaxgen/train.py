@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from functools import reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from jaxgen import evaluate
+from jaxgen.config import files as configs
 from jaxgen.config.advice import first_net, gentler, lighter, smaller
 from jaxgen.config.files import Phase, normalise, override, owner, phases, to_json
 from jaxgen.config.length import laid_out, remarks
@@ -34,7 +34,7 @@ from jaxgen.evaluation.per_image import Evaluator
 from jaxgen.runs.ahead import Ahead
 from jaxgen.runs.checkpoint import Averages, Checkpoints, Damaged
 from jaxgen.runs.directory import RunDir, environment, facts
-from jaxgen.runs.experiment import Experiment, build_tokenizer, open_source, read_spec
+from jaxgen.runs.experiment import TOKENIZERS, Experiment, build_tokenizers, open_source, read_spec
 from jaxgen.runs.frozen import take
 from jaxgen.runs.interrupt import Interrupt
 from jaxgen.runs.memory import free_memory
@@ -163,6 +163,11 @@ def as_read(config: ConfigDict, spec: dict[str, Any]) -> dict[str, Any]:
     return read_spec(config, Spec.from_json(spec)).to_json()
 
 
+def _tokenizer_paths(config: ConfigDict) -> list[str]:
+    several = isinstance(config.data.tokenizer, tuple)
+    return [f"data.tokenizer.{i}" for i in range(len(config.data.tokenizer))] if several else ["data.tokenizer"]
+
+
 def settled(config: ConfigDict, run: RunDir) -> ConfigDict:
     """The config with what a first start decides: the length of schedules, and what its tasks find out of the data.
 
@@ -173,22 +178,20 @@ def settled(config: ConfigDict, run: RunDir) -> ConfigDict:
     config = laid_out(config, run.config() if run.begun else None)
     if run.begun:
         old = run.config()
-        for path in ("data.tokenizer", *(f"tasks.{name}" for name in config.tasks)):
-            now, then = (
-                reduce(lambda part, key: part.get(key, {}), path.split("."), c.to_dict()) for c in (config, old)
-            )
+        for path in (*_tokenizer_paths(config), *(f"tasks.{name}" for name in config.tasks)):
+            now, then = (configs.find(configs.plain(c), path) or {} for c in (config, old))
             stored = {k: v for k, v in then.items() if now.get(k) == () != v}  # left open now, found then
             config = override(config, {f"{path}.{k}": v for k, v in stored.items()}) if stored else config
         run.claim(config, write=False)
         return config
-    if not config.tasks and not build_tokenizer(config):
+    if not config.tasks and not build_tokenizers(config):
         return config
     source = open_source(config, "train")
     if isinstance(source, Tokenized):
-        found = {f"data.tokenizer.{k}": v for k, v in source.tokenizer.found.items()}
-        config = override(config, found)
-        if parallel.is_lead():
-            run.keep_files("tokenizer", source.tokenizer.sources())
+        for path, name, one in zip(_tokenizer_paths(config), TOKENIZERS, source.tokenizers, strict=False):
+            config = override(config, {f"{path}.{k}": v for k, v in one.found.items()})
+            if parallel.is_lead():
+                run.keep_files(name, one.sources())
     if not config.tasks:
         return config
     exp = Experiment.open(config, source.spec)

@@ -124,7 +124,9 @@ def _options(config: dict[str, Any]) -> Iterator[tuple[str, Any, str, Any]]:
             usual = fields(Feed)
             plain = [k for k in FEED if k != "tokenizer"]
             yield from ((f"data.{k}", value[k], meanings(Feed).get(k, ""), default(usual[k])) for k in plain)
-            yield from _member("tokenizer", value["tokenizer"], "data.tokenizer")
+            said = value["tokenizer"]
+            for i, one in enumerate(said if isinstance(said, tuple) else (said,)):
+                yield from _member("tokenizer", one, f"data.tokenizer{f'.{i}' * isinstance(said, tuple)}")
         elif key == "method":
             yield from _member("method", value, "method")
         elif key in SECTIONS:
@@ -151,6 +153,6 @@ def _member(
             yield from _member(KEYS[key], value, f"{path}.{key}")
         elif key in KEYS and isinstance(value, tuple):
             for i, one in enumerate(value):
-                yield from _member(KEYS[key], one, f"{path}.{key}[{i}]")
+                yield from _member(KEYS[key], one, f"{path}.{key}.{i}")
         else:
             yield f"{path}.{key}", value, told.get(key, ""), usual

@@ -6,6 +6,7 @@ import json
 import traceback
 from dataclasses import dataclass, field
 from dataclasses import fields as dataclass_fields
+from functools import reduce
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +25,7 @@ class Feed:
     batch: Count = 64  # global batch of one update, over all devices and hosts
     levels: Annotated[int, Range(least=0, most=256)] = 0  # of pictures, even ones; 0: what the source says
     labels: bool = False  # hand the labels to the method (and so make it conditional)
-    tokenizer: dict = field(default_factory=lambda: {"name": "none"})  # of captions, which are told then
+    tokenizer: dict | tuple = field(default_factory=lambda: {"name": "none"})  # of captions, which are told then
     templates: tuple[str, ...] = ()  # captions made of labels, such as "a handwritten {label}"
     augment: tuple = ()  # on the device, inside the step: names or dicts of the table `augment`
     transforms: tuple = ()  # on the host, by Grain: names or dicts of the table `transform`
@@ -169,12 +170,12 @@ def override(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
     Names go first: a section that becomes another part (`method.solver.name=ddim`, or just `method.solver=ddim`) keeps
     the keys that both parts have, but those of OWN, and takes the defaults of the rest. None drops a member of `eval` or `tasks`.
     """
-    tree = _plain(normalise(config))
-    values = {k: parse_value(v) if isinstance(v, str) else _plain(v) for k, v in changes.items()}
+    tree = plain(normalise(config))
+    values = {k: parse_value(v) if isinstance(v, str) else plain(v) for k, v in changes.items()}
 
     def is_name(path: str) -> bool:
-        left_out = _find(tree, path) is None and path.rpartition(".")[2] in KEYS  # a part that there may be
-        named = path.endswith(".name") or isinstance(_find(tree, path), dict) or left_out
+        left_out = find(tree, path) is None and path.rpartition(".")[2] in KEYS  # a part that there may be
+        named = path.endswith(".name") or isinstance(find(tree, path), dict) or left_out
         return named or (isinstance(values[path], str) and path.partition(".")[0] in SECTIONS and path.count(".") == 1)
 
     if not isinstance(tree["init"], dict) and any(path.startswith("init") for path in values):
@@ -185,7 +186,7 @@ def override(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
             _drop(tree, *path.split("."))
         elif is_name(path) and not isinstance(value, dict):
             section = path.removesuffix(".name")
-            _put(tree, section, _renamed(section, _find(tree, section), value))
+            _put(tree, section, _renamed(section, find(tree, section), value))
         else:
             _put(tree, path, value)
     return normalise(ConfigDict(tree))
@@ -193,8 +194,8 @@ def override(config: ConfigDict, changes: dict[str, Any]) -> ConfigDict:
 
 def holds(config: ConfigDict, path: str, value: Any) -> bool:
     """Whether a config says that already; a section is asked for its name."""
-    found = _find(_plain(config), path)
-    return (found.get("name") if isinstance(found, dict) and isinstance(value, str) else found) == _plain(value)
+    found = find(plain(config), path)
+    return (found.get("name") if isinstance(found, dict) and isinstance(value, str) else found) == plain(value)
 
 
 def _drop(tree: dict[str, Any], section: str, member: str) -> None:
@@ -203,10 +204,16 @@ def _drop(tree: dict[str, Any], section: str, member: str) -> None:
     del tree[section][member]
 
 
-def _find(tree: Any, path: str) -> Any:
-    for key in path.split("."):
-        tree = tree.get(key) if isinstance(tree, dict) else None
-    return tree
+def _under(node: Any, key: str) -> Any:
+    """What is there under a key; of several members (a tuple) one by its number."""
+    if isinstance(node, tuple):
+        return node[int(key)] if key.isdecimal() and int(key) < len(node) else None
+    return node.get(key) if isinstance(node, dict) else None
+
+
+def find(tree: Any, path: str) -> Any:
+    """What plain values hold at a path; None where there is nothing."""
+    return reduce(_under, path.split("."), tree)
 
 
 def _put(tree: dict[str, Any], path: str, value: Any) -> None:
@@ -214,10 +221,11 @@ def _put(tree: dict[str, Any], path: str, value: Any) -> None:
     for key in parents:
         if here.removeprefix("config.") in SECTIONS:
             node.setdefault(key, {})
-        if key not in node:
-            raise UserError(f"{here}.{key} is not a key of this config{nearest(key, node)}")
-        node, here = node[key], f"{here}.{key}"
-        if not isinstance(node, dict):
+        known = node if isinstance(node, dict) else tuple(map(str, range(len(node))))
+        if key not in known:
+            raise UserError(f"{here}.{key} is not a key of this config{nearest(key, known)}")
+        node, here = _under(node, key), f"{here}.{key}"
+        if not isinstance(node, dict) and not (isinstance(node, tuple) and here.count(".") < len(parents)):
             kind = "a list" if isinstance(node, tuple) else "a plain value"
             raise UserError(f"{here} is {kind} and has no key {last!r}; set {here}=VALUE")
     node[last] = value  # `normalise` refuses what does not belong there
@@ -244,7 +252,7 @@ def _renamed(section: str, old: Any, name: Any) -> Any:
 
 def normalise(config: ConfigDict) -> ConfigDict:
     """A config with every default spelled out and every key checked; applied twice it changes nothing."""
-    raw = _plain(config)
+    raw = plain(config)
     known = {f.name: f for f in dataclass_fields(RunOptions)}
     for key in raw:
         if key not in known:
@@ -293,14 +301,14 @@ def _section(section: str, table: str, name: str, spec: dict[str, Any]) -> dict[
     return {k: v for k, v in whole.items() if k != "name" or v != name}
 
 
-def _plain(config: Any) -> Any:
+def plain(config: Any) -> Any:
     """ConfigDict -> dict all the way down; lists become tuples (JSON has none)."""
     if isinstance(config, ConfigDict):
         config = config.to_dict()
     if isinstance(config, dict):
-        return {k: _plain(v) for k, v in config.items()}
+        return {k: plain(v) for k, v in config.items()}
     if isinstance(config, list | tuple):
-        return tuple(_plain(v) for v in config)
+        return tuple(plain(v) for v in config)
     return config
 
 
@@ -342,17 +350,17 @@ def owner(stages: list[Phase], step: int) -> int:
 
 def to_json(config: ConfigDict) -> str:
     """The text kept in run directories and checkpoints."""
-    return json.dumps(_plain(config), indent=2)
+    return json.dumps(plain(config), indent=2)
 
 
 def from_json(text: str) -> ConfigDict:
     """The inverse of `to_json`, with keys that were added since filled in."""
-    return normalise(ConfigDict(_plain(json.loads(text))))
+    return normalise(ConfigDict(plain(json.loads(text))))
 
 
 def differences(a: ConfigDict, b: ConfigDict) -> list[str]:
     """Paths at which two configs differ, with both values."""
-    left, right = _flat(_plain(a)), _flat(_plain(b))
+    left, right = _flat(plain(a)), _flat(plain(b))
     return [f"{k}: {left.get(k)!r} -> {right.get(k)!r}" for k in sorted({*left, *right}) if left.get(k) != right.get(k)]
 
 

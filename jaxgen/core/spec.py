@@ -33,7 +33,9 @@ class Field:
     role: str = "condition"  # one of ROLES
     values: int = 0  # classes of a label, vocabulary of tokens
     names: tuple[str, ...] = ()  # of a label's values
-    empty: tuple[int, ...] = ()  # tokens: those of the empty text
+    empty: tuple[
+        float, ...
+    ] = ()  # tokens: those of the empty text; embedding: what stands for nothing, where not zeros
     end: int = -1  # tokens of a text: the one behind its last piece; what follows it is pad
     levels: int = 256  # of the values of a picture in uint8: evenly from 0 to 255; 0: unknown
 
@@ -53,7 +55,7 @@ class Field:
             return jnp.full(shape, self.values, jnp.int32)
         if self.kind in ("tokens", "captions"):
             return jnp.broadcast_to(jnp.asarray(self.empty or 0, jnp.int32), shape)
-        return jnp.zeros(shape, jnp.float32)
+        return jnp.broadcast_to(jnp.asarray(self.empty or 0, jnp.float32), shape)
 
 
 class Spec(Mapping[str, Field]):
@@ -209,10 +211,12 @@ def labels(classes: int, names: tuple[str, ...] = ()) -> Spec:
     return Spec(label=Field((), "int32", "label", "condition", classes, tuple(names))) if classes else Spec()
 
 
-def encoded(length: int, width: int, pooled: int = 0) -> Spec:
-    """The conditions of a net that is told an encoded text: states [L, D], text_mask [L], pooled [P] where there is any."""
-    spec = Spec(states=Field((length, width), "float32", "embedding"), text_mask=Field((length,), "float32", "mask"))
-    return Spec(spec, pooled=Field((pooled,), "float32", "embedding")) if pooled else spec
+def encoded(length: int, width: int, pooled: int = 0, masked: bool = True) -> Spec:
+    """The conditions of a net that is told an encoded text: states [L, D], text_mask [L], pooled [P], where there are any."""
+    states, mask = Field((length, width), "float32", "embedding"), Field((length,), "float32", "mask")
+    whole = Field((pooled,), "float32", "embedding")
+    there = {"states": (states, length), "text_mask": (mask, length and masked), "pooled": (whole, pooled)}
+    return Spec({name: field for name, (field, told) in there.items() if told})
 
 
 TargetShape = Annotated[tuple[Count, ...], Given("shape")]
@@ -232,5 +236,5 @@ def given(spec: Spec, batch: int, steps: int, phase: tuple[int, int]) -> dict[st
     """The facts that `Given` fields ask for."""
     facts = {"shape": spec.shape, "classes": spec.answers, "conditions": spec.conditions, "levels": spec.levels}
     for field in list(spec.texts.values())[:1]:
-        facts |= {"text_values": field.values, "text_length": field.shape[0]}
+        facts |= {"text_values": field.values, "text_length": field.shape[-1]}
     return {"spec": spec, "vocabulary": spec.vocabulary, "batch": batch, "steps": steps, "phase": phase, **facts}

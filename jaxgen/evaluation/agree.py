@@ -83,7 +83,7 @@ class Agree:
         self._refuse_weak(means(beside["real"]))
         if any(stage.task.last for stage in exp.stages):
             beside["coded"] = self._judged(self._told(viewer, self._coded(exp, ema, source)), true)
-        asked, made = {NAME: exp.tokenizer.encode(texts)}, []
+        asked, made = exp.tokens(texts), []
         with counter("samples", len(rows)) as bar:
             for batch in exp.samples(ema, len(rows), self.seed, asked, source):
                 made.append(to_uint8(batch.images))

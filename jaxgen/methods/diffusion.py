@@ -19,6 +19,7 @@ from jaxgen.core.ranges import BelowOne
 from jaxgen.core.spec import Spec
 from jaxgen.core.state import BASE, Array, TrainState, Variables, Weights
 from jaxgen.core.task import Batch
+from jaxgen.core.text import encode, loans
 from jaxgen.diffusion.flow_likelihood import FlowLikelihood
 from jaxgen.diffusion.guide import CondModel, Guide, NoGuide, missing, uphill, worse
 from jaxgen.diffusion.needs import refuse_unmet
@@ -62,7 +63,7 @@ class Diffusion(LossMethod):
     solver: Solver = field(default_factory=Ancestral)
     guide: Guide = field(default_factory=NoGuide)
     nll: NegativeLogLikelihood = field(default_factory=FlowLikelihood)
-    text_encoder: Any = None  # a frozen one, for a net that is told states of a text (jaxgen.methods.text)
+    text_encoder: Any = None  # frozen ones, for a net that is told states of a text (jaxgen.core.text)
     condition_dropout: BelowOne = 0.0  # share of examples that lose their conditions in training: for guidance
 
     def __post_init__(self) -> None:
@@ -91,9 +92,9 @@ class Diffusion(LossMethod):
         """Kinds of conditions: what the net takes, and tokens where they are encoded for it."""
         return (*super().takes, *(["tokens"] if self.text_encoder else []))
 
-    def encoded(self, w: Weights, cond: Cond) -> Cond:
-        """The conditions as the net is told them: a frozen encoder has read the text."""
-        return self.text_encoder(self.spec, w.frozen, cond) if self.text_encoder else cond
+    def encoded(self, w: Weights, cond: Cond, rng: Array | None = None) -> Cond:
+        """The conditions as the net is told them: frozen encoders have read the text. rng: of training."""
+        return encode(self.text_encoder, self.spec, w.frozen, cond, rng) if self.text_encoder else cond
 
     @property
     def classes(self) -> int:
@@ -140,7 +141,7 @@ class Diffusion(LossMethod):
         t, factor = self.when(w, times_rng, len(batch[self.spec.target]))
         if train:
             cond = drop(self.spec, cond, self.condition_dropout, drop_rng)
-        cond = self.encoded(w, cond)
+        cond = self.encoded(w, cond, drop_rng if train else None)
         x0, eps = self.couple(w, batch, t, cond, noise_rng)
         level, clock = level_at(self.process, t, x0), self.process.clock(t)
         x = level.noised(x0, eps)
@@ -195,7 +196,7 @@ class Diffusion(LossMethod):
             "judge": Role(JudgesNoise, "classifier of noisy images", alike=("process", "classes")),
         }
         there = [name for name in roles if hasattr(self.guide, name)]
-        text = self.text_encoder.loans() if self.text_encoder else {}
+        text = loans(self.text_encoder, self.spec) if self.text_encoder else {}
         if adapter := self.net.adapter:
             role = Role(Diffusion, "diffusion model", conditions=True, alike=("process", "predict"))
             text |= {BASE: Loan(adapter.run, role, "method.net.adapter.run")}

@@ -1,7 +1,7 @@
 """A config turned into objects: data, tasks, method, mesh, shardings and the compiled functions that train, evaluate, sample."""
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,19 +16,20 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxgen.config import registry
-from jaxgen.config.files import FEED, Feed, span, to_json
+from jaxgen.config.files import FEED, Feed, plain, span, to_json
 from jaxgen.core import conditions, keys, parallel
 from jaxgen.core.inputs import Input, holding
 from jaxgen.core.layout import Layout
 from jaxgen.core.lender import Frozen, Loan, weights_hash
 from jaxgen.core.method import Borrows, Describes, Encodes, Inherits, Method, Metrics, Refuses, Samples, Settles, Tunes
 from jaxgen.core.net import Net
-from jaxgen.core.spec import Spec, given
+from jaxgen.core.spec import Field, Spec, given
 from jaxgen.core.state import Array, NetState, PyTree, TrainState, Variables, Weights
 from jaxgen.core.task import Batch, Task, is_cached
+from jaxgen.core.text import kept_in, told_by
 from jaxgen.data.pipeline import eval_batches, share
 from jaxgen.data.sources import OnLevels, Source, Templated, Tokenized
-from jaxgen.data.sources.tokenized import every_caption
+from jaxgen.data.sources.tokenized import CAPTIONS, every_caption
 from jaxgen.data.tokenize import NoTokenizer, Tokenizer
 from jaxgen.errors import NotFinite, UserError
 from jaxgen.images import beside, to_uint8
@@ -39,19 +40,21 @@ class Programs(dict[Hashable, Callable]):
     """Compiled programs by their owner."""
 
 
+TOKENIZERS = ("tokenizer", "tokenizer2", "tokenizer3", "tokenizer4")  # folders of copies of their files
 OPEN: dict[tuple, "Experiment"] = {}  # the last few
 SHARED: WeakValueDictionary[tuple, Programs] = WeakValueDictionary()  # those of all experiments that are open
 
 
 def open_source(config: ConfigDict, split: str, kept: Path | None = None) -> Source:
-    """The data set of a config: split is "train" or "eval" (held out); `kept`: where a copy of its tokenizer's files is."""
+    """The data set of a config: split is "train" or "eval" (held out); `kept`: where copies of its tokenizers' files are."""
     source = _as_told(config, split)
-    if not (tokenizer := build_tokenizer(config, kept)):
+    if not (tokenizers := build_tokenizers(config, kept)):
         return source
-    if tokenizer.open:
+    if any(one.open for one in tokenizers):
         texts = every_caption(_as_told(config, "train"), config.data.name)
-        tokenizer = tokenizer.learned([text for several in texts for text in several])
-    return Tokenized(source, tokenizer, config.data.name)
+        texts = [text for several in texts for text in several]
+        tokenizers = tuple(one.learned(texts) if one.open else one for one in tokenizers)
+    return Tokenized(source, tokenizers, config.data.name)
 
 
 def _as_told(config: ConfigDict, split: str) -> Source:
@@ -88,12 +91,18 @@ def _refuse_stale(source: Source, config: ConfigDict, split: str) -> None:
         )
 
 
-def build_tokenizer(config: ConfigDict, kept: Path | None = None) -> Tokenizer | None:
-    """That of a config, with its files in `kept` where they are there; None: captions are not told."""
-    built = registry.build("tokenizer", config.data.tokenizer.to_dict(), where="config.data.tokenizer")
-    if isinstance(built, NoTokenizer):
-        return None
-    return built.kept_in(kept / "tokenizer") if kept else built
+def build_tokenizers(config: ConfigDict, kept: Path | None = None) -> tuple[Tokenizer, ...]:
+    """Those of a config, with their files in `kept` where they are there; (): captions are not told."""
+    built = registry.build("tokenizer", plain(config.data.tokenizer), where="config.data.tokenizer")
+    built = built if isinstance(built, tuple) else (built,)
+    if len(built) > len(CAPTIONS) or (len(built) > 1 and any(isinstance(one, NoTokenizer) for one in built)):
+        raise UserError(
+            f"config.data.tokenizer names {len(built)} tokenizers: of several there are at most {len(CAPTIONS)}, and none may be "
+            'none; set config.data.tokenizer=none, or "config.data.tokenizer=(dict(name=...), ...)"'
+        )
+    if isinstance(built[0], NoTokenizer):
+        return ()
+    return tuple(one.kept_in(kept / name) for one, name in zip(built, TOKENIZERS, strict=False)) if kept else built
 
 
 def _unlabelled(config: ConfigDict) -> str:
@@ -127,14 +136,14 @@ def _beyond(config: ConfigDict, batches: int, examples: int, shards: int) -> str
 
 
 def build_method(config: ConfigDict, spec: Spec, kept: Path | None = None) -> Method:
-    """The method of a config for batches of that Spec; `kept`: where a copy of its encoder of text may be."""
+    """The method of a config for batches of that Spec; `kept`: where a copies of its encoders of text may be."""
     facts = given(spec, config.data.batch, config.steps, span(config))
     if not (text := config.method.get("text_encoder")):
         return registry.build("method", config.method.to_dict(), facts, "config.method")
-    encoder = registry.build("text_encoder", text.to_dict(), where="config.method.text_encoder")
-    encoder = encoder.kept_in(kept) if kept else encoder
-    facts["conditions"] = encoder.spec(spec).conditions  # nets are told what it makes of a text
-    return replace(registry.build("method", config.method.to_dict(), facts, "config.method"), text_encoder=encoder)
+    encoders = registry.build("text_encoder", plain(text), where="config.method.text_encoder")
+    encoders = kept_in(encoders, kept) if kept else encoders
+    facts["conditions"] = told_by(encoders, spec).conditions  # nets are told what these make of a text
+    return replace(registry.build("method", plain(config.method), facts, "config.method"), text_encoder=encoders)
 
 
 class Stage(NamedTuple):
@@ -287,15 +296,28 @@ class Experiment:
         aside = {
             name for stage in self.stages if not stage.task.always for name in stage.after.keys() - stage.before.keys()
         }
-        return [name for name, field in self.spec.conditions.items() if field.kind != "label" and name not in aside]
+
+        def known(field: Field) -> bool:  # without an example
+            return field.kind == "label" or (field.kind == "embedding" and bool(field.empty))
+
+        return [name for name, field in self.spec.conditions.items() if not known(field) and name not in aside]
 
     @cached_property
-    def tokenizer(self) -> Tokenizer | None:
-        """What makes tokens of texts; None: the run is told no text. Of cached latents that of their pictures, which are opened."""
-        built = build_tokenizer(self.config, self.kept)
+    def tokenizers(self) -> tuple[Tokenizer, ...]:
+        """What makes tokens of texts; (): the run is told none. Of cached latents those of their pictures, which are opened."""
+        built = build_tokenizers(self.config, self.kept)
         if not built and is_cached(self.data) and self.read_spec.conditions.of("tokens", "captions"):
-            return self.open_pictures("train").tokenizer
-        return self.open_source("train").tokenizer if built and built.open else built
+            return self.open_pictures("train").tokenizers
+        return self.open_source("train").tokenizers if any(one.open for one in built) else built
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The first of them; None: the run is told no text."""
+        return next(iter(self.tokenizers), None)
+
+    def tokens(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """Texts as the conditions that tell them: int32 [N, L] of each tokenizer."""
+        return {name: one.encode(texts) for name, one in zip(CAPTIONS, self.tokenizers, strict=False)}
 
     @cached_property
     def loans(self) -> dict[str, Loan]:

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,6 @@ from jaxgen.core.ranges import refuse_seed
 from jaxgen.core.spec import Field
 from jaxgen.core.state import TrainState
 from jaxgen.data.sources.source import warn_once
-from jaxgen.data.sources.tokenized import NAME as CAPTION
 from jaxgen.errors import UserError
 from jaxgen.images import to_uint8
 from jaxgen.runs.checkpoint import Averages, Checkpoints
@@ -99,7 +99,7 @@ class Trained:
         """What samples are asked to show, as arrays [n, ...]. Conditions that the run does not know are a UserError."""
         spec = self.exp.spec
         if prompts := texts(prompt):
-            values |= {CAPTION: self._tokens("--prompt", prompts)}
+            values |= self._tokens("--prompt", prompts)
         refuse_unknown(spec, values, f"--workdir={self.run.path}")
         if isinstance(labels, str):
             whole = spec.label and labels in spec[spec.label].names
@@ -117,23 +117,22 @@ class Trained:
         """Changes to the config that guide away from a text; {} for none."""
         if not negative:
             return {}
-        (tokens,) = self._tokens("--negative", [negative]).tolist()
-        return {"method.guide": "negative", "method.guide.avoid": {CAPTION: tuple(tokens)}}
+        tokens = {name: tuple(row.tolist()) for name, (row,) in self._tokens("--negative", [negative]).items()}
+        return {"method.guide": "negative", "method.guide.avoid": tokens}
 
-    def _tokens(self, asked: str, prompts: Sequence[str]) -> np.ndarray:
-        """int32 [n, L] of what a flag asked for; what is cut off is told."""
-        tokenizer = self.exp.tokenizer
-        if tokenizer is None:
+    def _tokens(self, asked: str, prompts: Sequence[str]) -> dict[str, np.ndarray]:
+        """The conditions int32 [n, L] of what a flag asked for; what is cut off is told."""
+        if not self.exp.tokenizer:
             cure = (
                 "ask by --labels"
                 if self.exp.spec.label
                 else "train with config.data.tokenizer=bytes on data with captions"
             )
             raise UserError(f"{asked} was given but {self.run.path} is told no text; {cure}")
-        for prompt in prompts:
+        for tokenizer, prompt in itertools.product(self.exp.tokenizers, prompts):
             if cut := tokenizer.cut(prompt):
                 warn_once(f"{asked} is longer than {tokenizer.length} tokens, and this is cut off: {cut!r}")
-        return tokenizer.encode(prompts)
+        return self.exp.tokens(prompts)
 
     def _as_condition(self, name: str, value: Any) -> np.ndarray:
         """A value or a list of values of a condition -> [n, *shape]; what does not fit is a UserError."""

@@ -17,7 +17,7 @@ def test_every_key_of_a_config_is_shown_with_its_value(name):
     config = configs.normalise(configs.load(name))
     shown = [line.split("  #")[0].strip() for line in explained(config).splitlines()[1:]]
     assert len(shown) == len(set(shown))
-    for path, value in configs._flat(configs._plain(config)).items():
+    for path, value in configs._flat(configs.plain(config)).items():
         if not isinstance(value, tuple | dict) and not path.startswith(("mesh", "sharding")):
             assert f"{path.removesuffix('.name')} = {value!r}" in shown, path
 

@@ -309,7 +309,7 @@ def test_a_module_in_the_current_folder_is_enough(ddpm, tmp_path, monkeypatch):
         "own_parts:Plain": r"it must be a dataclass \(@dataclass",
         "own_broken:Mine": "own_broken needs nowhere_at_all, which is not installed",
         "own_parts:Data": "cannot be a task: it lacks spec, undo",
-        "mine": "is unknown; there are: coarse, codec, .*, shrink .or a class of your own: config.tasks.a=MODULE:CLASS",
+        "mine": "is unknown; there are: coarse, codec, .*, size .or a class of your own: config.tasks.a=MODULE:CLASS",
     }
     for name, words in wrong.items():
         with pytest.raises(UserError, match=words) as error:

@@ -53,9 +53,9 @@ def test_a_file_of_another_kind_is_named(kind, text, tmp_path):
 
 def test_captions_become_a_condition(captions):
     source = Shapes(size=8, num=400).open("train")
-    told = Tokenized(source, Bytes().learned(captions))
-    assert told.spec["caption"] == told.tokenizer.field() and told.spec["caption"].shape == (32,)
-    assert told.tokenizer.decode(told[3]["caption"]) == source[3]["caption"]
+    told = Tokenized(source, (Bytes().learned(captions),))
+    assert told.spec["caption"] == told.tokenizers[0].field() and told.spec["caption"].shape == (32,)
+    assert told.tokenizers[0].decode(told[3]["caption"]) == source[3]["caption"]
     assert told.fingerprint() == source.fingerprint()
 
 
@@ -75,14 +75,14 @@ class Several(Source):
 def test_one_of_several_captions_is_drawn_evenly_by_the_key():
     import jax
 
-    told = Tokenized(Several(), Bytes(length=8, vocab=259))
+    told = Tokenized(Several(), (Bytes(length=8, vocab=259),))
     assert told.spec["caption"].kind == "captions" and told.spec["caption"].shape == (3, 8)
     seen = with_one_caption(told.spec)
     assert seen["caption"].kind == "tokens" and seen["caption"].shape == (8,)
     batch = {"caption": np.stack([told[i]["caption"] for i in (0, 1, 2)]).repeat(300, 0)}
     first, again, other = (one_caption(told.spec, batch, jax.random.key(k))["caption"] for k in (0, 0, 1))
     assert (first == again).all() and (first != other).any()
-    words = [told.tokenizer.decode(row) for row in np.asarray(first)]
+    words = [told.tokenizers[0].decode(row) for row in np.asarray(first)]
     assert set(words[:300]) == {"one"} and set(words[300:600]) == {"one", "two"}
     counts = [words[600:].count(word) for word in ("one", "two", "three")]
     assert sum(counts) == 300 and min(counts) > 60

@@ -49,7 +49,7 @@ def where(config: str, changes: dict, key: str) -> list[str]:
     """The full path of a key of a message: as it stands, or that of the part which has it."""
     with contextlib.suppress(UserError):
         whole = configs.override(configs.load(f"{ROOT}/configs/{config}.py:tiny"), changes)
-        known = configs._flat(configs._plain(whole))
+        known = configs._flat(configs.plain(whole))
         if key.split(".")[0] not in whole and (found := [path for path in known if path.endswith(f".{key}")]):
             return found
     return [key]

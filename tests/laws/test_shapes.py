@@ -11,7 +11,7 @@ from jaxgen.core import conditions, parallel
 from jaxgen.core.method import Encodes, Method, Reconstructs, Samples, Scores
 from jaxgen.core.spec import Field, Spec, pictures
 from jaxgen.data.sources import Digits, Shapes
-from jaxgen.runs.experiment import Experiment, build_tokenizer
+from jaxgen.runs.experiment import Experiment, build_tokenizers
 
 SPECS = {
     "cifar10": pictures((32, 32, 3), 10),
@@ -36,7 +36,7 @@ def exp(request, tmp_path_factory) -> Experiment:
     own |= dict.fromkeys(("ring", "grid"), Spec(image=Field((1, 1, 2), "float32", "image", "target")))
     own |= {"shapes": Shapes(size=32, attributes=config.data.get("attributes", False)).open("train").spec}
     spec = own.get(config.data.name) or SPECS[config.data.dataset]
-    if tokenizer := build_tokenizer(config):
+    for tokenizer in build_tokenizers(config):
         spec = Spec(spec, caption=tokenizer.field())
     config = lend(config, spec, tmp_path_factory.mktemp("lent"), weights=False)
     return Experiment(config, spec, parallel.make_mesh({"data": 1}))

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,9 @@ from cases import ROOT
 from safetensors.numpy import save_file
 
 from jaxgen.config import files as configs
+from jaxgen.core import conditions
+from jaxgen.core.spec import Spec
+from jaxgen.core.text import encode, kept_in
 from jaxgen.errors import UserError
 from jaxgen.nets.text import ClipText
 from jaxgen.pretrained.text import to_transformers
@@ -57,17 +61,87 @@ def test_a_net_is_told_what_a_frozen_encoder_says(clip, tmp_path):
         and params["pooled"]["kernel"].shape[0] == 8
     )
     frozen, ids = exp.frozen(), exp.tokenizer.encode(["a red ring", ""])
-    told = exp.method.text_encoder(exp.spec, frozen, {"caption": jnp.asarray(ids)})
+    told = encode(exp.method.text_encoder, exp.spec, frozen, {"caption": jnp.asarray(ids)})
     direct = frozen["text"].model.encode_text(frozen["text"].weights, jnp.asarray(ids))
     assert told.keys() == {"states", "text_mask", "pooled"}
     jax.tree.map(np.testing.assert_array_equal, told, direct)
-    nothing = replace(exp.method.text_encoder, null="zeros", masked=False, pooled=False)
-    told = nothing(exp.spec, frozen, {"caption": jnp.asarray(ids)})
-    assert told.keys() == {"states"} == nothing.spec(exp.spec).conditions.keys()  # all of it is looked at, as SD does
-    assert nothing.kept_in(tmp_path) == nothing
-    (tmp_path / "text").mkdir()
-    assert nothing.kept_in(tmp_path).run.path == str(tmp_path / "text")  # a copy in the run's directory goes first
+    nothing = replace(exp.method.text_encoder, null="zeros", pooled=False)
+    told = encode(nothing, exp.spec, frozen, {"caption": jnp.asarray(ids)})
+    assert told.keys() == {"states", "text_mask"} and told["text_mask"].sum(1).tolist() == [3, 0]
     assert not np.asarray(told["states"])[1].any() and np.asarray(told["states"])[0].any()
+    seen = encode(replace(nothing, masked=False), exp.spec, frozen, {"caption": jnp.asarray(ids)})
+    assert seen.keys() == {"states"}  # of zeros too, as SDXL has them
+    assert kept_in(nothing, tmp_path) == nothing and kept_in((nothing,) * 2, tmp_path) == (nothing,) * 2
+    (tmp_path / "text2").mkdir()  # a copy in the run's directory goes first
+    assert [Path(one.run.path).name for one in kept_in((nothing,) * 2, tmp_path)] == [clip.name, "text2"]
+    np.testing.assert_array_equal(seen["states"], told["states"])
+
+
+def beside(one, two):  # SDXL
+    return {
+        "states": jnp.concatenate([one["states"], two["states"].at[1].set(0)], -1),
+        "pooled": two["pooled"].at[1].set(0),
+    }
+
+
+def behind(one, two, three):  # Stable Diffusion 3
+    wide, narrow = (
+        jnp.concatenate([one["states"], two["states"]], -1),
+        jnp.pad(three["states"], ((0, 0), (0, 0), (0, 8))),
+    )
+    pooled = jnp.concatenate([part["pooled"] for part in (one, two, three)], -1)
+    return {"states": jnp.concatenate([wide, narrow], 1), "pooled": pooled}
+
+
+def apart(one, two):  # Flux
+    return {"states": two["states"], "pooled": one["pooled"]}
+
+
+@pytest.mark.parametrize(
+    ("parts", "join"),
+    [
+        ((dict(pooled=False), dict(null="zeros")), beside),
+        ((dict(), dict(), dict(join="behind")), behind),
+        ((dict(states=False), dict(pooled=False)), apart),
+    ],
+    ids=["sdxl", "sd3", "flux"],
+)
+def test_several_encoders_tell_a_net_together(clip, parts, join):
+    tokenizers = tuple(dict(name="bytes", length=24, vocab=512 if i == 0 else 260 + i) for i in range(len(parts)))
+    common = dict(name="frozen", run=dict(name="published_text", path=str(clip)), masked=False)
+    encoders = tuple({**common, **part} for part in parts)
+    exp = opened(clip, **{"data.tokenizer": tokenizers, "method.text_encoder": encoders, "tasks.size": "size"})
+    names = ["caption", "caption2", "caption3"][: len(parts)]
+    assert list(exp.spec.conditions) == [*names, "size"] and exp.from_data == names
+    null, told, lent = conditions.nulls(exp.spec, 2), exp.tokens(["a red ring", ""]), exp.frozen()
+    assert null["size"].tolist() == [[16, 16, 0, 0, 16, 16]] * 2
+    assert (told["caption2"] != told["caption"]).any()
+    cond = {**null, **{k: jnp.asarray(v) for k, v in told.items()}}
+    made = encode(exp.method.text_encoder, exp.spec, lent, cond)
+    each = [lent[k].model.encode_text(lent[k].weights, cond[name]) for k, name in zip(lent, names, strict=True)]
+    wanted = {**join(*each), "size": null["size"]}
+    assert {k: v.shape[1:] for k, v in wanted.items()} == {
+        k: f.shape for k, f in exp.method.net.module.conditions.items()
+    }
+    jax.tree.map(np.testing.assert_array_equal, made, wanted)
+
+
+def test_each_encoder_is_not_shown_a_text_of_its_own(clip):
+    exp = opened(clip)
+    one, lent, ids = exp.method.text_encoder, exp.frozen()["text"], exp.tokens(["a red ring"] * 64)["caption"]
+    field, two = exp.spec["caption"], (replace(one, dropout=0.5), replace(one, dropout=0.5, null="zeros"))
+    spec = Spec(exp.spec, caption2=field)
+    cond = {name: jnp.asarray(ids) for name in ("caption", "caption2")}
+    made = encode(two, spec, {"text": lent, "text2": lent}, cond, jax.random.key(0))
+    (first, second), empty = (
+        jnp.split(made["states"], 2, -1),
+        lent.model.encode_text(lent.weights, jnp.asarray([field.empty])),
+    )
+    lost, gone = jnp.isclose(first, empty["states"], atol=1e-5).all((1, 2)), (second == 0).all((1, 2))
+    assert 16 < lost.sum() < 48 and 16 < gone.sum() < 48 and (lost != gone).sum() > 8
+    kept = encode(two, spec, {"text": lent, "text2": lent}, cond)
+    np.testing.assert_allclose(kept["states"], jnp.broadcast_to(kept["states"][:1], made["states"].shape), atol=1e-5)
+    np.testing.assert_allclose(kept["states"][0, :, :8], first[~lost][0], atol=1e-5)
 
 
 def test_encoders_that_cannot_serve_are_refused(clip, tmp_path):
@@ -77,6 +151,14 @@ def test_encoders_that_cannot_serve_are_refused(clip, tmp_path):
         ({"data.tokenizer.length": 30}, r"30 tokens are more than the 24 places that the encoder knows; set"),
         ({"method.text_encoder.run.path": str(tmp_path)}, "has no config.json with .safetensors"),
         ({"method.text_encoder.run.path": ""}, "path is empty: name the folder"),
+        (
+            {"data.tokenizer": (dict(name="bytes"),) * 2},
+            "names 1 encoders and config.data.tokenizer 2 tokenizers; name one",
+        ),
+        (
+            {"data.tokenizer": (dict(name="bytes"), "none")},
+            "names 2 tokenizers: of several there are at most 4, and none may",
+        ),
     ):
         with pytest.raises(UserError, match=wanted):
             opened(clip, **changes)

@@ -12,6 +12,7 @@ from jaxgen.data.tokenize import Tokenizer
 from jaxgen.errors import UserError
 
 NAME = "caption"
+CAPTIONS = (NAME, "caption2", "caption3", "caption4")  # of several tokenizers, in their order
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -78,36 +79,43 @@ class Templated(Wrapped):
 
 @dataclass(frozen=True)
 class Tokenized(Wrapped):
-    """Another source with its captions as tokens: a condition [L], or [K, L] where an example has up to K, absent ones -1."""
+    """Another source with its captions as tokens: a condition [L], or [K, L] where an example has up to K, absent ones -1.
 
-    tokenizer: Tokenizer
+    Each of several tokenizers makes a condition of its own, caption, caption2, ...
+    """
+
+    tokenizers: tuple[Tokenizer, ...]
     what: str = "the source"  # its name, for messages
 
     @cached_property
-    def table(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(tokens of all captions that differ [M, L], which each example has [N, K] (-1: fewer than K), which are cut [M])."""
+    def table(self) -> tuple[dict[str, tuple[np.ndarray, np.ndarray]], np.ndarray]:
+        """({name: (tokens of all captions that differ [M, L], which are cut [M])}, which each example has [N, K]; -1: fewer)."""
         captions = every_caption(self.inner, self.what)
         place = {text: i for i, text in enumerate(dict.fromkeys(text for texts in captions for text in texts))}
         rows = np.full((len(captions), max(map(len, captions))), -1, np.int32)
         for row, texts in zip(rows, captions, strict=True):
             row[: len(texts)] = [place[text] for text in texts]
-        tokens, cut = self.tokenizer.encode_and_tell(list(place))
-        return tokens, rows, cut
+        told = (one.encode_and_tell(list(place)) for one in self.tokenizers)
+        return dict(zip(CAPTIONS, told, strict=False)), rows
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
         """With the captions that are cut."""
-        cut = self.table[2]
-        told = f"captions: {cut.sum():,} of {len(cut):,} that differ are cut after {self.tokenizer.length} tokens"
-        return (*self.inner.notes, *([f"{told} (config.data.tokenizer.length)"] if cut.any() else []))
+        told = [
+            f"captions: {cut.sum():,} of {len(cut):,} that differ are cut after {one.length} tokens (config.data.tokenizer.length)"
+            for one, (_, cut) in zip(self.tokenizers, self.table[0].values(), strict=True)
+            if cut.any()
+        ]
+        return (*self.inner.notes, *told)
 
     @cached_property
     def spec(self) -> Spec:
         """The text as tokens."""
         spec = self.inner.spec.where(lambda _, field: field.kind != "text")
-        return Spec(spec, **{NAME: self.tokenizer.field(self.table[1].shape[1])})
+        several = self.table[1].shape[1]
+        return Spec(spec, **{k: one.field(several) for k, one in zip(CAPTIONS, self.tokenizers, strict=False)})
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        tokens, rows, _ = self.table
-        found = np.where(rows[i, :, None] < 0, -1, tokens[rows[i]])
-        return {**self.inner[i], NAME: found if len(found) > 1 else found[0]}
+        tables, rows = self.table
+        found = {k: np.where(rows[i, :, None] < 0, -1, tokens[rows[i]]) for k, (tokens, _) in tables.items()}
+        return {**self.inner[i], **{k: v if len(v) > 1 else v[0] for k, v in found.items()}}

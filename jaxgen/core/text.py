@@ -1,0 +1,156 @@
+"""Frozen encoders of text between the conditions of a run and its net: tokens in, states, text_mask and what is pooled out.
+
+Examples lose their text, are asked for by it and are guided against it as tokens; so null is what the encoder makes of the empty
+text (Stable Diffusion), or nothing at all: zeros, of which no token is real (Saharia et al. 2022, arXiv:2205.11487, section 2).
+
+A net may be told by several: two CLIPs whose states stand side by side (SDXL, arXiv:2307.01952), T5's behind them (Stable Diffusion
+3, arXiv:2403.03206), or the pooled vector of one and the states of another (Flux). The i-th reads the tokens of the i-th tokenizer,
+or of the only one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.core import keys
+from jaxgen.core.conditions import Cond
+from jaxgen.core.lender import Frozen, Lender, Loan, Role
+from jaxgen.core.method import EncodesText
+from jaxgen.core.ranges import BelowOne
+from jaxgen.core.spec import Field, Spec, encoded
+from jaxgen.core.state import Array
+from jaxgen.errors import UserError
+
+NAMES = ("text", "text2", "text3", "text4")  # of what is lent, in the state
+ROLE = Role(EncodesText, "encoder of text", target=False)
+KEY = "config.method.text_encoder"
+
+
+@dataclass(frozen=True)
+class FrozenText:
+    """The encoder that a lender lends, and what of it the net is told."""
+
+    run: Lender
+    null: Literal["empty", "zeros"] = "empty"  # the empty text, or nothing
+    masked: bool = True  # whether pads are hidden from the net (Imagen, PixArt) or are looked at (SD, Flux)
+    states: bool = True  # whether the net is told a vector of every token
+    pooled: bool = True  # and one of the whole text, where there is any
+    join: Literal["beside", "behind"] = "beside"  # of the states of those before: further numbers, or further tokens
+    dropout: BelowOne = 0.0  # share of examples whose text this one alone is not shown in training
+
+    def made(self, spec: Spec, name: str, key: str) -> dict[str, tuple[int, ...]]:
+        """Shapes of what it makes of the tokens `name`; a UserError for tokens that the encoder lacks. `key` holds it."""
+        self.run.check(f"{key}.run", ROLE, spec, self)
+        lent, field = self.run.abstract, spec[name]
+        if field.values > lent.model.values:
+            raise UserError(
+                f"config.data.tokenizer has {field.values} numbers and the encoder of {key} a table of {lent.model.values}; "
+                "name the tokenizer that belongs to it"
+            )
+        ids = jax.ShapeDtypeStruct((1, *field.shape), jnp.int32)
+        made = jax.eval_shape(lambda lent, ids: self(lent, field, ids), lent, ids)
+        return {k: v.shape[1:] for k, v in made.items()}
+
+    def __call__(self, lent: Frozen, field: Field, ids: Array, rng: Array | None = None) -> dict[str, Array]:
+        """What the net is told of tokens [B, L]; with rng some are lost."""
+        empty = jnp.asarray(field.empty, ids.dtype)
+        if rng is not None and self.dropout:
+            ids = jnp.where(jax.random.bernoulli(rng, self.dropout, (len(ids), 1)), empty, ids)
+        made = jax.lax.stop_gradient(lent.model.encode_text(lent.weights, ids))
+        told = {"pooled": self.pooled}
+        made = {k: v.astype(jnp.float32) for k, v in made.items() if told.get(k, self.states)}
+        if self.null == "zeros":
+            there = (ids != empty).any(1)
+            made = {k: jnp.where(there.reshape(-1, *[1] * (v.ndim - 1)), v, 0) for k, v in made.items()}
+        if "text_mask" in made and not self.masked:
+            made["text_mask"] = jnp.ones_like(made["text_mask"])
+        return made
+
+
+Encoders = FrozenText | tuple[FrozenText, ...] | None
+
+
+def _each(encoders: Encoders, spec: Spec) -> Iterator[tuple[FrozenText, str, str, str]]:
+    """(encoder, its name in the state, the tokens that it reads, the key that holds it) of all."""
+    texts = list(spec.texts)
+    several = isinstance(encoders, tuple)
+    for i, one in enumerate(encoders if several else [encoders] if encoders else ()):
+        yield one, NAMES[i], texts[min(i, len(texts) - 1)] if texts else "", f"{KEY}.{i}" if several else KEY
+
+
+def loans(encoders: Encoders, spec: Spec) -> dict[str, Loan]:
+    """The encoders."""
+    return {
+        name: Loan(one.run, ROLE, f"{key.removeprefix('config.')}.run") for one, name, _, key in _each(encoders, spec)
+    }
+
+
+def kept_in(encoders: Encoders, folder: Path) -> Encoders:
+    """With their copies in that folder, where there are any."""
+    if isinstance(encoders, tuple):
+        return tuple(
+            replace(one, run=one.run.kept_in(folder / name)) for one, name in zip(encoders, NAMES, strict=False)
+        )
+    return encoders and replace(encoders, run=encoders.run.kept_in(folder / NAMES[0]))
+
+
+def told_by(encoders: Encoders, spec: Spec) -> Spec:
+    """What the net is told in place of the tokens; a UserError for a run without text, or encoders that do not fit together."""
+    many, texts = len(encoders) if isinstance(encoders, tuple) else 1, spec.texts
+    if not texts:
+        raise UserError(
+            f"{KEY} reads tokens, and the run is told {spec.conditions or 'nothing'}; set config.data.tokenizer, or {KEY}=None"
+        )
+    if many > len(NAMES) or len(texts) not in (1, many):
+        raise UserError(
+            f"{KEY} names {many} encoders and config.data.tokenizer {len(texts)} tokenizers; name one for each, at most "
+            f"{len(NAMES)}, or one tokenizer for all"
+        )
+    shapes = [one.made(spec, name, key) for one, _, name, key in _each(encoders, spec)]
+    parts = [{k: jax.ShapeDtypeStruct((1, *v), jnp.float32) for k, v in made.items()} for made in shapes]
+    made = jax.eval_shape(lambda parts: _joined(encoders, parts), parts)
+    length, width = made["states"].shape[1:] if "states" in made else (0, 0)
+    rest = spec.where(lambda key, _: key not in texts)
+    return Spec(
+        {**rest, **encoded(length, width, made["pooled"].shape[1] if "pooled" in made else 0, "text_mask" in made)}
+    )
+
+
+def encode(encoders: Encoders, spec: Spec, frozen: dict[str, Frozen], cond: Cond, rng: Array | None = None) -> Cond:
+    """The conditions as the net is told them. rng: of training, where some are lost to each encoder alone."""
+    parts = []
+    for one, name, text, _ in _each(encoders, spec):
+        key = None if rng is None else keys.named(rng, name)
+        parts.append(one(frozen[name], spec[text], cond[text], key))
+    return {**{k: v for k, v in cond.items() if k not in spec.texts}, **_joined(encoders, parts)}
+
+
+def _joined(encoders: Encoders, parts: list[dict[str, Array]]) -> dict[str, Array]:
+    """What several say as one: states beside each other, or behind with zeros up to the wider ones; pooled vectors in a row."""
+    all_of = encoders if isinstance(encoders, tuple) else (encoders,)
+    made: dict[str, Array] = {}
+    for i, (one, part) in enumerate(zip(all_of, parts, strict=True)):
+        if "states" not in part:
+            continue
+        states, mask = part["states"], part["text_mask"]
+        if made and one.join == "beside":
+            before = made["states"]
+            if before.shape[1] != states.shape[1]:
+                raise UserError(
+                    f"{KEY}.{i} makes {states.shape[1]} states and those before it {before.shape[1]}, which cannot stand side by "
+                    f"side; give their tokenizers one length, or set {KEY}.{i}.join=behind"
+                )
+            states, mask = jnp.concatenate([before, states], -1), jnp.maximum(made["text_mask"], mask)
+        elif made:
+            width = max(made["states"].shape[-1], states.shape[-1])
+            wide = [jnp.pad(s, ((0, 0), (0, 0), (0, width - s.shape[-1]))) for s in (made["states"], states)]
+            states, mask = jnp.concatenate(wide, 1), jnp.concatenate([made["text_mask"], mask], 1)
+        made = {"states": states, "text_mask": mask}
+    if not any(one.masked for one in all_of):
+        made.pop("text_mask", None)
+    pooled = [part["pooled"] for part in parts if "pooled" in part]
+    return made | ({"pooled": jnp.concatenate(pooled, -1)} if pooled else {})
