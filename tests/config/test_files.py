@@ -291,6 +291,18 @@ class Plain(Task):
 """
 
 
+def test_one_of_several_members_is_set_by_its_number():
+    several = configs.override(configs.load("text_shapes"), {"data.tokenizer": (dict(name="bytes"), dict(name="t5"))})
+    changed = configs.override(several, {"data.tokenizer.1.path": "x", "data.tokenizer.0.length": 9}).data.tokenizer
+    assert (changed[0]["length"], changed[1]["path"], changed[1]["length"]) == (9, "x", 77)
+    for path, words in (
+        ("data.tokenizer.2.path", r"config\.data\.tokenizer\.2 is not a key of this config; there are: 0, 1"),
+        ("data.tokenizer.path", "config.data.tokenizer is a list and has no key 'path'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            configs.override(several, {path: "x"})
+
+
 def test_a_module_in_the_current_folder_is_enough(ddpm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [p for p in sys.path if p])
