@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from ml_collections import ConfigDict
 
-from jaxgen.config.registry import KEYS, OWN, TABLES, complete, is_known, keys, members, nearest, takes, typed
+from jaxgen.config.registry import KEYS, MANY, OWN, TABLES, complete, is_known, keys, members, nearest, takes, typed
 from jaxgen.core.given import expand
 from jaxgen.core.ranges import Count, Natural, Range, Seed
 from jaxgen.errors import UserError
@@ -365,6 +365,8 @@ def differences(a: ConfigDict, b: ConfigDict) -> list[str]:
 
 
 def _flat(tree: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(tree, tuple) and KEYS.get(path.rpartition(".")[2]) in MANY:
+        tree = {str(i): one for i, one in enumerate(tree)}
     if isinstance(tree, dict):
         return {k: v for key, sub in tree.items() for k, v in _flat(sub, f"{path}.{key}" if path else key).items()}
     return {path: tree}

@@ -1,12 +1,12 @@
 """Conditions: a dict of arrays [B, ...] that a net is told, from the batch to the command line; each knows its own null."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
-from jaxgen.core.spec import Spec
+from jaxgen.core.spec import Field, Spec, unweighed
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
 
@@ -37,10 +37,34 @@ def one_caption(spec: Spec, batch: dict[str, Array], rng: Array) -> dict[str, Ar
     drawn = {}
     for name in spec.of("captions"):
         tokens = batch[name]
-        there = (tokens[:, :, 0] >= 0).sum(1)
+        there = (tokens.reshape(*tokens.shape[:2], -1)[:, :, 0] >= 0).sum(1)
         which = (jax.random.uniform(rng, (len(tokens),)) * there).astype(jnp.int32)
-        drawn[name] = jnp.take_along_axis(tokens, which[:, None, None], 1)[:, 0]
+        drawn[name] = jnp.take_along_axis(tokens, which.reshape(-1, *[1] * (tokens.ndim - 1)), 1)[:, 0]
     return {**batch, **drawn}
+
+
+def says_something(field: Field, ids: Array) -> Array:
+    """bool [B]: texts that are not the empty one."""
+    return (ids != jnp.asarray(field.empty, ids.dtype)).any(tuple(range(1, ids.ndim)))
+
+
+def heard(encode: Callable[[Array], Cond], ids: Array) -> Cond:
+    """What an encoder makes of a text [B, L], or of a long one [B, rows, L]: the states of its rows behind each other.
+
+    Words that were asked for with a weight have states so many times larger, and all of them the mean of before (AUTOMATIC1111's
+    web UI; diffusers' long-prompt-weighting pipelines). What is pooled is of the first row.
+    """
+    ids, weights = unweighed(ids)
+    num, length = len(ids), ids.shape[-1]
+    made = encode(ids.reshape(-1, length))
+    made = {k: v.reshape(num, -1, *v.shape[1:]) for k, v in made.items()}
+    made = {k: v[:, 0] if k == "pooled" else v.reshape(num, -1, *v.shape[3:]) for k, v in made.items()}
+    if "states" in made:
+        states, weights = made["states"], weights.reshape(num, -1, 1)
+        means = [x.mean((1, 2), keepdims=True) for x in (states, states * weights)]
+        louder = states * weights * (means[0] / jnp.where(means[1] == 0, 1, means[1]))
+        made["states"] = jnp.where((weights != 1).any((1, 2), keepdims=True), louder, states)
+    return made
 
 
 def nulls(spec: Spec, num: int) -> Cond:

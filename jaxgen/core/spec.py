@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgen.core.given import Given
 from jaxgen.core.ranges import Count, Natural, Range
@@ -28,8 +29,9 @@ class Field:
     shape: tuple[int, ...]
     dtype: str
     kind: str
-    """One of KINDS. Text is a string on the host; captions [K, L] are several rows of tokens, of which one is drawn. An encoded
-    text is an embedding [L, D], its states; a mask [L], 1 where a token is no pad; perhaps an embedding [P] of the whole."""
+    """One of KINDS. Text is a string on the host; captions [K, L] are several rows of tokens, of which one is drawn. A long text is
+    several rows too, [rows, L], each with a start and an end. An encoded text is an embedding [L, D], its states; a mask [L], 1
+    where a token is no pad; perhaps an embedding [P] of the whole."""
     role: str = "condition"  # one of ROLES
     values: int = 0  # classes of a label, vocabulary of tokens
     names: tuple[str, ...] = ()  # of a label's values
@@ -56,6 +58,16 @@ class Field:
         if self.kind in ("tokens", "captions"):
             return jnp.broadcast_to(jnp.asarray(self.empty or 0, jnp.int32), shape)
         return jnp.broadcast_to(jnp.asarray(self.empty or 0, jnp.float32), shape)
+
+
+def weighed(ids: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Tokens that say how much they count, int32: below 2^18 the number, above it thousandths of a weight in 0..8; 0 there is 1."""
+    return (ids | ((np.rint(1000 * weights).astype(np.int64) - 1000) % 8192 << 18)).astype(np.int32)
+
+
+def unweighed(ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """(tokens, their weights float32): the inverse of `weighed`."""
+    return ids & (2**18 - 1), ((ids >> 18) + 1000) % 8192 / 1000
 
 
 class Spec(Mapping[str, Field]):

@@ -11,13 +11,13 @@ or of the only one.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
 from jaxgen.core import keys
-from jaxgen.core.conditions import Cond
+from jaxgen.core.conditions import Cond, heard, says_something
 from jaxgen.core.lender import Frozen, Lender, Loan, Role
 from jaxgen.core.method import EncodesText
 from jaxgen.core.ranges import BelowOne
@@ -35,7 +35,9 @@ class FrozenText:
     """The encoder that a lender lends, and what of it the net is told."""
 
     run: Lender
-    null: Literal["empty", "zeros"] = "empty"  # the empty text, or nothing
+    null: Literal["empty", "zeros", "learned"] = (
+        "empty"  # the empty text, or nothing: zeros, or what a net with learned_null has
+    )
     masked: bool = True  # whether pads are hidden from the net (Imagen, PixArt) or are looked at (SD, Flux)
     states: bool = True  # whether the net is told a vector of every token
     pooled: bool = True  # and one of the whole text, where there is any
@@ -57,17 +59,18 @@ class FrozenText:
 
     def __call__(self, lent: Frozen, field: Field, ids: Array, rng: Array | None = None) -> dict[str, Array]:
         """What the net is told of tokens [B, L]; with rng some are lost."""
-        empty = jnp.asarray(field.empty, ids.dtype)
         if rng is not None and self.dropout:
-            ids = jnp.where(jax.random.bernoulli(rng, self.dropout, (len(ids), 1)), empty, ids)
-        made = jax.lax.stop_gradient(lent.model.encode_text(lent.weights, ids))
+            lost = jax.random.bernoulli(rng, self.dropout, (len(ids), *[1] * (ids.ndim - 1)))
+            ids = jnp.where(lost, jnp.asarray(field.empty, ids.dtype), ids)
+        made = jax.lax.stop_gradient(heard(lambda ids: lent.model.encode_text(lent.weights, ids), ids))
         told = {"pooled": self.pooled}
         made = {k: v.astype(jnp.float32) for k, v in made.items() if told.get(k, self.states)}
-        if self.null == "zeros":
-            there = (ids != empty).any(1)
+        there = says_something(field, ids)
+        if self.null != "empty":
             made = {k: jnp.where(there.reshape(-1, *[1] * (v.ndim - 1)), v, 0) for k, v in made.items()}
         if "text_mask" in made and not self.masked:
-            made["text_mask"] = jnp.ones_like(made["text_mask"])
+            seen = there[:, None] if self.null == "learned" else True
+            made["text_mask"] = jnp.broadcast_to(jnp.float32(seen), made["text_mask"].shape)
         return made
 
 
@@ -80,6 +83,15 @@ def _each(encoders: Encoders, spec: Spec) -> Iterator[tuple[FrozenText, str, str
     several = isinstance(encoders, tuple)
     for i, one in enumerate(encoders if several else [encoders] if encoders else ()):
         yield one, NAMES[i], texts[min(i, len(texts) - 1)] if texts else "", f"{KEY}.{i}" if several else KEY
+
+
+def refuse_null(encoders: Encoders, net: Any) -> None:
+    """A UserError unless encoders and net agree on who says nothing."""
+    learned = any(one.null == "learned" for one in (encoders if isinstance(encoders, tuple) else (encoders,)) if one)
+    if learned and not getattr(net, "learned_null", False):
+        raise UserError(f"{KEY} has null=learned, and the net learns none; set config.method.net.learned_null=True")
+    if encoders and not learned and getattr(net, "learned_null", False):
+        raise UserError(f"config.method.net.learned_null=True is never shown with {KEY}; set {KEY}.null=learned")
 
 
 def loans(encoders: Encoders, spec: Spec) -> dict[str, Loan]:
@@ -150,7 +162,7 @@ def _joined(encoders: Encoders, parts: list[dict[str, Array]]) -> dict[str, Arra
             wide = [jnp.pad(s, ((0, 0), (0, 0), (0, width - s.shape[-1]))) for s in (made["states"], states)]
             states, mask = jnp.concatenate(wide, 1), jnp.concatenate([made["text_mask"], mask], 1)
         made = {"states": states, "text_mask": mask}
-    if not any(one.masked for one in all_of):
+    if not any(one.masked or one.null == "learned" for one in all_of):
         made.pop("text_mask", None)
     pooled = [part["pooled"] for part in parts if "pooled" in part]
     return made | ({"pooled": jnp.concatenate(pooled, -1)} if pooled else {})

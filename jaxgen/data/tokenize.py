@@ -17,8 +17,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import numpy as np
 
 from jaxgen.core.given import FilePath
-from jaxgen.core.ranges import Range
-from jaxgen.core.spec import Field
+from jaxgen.core.ranges import Count, Range
+from jaxgen.core.spec import Field, weighed
+from jaxgen.data.prompts import weights
 from jaxgen.errors import UserError
 
 BYTES = [
@@ -35,6 +36,9 @@ class Tokenizer:
     """What all of them are; `length` is the number of tokens of every text, shorter ones are padded and longer ones cut."""
 
     length: Annotated[int, Range(least=2)] = 77
+    chunks: Count = (
+        1  # rows of so many tokens that a text has, each with its start and end, for nets that attend to states
+    )
 
     @cached_property
     def library(self) -> Any:
@@ -83,22 +87,42 @@ class Tokenizer:
         return [(one.ids, one.offsets) for one in found]
 
     @property
-    def room(self) -> int:
-        """Pieces that a text can have before it is cut."""
+    def row(self) -> int:
+        """Pieces of one row."""
         return self.length - len(self.around[0]) - 1
 
+    @property
+    def room(self) -> int:
+        """Pieces that a text can have before it is cut."""
+        return self.chunks * self.row
+
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """int32 [N, length]."""
+        """int32 [N, length], or [N, chunks, length] of several chunks."""
         return self.encode_and_tell(texts)[0]
 
     def encode_and_tell(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """(int32 [N, length], bool [N]: which are longer and were cut)."""
+        """(the same, bool [N]: which are longer and were cut)."""
+        found = [ids for ids, _ in self.pieces(texts)]
+        return self._rows(found), np.array([len(ids) > self.room for ids in found], bool)
+
+    def encode_prompts(self, prompts: Sequence[str]) -> np.ndarray:
+        """Texts in which (word:1.3) and [word] say how much words count: the same, as `jaxgen.core.spec.weighed` has it."""
+        said = [weights(self.cleaned(prompt)) for prompt in prompts]
+        pieces = self.pieces([text for text, _ in said])
+        return self._rows([
+            weighed(np.array(ids, int), np.array([counts[start] if start < len(counts) else 1.0 for start, _ in places]))
+            for (ids, places), (_, counts) in zip(pieces, said, strict=True)
+        ])  # fmt: skip
+
+    def _rows(self, texts: Sequence[Sequence[int]]) -> np.ndarray:
+        """Ids of pieces, with what stands around them."""
         before, end, pad = self.around
-        out, cut = np.full((len(texts), self.length), pad, np.int32), np.zeros(len(texts), bool)
-        for i, (ids, _) in enumerate(self.pieces(texts)):
-            whole = (*before, *ids[: self.room], end)
-            out[i, : len(whole)], cut[i] = whole, len(ids) > self.room
-        return out, cut
+        out = np.full((len(texts), self.chunks, self.length), pad, np.int32)
+        for rows, ids in zip(out, texts, strict=True):
+            for i, row in enumerate(rows):
+                whole = (*before, *ids[i * self.row : (i + 1) * self.row], end)
+                row[: len(whole)] = whole
+        return out if self.chunks > 1 else out[:, 0]
 
     def cut(self, text: str) -> str:
         """The end of a text that is cut off; "" where it fits."""
@@ -108,14 +132,15 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text of such ids, up to the end."""
         before, end, pad = self.around
-        ids = [int(i) for i in ids][len(before) :]
+        ids = [int(i) for i in np.ravel(ids)][len(before) :]
         ids = ids[: next((at for at, i in enumerate(ids) if i in (end, pad)), len(ids))]
         return self.library.decode(ids).strip()
 
     def field(self, captions: int = 1) -> Field:
         """What the texts of an example are: [length], or [captions, length] where there are several."""
-        shape, kind = ((captions, self.length), "captions") if captions > 1 else ((self.length,), "tokens")
-        empty = tuple(int(i) for i in self.encode([""])[0])
+        shape = (captions,) * (captions > 1) + (self.chunks,) * (self.chunks > 1) + (self.length,)
+        empty = tuple(int(i) for i in self._rows([[]]).reshape(-1)[: self.length])
+        kind = "captions" if captions > 1 else "tokens"
         return Field(shape, "int32", kind, values=self.values, empty=empty, end=self.around[1])
 
 

@@ -6,7 +6,7 @@ Sampling (algorithm 2): x_1 ~ N(0, sigma(1)^2), then the solver follows the deno
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jaxgen.core.ranges import BelowOne
 from jaxgen.core.spec import Spec
 from jaxgen.core.state import BASE, Array, TrainState, Variables, Weights
 from jaxgen.core.task import Batch
-from jaxgen.core.text import encode, loans
+from jaxgen.core.text import encode, loans, refuse_null
 from jaxgen.diffusion.flow_likelihood import FlowLikelihood
 from jaxgen.diffusion.guide import CondModel, Guide, NoGuide, missing, uphill, worse
 from jaxgen.diffusion.needs import refuse_unmet
@@ -66,8 +66,11 @@ class Diffusion(LossMethod):
     text_encoder: Any = None  # frozen ones, for a net that is told states of a text (jaxgen.core.text)
     condition_dropout: BelowOne = 0.0  # share of examples that lose their conditions in training: for guidance
 
+    weighs: ClassVar[bool] = True  # the words of a text that it is asked for may have weights, and a text several rows
+
     def __post_init__(self) -> None:
         refuse_unmet(self)
+        refuse_null(self.text_encoder, self.net.module)
         _ = self.nfe  # a solver refuses what it cannot do before anything is trained
 
     @property

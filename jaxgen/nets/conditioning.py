@@ -6,6 +6,7 @@ the order of their names, so that the order of a Spec means nothing. A text is a
 and perhaps a mask [L], 1 for its tokens and 0 for what fills it up; nets that read it attend to its states.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +14,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from jaxgen.core.conditions import Cond
+from jaxgen.core.conditions import Cond, says_something
+from jaxgen.core.conditions import heard as hear
 from jaxgen.core.spec import Spec, encoded
 from jaxgen.errors import UserError
 from jaxgen.nets.layers import Dense, Initializer, attention, merge_heads, split_heads, torch_kernel_init
@@ -109,7 +111,12 @@ def read_text(conditions: Spec, cond: Cond | None, num: int, net: nn.Module) -> 
             f"{type(net).__name__} reads a text, and it is told: {conditions or 'nothing'}; choose another net"
         )
     seen = value(conditions, cond, mask, num)[:, None] > 0 if mask else None
-    return Text(value(conditions, cond, states, num), seen)
+    told = value(conditions, cond, states, num)
+    if getattr(net, "learned_null", False) and seen is not None:
+        nothing = net.param("null_text", nn.initializers.normal(0.02), conditions[states].shape)
+        there = seen.any(2, keepdims=True)
+        told, seen = jnp.where(there, told, nothing.astype(told.dtype)), jnp.where(there, seen, True)
+    return Text(told, seen)
 
 
 def seen_by_all(mask: Array | None, places: int) -> Array | None:
@@ -118,9 +125,14 @@ def seen_by_all(mask: Array | None, places: int) -> Array | None:
 
 
 class Listens(nn.Module, kw_only=True):
-    """A net that reads a text. text: an encoder of its own, trained along, for a text that comes as tokens."""
+    """A net that reads a text.
+
+    text: an encoder of its own, trained along, for a text that comes as tokens. learned_null: states that are learned stand where
+    nothing is told (with a frozen encoder: null="learned"), and not those of the empty text.
+    """
 
     text: nn.Module | None = None
+    learned_null: bool = False
 
     @property
     def takes(self) -> tuple[str, ...]:
@@ -133,17 +145,19 @@ class Listens(nn.Module, kw_only=True):
         if not (self.text and self.conditions.texts):
             return self.conditions
         (name, field), rest = next(iter(self.conditions.texts.items())), self.conditions
-        return Spec(
-            {k: f for k, f in rest.items() if k != name}, **encoded(*field.shape, self.text.width, self.text.whole)
-        )
+        told = encoded(math.prod(field.shape), self.text.width, self.text.whole)
+        return Spec({k: f for k, f in rest.items() if k != name}, **told)
 
     def listen(self, num: int, cond: Cond | None, train: bool = False) -> Cond:
         """The conditions with states, text_mask and pooled in place of tokens; a solver has them made once for all of its steps."""
         cond = cond or {}
         if self.heard == self.conditions or "states" in cond:
             return cond
-        name = next(iter(self.conditions.texts))
-        made = self.text(value(self.conditions, cond, name, num), train)
+        name, field = next(iter(self.conditions.texts.items()))
+        ids = value(self.conditions, cond, name, num)
+        made = hear(lambda ids: self.text(ids, train), ids)
+        if self.learned_null:
+            made["text_mask"] *= says_something(field, ids)[:, None]
         return {**{k: v for k, v in cond.items() if k != name}, **made}
 
 

@@ -146,6 +146,17 @@ def build_method(config: ConfigDict, spec: Spec, kept: Path | None = None) -> Me
     return replace(registry.build("method", plain(config.method), facts, "config.method"), text_encoder=encoders)
 
 
+def in_rows(config: ConfigDict, data: Spec) -> Spec:
+    """A Spec of data whose texts have as many rows as the config's tokenizers say."""
+    told = plain(config.data.tokenizer)
+    for name, one in zip(CAPTIONS, told if isinstance(told, tuple) else (told,), strict=False):
+        if name in data.of("tokens", "captions") and one["name"] != "none":
+            several = data[name].shape[:1] if data[name].kind == "captions" else ()
+            shape = (*several, *([one["chunks"]] if one["chunks"] > 1 else []), data[name].shape[-1])
+            data = Spec({**data, name: replace(data[name], shape=shape)})
+    return data
+
+
 class Stage(NamedTuple):
     """A task and the Specs before and after it."""
 
@@ -318,6 +329,12 @@ class Experiment:
     def tokens(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """Texts as the conditions that tell them: int32 [N, L] of each tokenizer."""
         return {name: one.encode(texts) for name, one in zip(CAPTIONS, self.tokenizers, strict=False)}
+
+    def prompts(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """The same of texts whose words have weights, which the method reads or which are words like others."""
+        if not getattr(self.method, "weighs", False):
+            return self.tokens(texts)
+        return {name: one.encode_prompts(texts) for name, one in zip(CAPTIONS, self.tokenizers, strict=False)}
 
     @cached_property
     def loans(self) -> dict[str, Loan]:

@@ -17,12 +17,13 @@ from jaxgen.core.conditions import prepare, refuse_unknown
 from jaxgen.core.ranges import refuse_seed
 from jaxgen.core.spec import Field
 from jaxgen.core.state import TrainState
+from jaxgen.data.prompts import weights
 from jaxgen.data.sources.source import warn_once
 from jaxgen.errors import UserError
 from jaxgen.images import to_uint8
 from jaxgen.runs.checkpoint import Averages, Checkpoints
 from jaxgen.runs.directory import RunDir
-from jaxgen.runs.experiment import Experiment, Made
+from jaxgen.runs.experiment import Experiment, Made, in_rows
 from jaxgen.runs.posthoc import Choice, choose
 
 Labels = (
@@ -129,10 +130,13 @@ class Trained:
                 else "train with config.data.tokenizer=bytes on data with captions"
             )
             raise UserError(f"{asked} was given but {self.run.path} is told no text; {cure}")
-        for tokenizer, prompt in itertools.product(self.exp.tokenizers, prompts):
-            if cut := tokenizer.cut(prompt):
-                warn_once(f"{asked} is longer than {tokenizer.length} tokens, and this is cut off: {cut!r}")
-        return self.exp.tokens(prompts)
+        tokenizers, weighs = self.exp.tokenizers, getattr(self.exp.method, "weighs", False)
+        for (i, tokenizer), prompt in itertools.product(enumerate(tokenizers), prompts):
+            if cut := tokenizer.cut(weights(prompt)[0] if weighs else prompt):
+                more = f" (--config.data.tokenizer{f'.{i}' * (len(tokenizers) > 1)}.chunks={tokenizer.chunks + 1} keeps more)"
+                length = tokenizer.chunks * tokenizer.length
+                warn_once(f"{asked} is longer than {length} tokens, and this is cut off: {cut!r}{more * weighs}")
+        return self.exp.prompts(prompts)
 
     def _as_condition(self, name: str, value: Any) -> np.ndarray:
         """A value or a list of values of a condition -> [n, *shape]; what does not fit is a UserError."""
@@ -219,7 +223,8 @@ class Trained:
 def _experiment(run: RunDir, at: int, changes: Mapping[str, Any]) -> Experiment:
     """Of the phase that made a checkpoint."""
     stages = configs.phases(run.changed(changes))
-    return Experiment.open(stages[configs.owner(stages, at)].config, run.spec(at), run.path / "frozen")
+    config = stages[configs.owner(stages, at)].config
+    return Experiment.open(config, in_rows(config, run.spec(at)), run.path / "frozen")
 
 
 def texts(prompt: Prompts) -> list[str]:

@@ -9,13 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import ROOT
+from flax import linen as nn
 from safetensors.numpy import save_file
 
 from jaxgen.config import files as configs
 from jaxgen.core import conditions
-from jaxgen.core.spec import Spec
+from jaxgen.core.conditions import heard
+from jaxgen.core.spec import Spec, weighed
 from jaxgen.core.text import encode, kept_in
 from jaxgen.errors import UserError
+from jaxgen.nets.conditioning import read_text
 from jaxgen.nets.text import ClipText
 from jaxgen.pretrained.text import to_transformers
 from jaxgen.runs.experiment import Experiment, open_source
@@ -142,6 +145,58 @@ def test_each_encoder_is_not_shown_a_text_of_its_own(clip):
     kept = encode(two, spec, {"text": lent, "text2": lent}, cond)
     np.testing.assert_allclose(kept["states"], jnp.broadcast_to(kept["states"][:1], made["states"].shape), atol=1e-5)
     np.testing.assert_allclose(kept["states"][0, :, :8], first[~lost][0], atol=1e-5)
+
+
+def test_a_long_text_and_words_that_count_more():
+    """By the rule of diffusers' long-prompt-weighting pipelines: states times weights, times what brings the mean back."""
+    rng = np.random.default_rng(0)
+    table, whole = jnp.asarray(rng.normal(size=(9, 3)), jnp.float32), jnp.asarray(rng.normal(size=(9, 2)), jnp.float32)
+
+    def encoder(ids):
+        return {"states": table[ids], "text_mask": (ids > 0).astype(jnp.float32), "pooled": whole[ids[:, 0]]}
+
+    ids = np.array([[[1, 2, 3, 0], [4, 5, 0, 0]], [[1, 6, 7, 8], [3, 0, 0, 0]]])
+    weights = np.where(ids == 2, 1.5, np.where(ids == 5, 0.7, 1.0))
+    made = heard(encoder, jnp.asarray(weighed(ids, weights)))
+    states = np.asarray(table)[ids.reshape(2, 8)]
+    louder = states * weights.reshape(2, 8, 1)
+    louder *= states.mean((1, 2), keepdims=True) / louder.mean((1, 2), keepdims=True)
+    np.testing.assert_allclose(made["states"], louder, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(made["states"][1], states[1])  # nothing was said of its words
+    np.testing.assert_array_equal(made["text_mask"], ids.reshape(2, 8) > 0)
+    np.testing.assert_array_equal(made["pooled"], np.asarray(whole)[[1, 1]])
+
+
+def test_a_net_learns_what_stands_for_nothing(clip):
+    changes = {"method.text_encoder.null": "learned", "method.text_encoder.masked": False}
+    with pytest.raises(
+        UserError, match=r"has null=learned, and the net learns none; set config.method.net.learned_null=True"
+    ):
+        opened(clip, **changes)
+    with pytest.raises(
+        UserError, match=r"learned_null=True is never shown with .*; set config.method.text_encoder.null=learned"
+    ):
+        opened(clip, **{"method.net.learned_null": True})
+    exp = opened(clip, **changes, **{"method.net.learned_null": True})
+    assert exp.abstract.nets["net"].params["null_text"].shape == (24, 8)
+    told = encode(
+        exp.method.text_encoder, exp.spec, exp.frozen(), {"caption": jnp.asarray(exp.tokens(["a", ""])["caption"])}
+    )
+    assert told["text_mask"].tolist() == [[1] * 24, [0] * 24] and not told["states"][1].any()
+
+    class Reads(nn.Module):
+        learned_null: bool = True
+
+        @nn.compact
+        def __call__(self, cond):
+            return tuple(read_text(exp.method.net.module.conditions, cond, 2, self))
+
+    (states, mask), variables = Reads().init_with_output(jax.random.key(0), told)
+    np.testing.assert_array_equal(states, [told["states"][0], variables["params"]["null_text"]])
+    assert mask.all()
+    own = configs.override(configs.load(f"{ROOT}/configs/text_shapes.py:tiny"), {"method.net.learned_null": True})
+    exp = Experiment.open(own, open_source(own, "train").spec)
+    assert exp.abstract.nets["net"].params["null_text"].shape == (24, 8)
 
 
 def test_encoders_that_cannot_serve_are_refused(clip, tmp_path):

@@ -1,5 +1,8 @@
 """A run that is told captions is asked for texts, from its own directory alone."""
 
+import warnings
+
+import jax
 import numpy as np
 import pytest
 from cases import ROOT
@@ -32,8 +35,19 @@ def test_prompts(tmp_path):
     assert tokenizer.decode(away.avoided["caption"]) == "a blue star" and away.scale == run.exp.method.guide.scale
     pictures = run.sample(2, prompt="a red ring", negative="a blue star")
     assert pictures.shape == (2, 16, 16, 3) and pictures.dtype == np.uint8
+    story = "a (very:1.3) long story of " + "rings and stars " * 9 + "the end"
     source.TOLD.clear()
-    with pytest.warns(UserWarning, match=r"longer than 24 tokens, and this is cut off: '.*the end'"):
-        run.asked(prompt="a very long story of " + "rings and stars " * 9 + "the end")
+    with pytest.warns(
+        UserWarning, match=r"longer than 24 tokens, and this is cut off: '.*the end' \(.*tokenizer.chunks=2 keeps"
+    ):
+        run.asked(prompt=story)
+    longer = run.changed({"data.tokenizer.chunks": 4})
+    longer = longer.changed(longer.against("(bad:1.2)"))
+    with warnings.catch_warnings(action="error"):
+        asked = longer.asked(prompt=story)
+    assert asked["caption"].shape == (1, 4, 24) and np.shape(longer.exp.method.guide.avoided["caption"]) == (4, 24)
+    sample = longer.exp.method.sample
+    made = jax.eval_shape(lambda w, rng, cond: sample(w, rng, 1, cond), longer.state.view(), jax.random.key(0), asked)
+    assert made.shape == (1, 16, 16, 3)
     with pytest.raises(UserError, match=r"--labels was given but .* is told no labels; ask by --prompt=TEXT"):
         run.asked(labels=[1])
