@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
         "--config",
         default="",
         metavar="NAME[:tiny]",
-        help="what to train: a config below, or FILE.py of your own; a run directory remembers it",
+        help="what to train: a config below, FILE.py of your own, or a run directory, whose config it is; a run remembers its own",
     )
     p.add_argument(
         "--workdir", type=expand, default="", metavar="DIR", help="the run directory: checkpoints, metrics, samples"

@@ -111,9 +111,14 @@ def available(folder: str | Path = "") -> dict[str, str]:
 
 
 def load(argument: str) -> ConfigDict:
-    """`FILE.py`, or the name of a config that comes with jaxgen, or either with `:ARG` -> what its get_config(ARG) returns."""
+    """`FILE.py`, or the name of a config that comes with jaxgen, or either with `:ARG` -> what its get_config(ARG) returns.
+
+    A run's directory stands for the config that it was trained with.
+    """
     name, _, arg = expand(argument).partition(":")
     path = Path(name)
+    if not arg and (path / "config.json").is_file():
+        return from_json((path / "config.json").read_text())
     if not path.is_file() and (shipped() / f"{name}.py").is_file():
         path = shipped() / f"{name}.py"
     if not path.is_file():

@@ -78,6 +78,12 @@ class Autoencoder:
     disc: tuple[PatchGan, dict[str, Any]] | None = None
 
     @property
+    def factor(self) -> int:
+        """By which its latents have fewer places on a side than pictures."""
+        levels = self.module.blocks if isinstance(self.module, TinyAutoencoder) else self.module.mults
+        return 2 ** (len(levels) - 1)
+
+    @property
     def latents(self) -> dict[str, list[float]]:
         """Mean and standard deviation of each channel of its latents, where the file says so; {} where it does not."""
         dim = self.module.z if isinstance(self.module, TinyAutoencoder) else self.module.regularizer.dim
@@ -246,6 +252,30 @@ def to_diffusers(module: LdmAutoencoder, variables: Any) -> Tensors:
     return weights
 
 
+def standardised(module: LdmAutoencoder, variables: Any, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+    """Variables of the same autoencoder with latents (z - mean) / std of each channel: its 1x1 layers on both sides take that on.
+
+    Raises UserError for one without these layers, or whose latents are codes.
+    """
+    if not isinstance(module.regularizer, NormalRegularizer) or module.project != 1:
+        raise UserError(
+            "latents of this codec are standardised channel by channel, which diffusers cannot express of it; train on one number "
+            "for all (tasks.codec.mean and std), or on a KL autoencoder with project=1"
+        )
+    m, s = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+    params = {k: dict(v) if k in ("pre", "post") else v for k, v in variables["params"].items()}
+    pre, post = (jax.tree.map(lambda x: np.asarray(x, np.float64), params[k]) for k in ("pre", "post"))
+    scale, shift = np.concatenate([1 / s, np.ones_like(s)]), np.concatenate([-m / s, -2 * np.log(s)])
+    new = {
+        "pre": {"kernel": pre["kernel"] * scale, "bias": pre["bias"] * scale + shift},
+        "post": {
+            "kernel": post["kernel"] * s[:, None],
+            "bias": post["bias"] + (post["kernel"].reshape(len(m), -1).T @ m),
+        },
+    }
+    return {**variables, "params": {**params, **jax.tree.map(lambda x: x.astype(np.float32), new)}}
+
+
 def save_diffusers(
     folder: str | Path, module: LdmAutoencoder, variables: Any, config: Mapping[str, Any] | None = None, **more: Any
 ) -> None:
@@ -363,6 +393,19 @@ def load_author(
     module = _ldm_module(what, weights, groups, sizes)
     variables = _variables(what, module, weights, module.shape[-1], lambda path: _ldm_names(path, weights))
     return Autoencoder(module, variables, disc=patchgan(disc) if disc else None)
+
+
+def to_author(module: LdmAutoencoder, variables: Any) -> Tensors:
+    """Variables -> the tensors of latent diffusion's first stage by name, where attention is made of 1x1 convolutions."""
+    weights = {}
+    for path, value in flatten_dict({"params": variables["params"]}).items():
+        if path[1] == "log_var":  # of the loss
+            continue
+        names = _ldm_names(path, {})
+        tensors = layout.theirs(path[-1], np.asarray(value), len(names))
+        dense = path[-2] in ("qkv", "out") and path[-1] == "kernel"
+        weights |= dict(zip(names, [a[:, :, None, None] if dense else a for a in tensors], strict=True))
+    return weights
 
 
 def patchgan(weights: Tensors) -> tuple[PatchGan, dict[str, Any]]:

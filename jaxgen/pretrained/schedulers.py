@@ -144,3 +144,98 @@ def method_keys(config: Mapping[str, Any], steps: int) -> dict[str, Any]:
     process |= dict(beta_min=c["beta_start"] * total / 1000, beta_max=c["beta_end"] * total / 1000)
     solver = _solver(name, c) | dict(steps=steps, grid=_grid(name, c))
     return dict(process=process, predict=dict(name=PREDICTIONS[c["prediction_type"]]), solver=solver)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Back
+
+
+def _spaced(name: str, grid: Mapping[str, Any]) -> dict[str, Any]:
+    """timestep_spacing and its kin of a grid."""
+    found: dict[str, Any] = {}
+    if name.startswith(("DDIM", "PNDM")):
+        found["set_alpha_to_one"] = grid.get("stop") != "first"
+    elif grid.get("stop") == "first":
+        found["final_sigmas_type"] = "sigma_min"
+    if grid["name"] == "karras":
+        return found | dict(use_karras_sigmas=True, timestep_spacing="linspace")
+    offset = {"steps_offset": grid["offset"]} if grid["name"] == "leading" else {}
+    return found | offset | dict(timestep_spacing=grid["name"])
+
+
+def _stepped(solver: Mapping[str, Any]) -> dict[str, Any]:
+    """The class of a solver's rule, and its options."""
+    name, order = solver["name"], solver.get("order")
+    if name == "ddim":
+        return dict(_class_name="DDIMScheduler", clip_sample=solver["clip"])
+    if name == "ancestral":
+        variance = {"small": "fixed_small", "large": "fixed_large", "learned": "learned_range"}
+        return dict(_class_name="DDPMScheduler", clip_sample=solver["clip"], variance_type=variance[solver["variance"]])
+    if name == "pndm":
+        return dict(_class_name="PNDMScheduler", skip_prk_steps=True)
+    if name == "unipc":
+        return dict(_class_name="UniPCMultistepScheduler", solver_order=order, solver_type=solver["kind"])
+    if name in ("dpm", "dpm_plus"):
+        kind = "dpmsolver" if name == "dpm" else "sde-dpmsolver++" if solver.get("eta") else "dpmsolver++"
+        told = dict(solver_order=order, solver_type=solver["bend"], algorithm_type=kind)
+        return dict(_class_name="DPMSolverMultistepScheduler", **told)
+    return dict(
+        _class_name={"euler": "EulerDiscreteScheduler", "euler_ancestral": "EulerAncestralDiscreteScheduler"}[name]
+    )
+
+
+def _told_by(method: Mapping[str, Any]) -> dict[str, Any]:
+    """The scheduler_config.json that these keys most likely are."""
+    process, solver = method["process"], method["solver"]
+    if process["name"] == "linear":
+        return dict(_class_name="FlowMatchEulerDiscreteScheduler", shift=solver["grid"].get("shift", 1.0))
+    total = process["steps"]
+    betas = {ours: theirs for theirs, ours in BETAS.items()}
+    config = dict(
+        num_train_timesteps=total,
+        beta_schedule=betas[process["schedule"]],
+        prediction_type={ours: theirs for theirs, ours in PREDICTIONS.items()}[method["predict"]["name"]],
+        beta_start=process["beta_min"] * 1000 / total,
+        beta_end=process["beta_max"] * 1000 / total,
+    )
+    config |= {"rescale_betas_zero_snr": True} if process["zero_snr"] else {}
+    found = _stepped(solver)
+    return config | found | _spaced(found["_class_name"], solver["grid"])
+
+
+def scheduler_config(method: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `method_keys`: the keys of a config's method, every default spelled out -> scheduler_config.json.
+
+    A solver that diffusers has not gives way to DDIM on a chain, to Euler on a flow. Raises UserError for a process or a prediction
+    that it has not.
+    """
+    process, predict = method["process"], method["predict"]
+    if (process["name"], predict["name"]) not in {
+        ("vp", "eps"),
+        ("vp", "v"),
+        ("vp", "x0"),
+        ("linear", "flow"),
+        ("linear", "velocity"),
+    }:
+        raise UserError(f"diffusers has no scheduler for process {process['name']} with predict {predict['name']}")
+    usual = dict(name="ddim", clip=False, grid=dict(name="leading", offset=0, stop="data"))
+    for solver in (method["solver"], usual):
+        try:
+            config = _told_by({**method, "solver": solver})
+            keys = method_keys(config, method["solver"].get("steps", 50))
+        except (KeyError, UserError):
+            continue
+        parts = ("process", "predict", "solver") if solver is not usual else ("process",)
+        told = [same(keys[part], {**method, "solver": solver}[part]) for part in parts]
+        if all(told) or process["name"] == "linear":
+            return config
+    raise UserError(
+        f"diffusers has no scheduler for process {process['name']} as this one is; keep the run in jaxgen's own format"
+    )
+
+
+def same(said: Any, whole: Any) -> bool:
+    """Whether all that is said is in a config with every default spelled out."""
+    if isinstance(said, Mapping):
+        return isinstance(whole, Mapping) and all(same(value, whole.get(key)) for key, value in said.items())
+    return math.isclose(said, whole) if isinstance(said, float) and isinstance(whole, float | int) else said == whole

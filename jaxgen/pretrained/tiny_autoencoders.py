@@ -154,6 +154,13 @@ def save_diffusers(
     folder: str | Path, module: TinyAutoencoder, variables: Any, config: Mapping[str, Any] | None = None
 ) -> None:
     """A folder that diffusers' `AutoencoderTiny.from_pretrained` reads; the norm of TAEF2 it cannot express."""
+    write_folder(folder, *to_diffusers(module, variables, config))
+
+
+def to_diffusers(
+    module: TinyAutoencoder, variables: Any, config: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], Tensors]:
+    """config.json (the one that it was loaded with, where there is any) and tensors of an `AutoencoderTiny`."""
     if module.mid_norm:
         raise UserError(
             "diffusers' AutoencoderTiny cannot express mid_norm=True; write the author's form by --to=author"
@@ -165,4 +172,4 @@ def save_diffusers(
         encoder_block_out_channels=widths, decoder_block_out_channels=widths, block_out_channels=widths,
         num_encoder_blocks=module.blocks, num_decoder_blocks=module.blocks[::-1],
     )  # fmt: skip
-    write_folder(folder, dict(config) if config else {**DEFAULTS, **own}, weights)
+    return dict(config) if config else {**DEFAULTS, **own}, weights

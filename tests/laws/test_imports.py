@@ -35,6 +35,8 @@ PACKAGES = {
     "sample": {"numpy", "tqdm"},
     "caption": {"numpy"},
     "compare": {"jax", "numpy", "tqdm", "pytorch_fid", "cleanfid", "torch_fidelity"},
+    "convert": {"jax", "numpy", "flax", "ml_collections"},
+    "pretrained.__main__": set(),
     "main": set(),
     "doctor": set(),
     "__main__": set(),
@@ -75,6 +77,8 @@ ROOMS = {
     "sample": {"errors", "images", "core", "runs"},
     "caption": {"errors", "images", "core", "data", "evaluation", "runs"},
     "compare": {"errors", "images", "core", "data", "evaluation", "metrics", "pretrained", "runs"},
+    "convert": {"errors", "core", "config", "data", "nets", "pretrained", "runs", "tasks"},
+    "pretrained.__main__": {"errors", "core.given", "convert", "runs"},
     "train": {"errors", "core", "config", "data", "evaluate", "evaluation", "runs"},
     "cache": {"errors", "images", "core", "config", "data", "runs", "tasks"},
     "main": {"errors", "core", "config", "runs", "train", "evaluate", "latents", "sample", "caption", "cache"},
@@ -123,7 +127,8 @@ def arrows(path: Path) -> set[str]:
 
 
 def room(module: str) -> str:
-    return module.split(".")[0]
+    """A package's `__main__` is a verb, and a room of its own."""
+    return module if module.endswith(".__main__") else module.split(".")[0]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
