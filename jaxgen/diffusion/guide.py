@@ -7,7 +7,7 @@ any other output, such as logits, is guided as it is.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -198,13 +198,17 @@ class Interval:
 
 @dataclass(frozen=True)
 class Rescaled:
-    """Classifier-free guidance whose contrast is brought back to the model's own (Lin et al. 2024, eq. 14-16), in x_0."""
+    """Classifier-free guidance whose contrast is brought back to the model's own (Lin et al. 2024, eq. 14-16).
+
+    of: "start", the contrast of x_0; or "output", that of what the net says, as diffusers' guidance_rescale.
+    """
 
     evaluations: ClassVar[int] = 2
     inputs: ClassVar[tuple[str, ...]] = ("scale", "share")
     needs: ClassVar[tuple[str, ...]] = ("null",)
     scale: NonNegative = 7.5
     share: Share = 0.7  # of the rescaled image; the rest is the guided one
+    of: Literal["start", "output"] = "start"
 
     def __call__(self, model: CondModel, cond: Cond, null: Cond, other: CondModel = missing) -> Model:
         """share std(D_cond) / std(D_guided) D_guided + (1 - share) D_guided."""

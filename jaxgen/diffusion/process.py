@@ -180,6 +180,9 @@ class VP:
     zero_snr: bool = False  # rescale to zero terminal signal (Lin et al. 2024); needs predict v, x0 or flow
     shift: Positive = 1.0  # noise-to-signal ratio times this: resolution / the resolution the schedule was made for
     clock_steps: Natural = 0  # of the clock that the network sees (improved DDPM: 1000); 0: the chain's own
+    whole_clock: bool = (
+        False  # the network sees the nearest whole step also between two, as diffusers' DPM-Solver has it
+    )
 
     def __post_init__(self) -> None:
         if self.schedule not in BETAS:
@@ -253,6 +256,7 @@ class VP:
     def clock(self, t: Array) -> Array:
         """The network sees the step index 0 .. T-1 (step i of the paper is i - 1 here), brought to `clock_steps`."""
         index = t * self.steps - 1.0
+        index = lib(t).round(index) if self.whole_clock else index
         return index * (self.clock_steps / self.steps) if self.clock_steps else index
 
     def time(self, u: Array) -> Array:

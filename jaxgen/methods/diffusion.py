@@ -21,13 +21,13 @@ from jaxgen.core.state import BASE, Array, TrainState, Variables, Weights
 from jaxgen.core.task import Batch
 from jaxgen.core.text import encode, loans, refuse_null
 from jaxgen.diffusion.flow_likelihood import FlowLikelihood
-from jaxgen.diffusion.guide import CondModel, Guide, NoGuide, missing, uphill, worse
+from jaxgen.diffusion.guide import CondModel, Guide, NoGuide, missing, uphill, with_x0, worse
 from jaxgen.diffusion.needs import refuse_unmet
 from jaxgen.diffusion.objective import Objective, Predicted, Weighted
 from jaxgen.diffusion.predict import Eps, Prediction
 from jaxgen.diffusion.process import VP, Process, level_at
 from jaxgen.diffusion.solvers.chain import Ancestral
-from jaxgen.diffusion.solvers.table import Denoiser, Estimate, NegativeLogLikelihood, Solver, prepared
+from jaxgen.diffusion.solvers.table import Denoiser, Estimate, NegativeLogLikelihood, Solver, prepared, x0_of
 from jaxgen.diffusion.times import Times, Uniform
 from jaxgen.diffusion.weight import Simple, Weight
 from jaxgen.errors import UserError
@@ -166,17 +166,25 @@ class Diffusion(LossMethod):
             extra["times"] = self.times.learn(w.extra["times"], t, jax.lax.stop_gradient(each))
         return Loss(factor * each, {"mse": mse, **metrics}, vars, extra)
 
+    def predicted(self, variables: Variables) -> CondModel:
+        """F(x_t [B, ...], t [B], cond) -> what the net predicts with these variables."""
+
+        def predict(x: Array, t: Array, cond: Cond) -> Array | Estimate:
+            scale = self.predict.scale(level_at(self.process, t, x))
+            out, _ = self.net.apply(variables, x * scale, self.process.clock(t), cond)
+            out, fraction = self.split(out)
+            return out if fraction is None else Estimate(out, fraction)
+
+        return predict
+
+    def denoised(self, out: Array | Estimate, x: Array, t: Array) -> Array | Estimate:
+        """x_0 of a prediction."""
+        return with_x0(out, self.predict.denoised(x0_of(out), x, level_at(self.process, t, x)))
+
     def unguided(self, variables: Variables) -> CondModel:
         """D(x_t [B, ...], t [B], cond) -> x_0 of these variables."""
-
-        def denoise(x: Array, t: Array, cond: Cond) -> Array | Estimate:
-            level = level_at(self.process, t, x)
-            out, _ = self.net.apply(variables, x * self.predict.scale(level), self.process.clock(t), cond)
-            out, fraction = self.split(out)
-            x0 = self.predict.denoised(out, x, level)
-            return x0 if fraction is None else Estimate(x0, fraction)
-
-        return denoise
+        predict = self.predicted(variables)
+        return lambda x, t, cond: self.denoised(predict(x, t, cond), x, t)
 
     def denoiser(self, w: Weights, cond: Cond) -> Denoiser:
         """D(x_t [B, ...], t [B]) -> x_0 for the conditions asked for, guided."""
@@ -190,6 +198,9 @@ class Diffusion(LossMethod):
             cond, null = heard(cond), heard(worse(self.guide, null))
         elif self.text_encoder:
             cond, null = self.encoded(w, cond), self.encoded(w, worse(self.guide, null))
+        if getattr(self.guide, "of", "start") == "output":
+            guided = self.guide(self.predicted(w.nets["net"]), cond, null, other)
+            return lambda x, t: self.denoised(guided(x, t), x, t)
         return self.guide(self.unguided(w.nets["net"]), cond, null, other)
 
     def loans(self) -> dict[str, Loan]:

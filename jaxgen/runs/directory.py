@@ -40,7 +40,7 @@ LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "num
 # is laid out; how the optimizers go on, since a run that diverged must be able to. A checkpoint keeps the config that made it.
 FREE = re.compile(
     r"(steps|log_every|save_every|keep|snapshot_every|steps_per_call|mesh|sharding|eval|watch|phases|since|init"
-    r"|data\.(placement|device_mb|workers|prefetch|data_dir|eval_path|eval_split)|method\.(solver|guide|nll|microbatches|truncate|stats|standing|draw|temperature|pixels|passes|doubt|first|beam|length_penalty))\b.*"
+    r"|data\.(placement|device_mb|workers|prefetch|data_dir|eval_path|eval_split)|method\.(solver|guide|nll|process\.whole_clock|microbatches|truncate|stats|standing|draw|temperature|pixels|passes|doubt|first|beam|length_penalty))\b.*"
     r"|.*\.(path|remat|dtype)"
     r"|data\.tokenizer(\.\d+)?\.chunks"
     r"|.*\.schedule_steps"

@@ -161,6 +161,38 @@ def test_rescaling_restores_the_contrast(output):
     np.testing.assert_allclose(contrast(got), contrast(model(x, T, cond)), rtol=1e-4)
 
 
+def test_the_contrast_of_the_output_is_that_of_diffusers():
+    """guidance_rescale: 0.7 of two outputs, by diffusers 0.42.1's own `rescale_noise_cfg`; then x_0 of what that gives."""
+    i = np.arange(12.0)
+    said, without = (jnp.asarray(v.reshape(1, 2, 2, 3), jnp.float32) for v in (np.sin(1 + i), np.cos(2 * i)))
+    theirs = [
+        -0.07000934953858866, 3.528737000048416, 1.9661859657268737, -4.41509628390352, -2.314106203777465, 1.2442121868555995,
+        -0.2066004849378873, 2.419772897513365, 3.451302326168954, -3.1017667504495368, -3.7613170985111375, 0.917112381038984,
+    ]  # fmt: skip
+
+    class Two(nn.Module):
+        @nn.compact
+        def __call__(self, x, clock, cond, train=False):
+            self.param("w", nn.initializers.zeros, ())
+            return jnp.where(cond["label"].reshape(-1, 1, 1, 1) == 0, said, without)
+
+    process, spec = VP("scaled_linear", 1000, 0.00085, 0.012), pictures((2, 2, 3), 1)
+    rescaled = guide.Rescaled(7.5, 0.7, of="output")
+    method = Diffusion(
+        net=Net(Two(), optax.identity()),
+        spec=spec,
+        process=process,
+        predict=Eps(),
+        guide=rescaled,
+        condition_dropout=0.1,
+    )
+    w = method.init(jax.random.key(0), {"image": jnp.zeros((1, 2, 2, 3)), "label": jnp.zeros(1, int)}).view()
+    x, t = jnp.ones((1, 2, 2, 3)), jnp.full(1, 0.5)
+    got = method.denoiser(w, {"label": jnp.zeros(1, jnp.int32)})(x, t)
+    eps = (x - process.alpha(t) * got) / process.sigma(t)
+    np.testing.assert_allclose(eps.ravel(), theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_away_from_some_conditions_and_from_any_of_the_others():
     cond, null = told("several")
     spec = TOLD["several"]

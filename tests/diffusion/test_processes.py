@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.diffusion.grid import Karras
 from jaxgen.diffusion.paths import VE, Linear, Sigma, SubVp, Trigonometric, VpSde
 from jaxgen.diffusion.predict import X0, Edm, Eps, Flow, Score, V, Velocity
 from jaxgen.diffusion.process import VP, drift, level_at, ratio
@@ -65,6 +66,24 @@ def test_the_forward_sde_has_these_marginals(process):
     grown = process.alpha(t[-1:]) / process.alpha(t)
     var = process.sigma(t[:1]) ** 2 * grown[0] ** 2 + np.trapezoid((grown * g) ** 2, t)
     np.testing.assert_allclose(var, process.sigma(t[-1:]) ** 2, rtol=1e-6)
+
+
+def test_the_clock_in_whole_steps_is_that_of_diffusers():
+    """Karras's levels in 8 steps of Stable Diffusion's chain: the timesteps of diffusers 0.42.1's DPM-Solver, and of its Euler."""
+    plain, whole = (VP("scaled_linear", 1000, 0.00085, 0.012, whole_clock=kind) for kind in (False, True))
+    times = Karras()(plain, 8)[:-1]
+    assert whole.clock(times).tolist() == [999, 890, 746, 549, 299, 90, 12, 0]
+    euler = [
+        999.0,
+        889.54638671875,
+        745.86767578125,
+        549.0169067382812,
+        298.657958984375,
+        89.94245147705078,
+        12.001065254211426,
+        0,
+    ]
+    np.testing.assert_allclose(plain.clock(times), euler, atol=2e-3)
 
 
 def test_zero_terminal_snr_leaves_no_signal_and_keeps_the_first_step():

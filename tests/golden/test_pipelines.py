@@ -36,9 +36,8 @@ def test_from_ids_to_pixels(folder):
     @jax.jit
     def pipeline(ids, negative, z):
         cond, null = ({"states": encoder.apply(heard, one)["states"]} for one in (ids, negative))
-        # theirs guide the net's output, and with DPM-Solver it sees the nearest whole step of the chain
-        whole = jnp.round if case["scheduler"].startswith("DPM") else lambda clock: clock
-        guided = guide(lambda x, t, cond: net.apply(variables, x, whole(process.clock(t)), cond), cond, null)
+        # theirs guide the net's output
+        guided = guide(lambda x, t, cond: net.apply(variables, x, process.clock(t), cond), cond, null)
         denoise = lambda x, t: predict.denoised(guided(x, t), x, level_at(process, t, x))  # noqa: E731
         path = solver.trajectory(denoise, process, z, jax.random.key(0))
         pictures = codec.module.apply(codec.variables, path[-1] * codec.latents["std"][0], method="decode")

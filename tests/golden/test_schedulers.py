@@ -242,7 +242,11 @@ def test_a_published_config_says_the_same_parts(folder):
     path = grid_of(case, arrays, process)
     if case["cls"] == "DDIMScheduler" and config["timestep_spacing"] == "trailing":
         path = grid.Trailing()
-    assert build("process", keys["process"]) == process
+    told = build("process", keys["process"])
+    assert told == (dataclasses.replace(process, whole_clock=told.whole_clock) if isinstance(told, VP) else process)
+    if config.get("use_karras_sigmas") and case["cls"] in ("DPMSolverMultistepScheduler", "UniPCMultistepScheduler"):
+        clock = told.clock(path(process, case["steps"])[:-1])
+        np.testing.assert_allclose(clock, arrays["timesteps"], atol=0 if told.whole_clock else 1e-3)
     assert build("predict", keys["predict"]) == PREDICTIONS[case["prediction"]]
     if keys["solver"]["name"] == "ddim":
         keys["solver"]["eta"] = case["step_kwargs"].get("eta", 0.0)  # of their call, not of the config
