@@ -199,7 +199,7 @@ def test_what_diffusers_and_single_files_cannot_hold(folder, tmp_path):
     odd = replace(
         whole, net=Part(whole.net.config, {**whole.net.tensors, "conv_extra.weight": np.zeros(1, np.float32)})
     )
-    with pytest.raises(UserError, match="conv_extra.weight is no tensor of a UNet that single files have"):
+    with pytest.raises(UserError, match=r"conv_extra\.weight is no tensor of a UNet that single files have"):
         single_files.write(tmp_path / "x", odd)
 
 

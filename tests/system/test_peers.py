@@ -1,0 +1,108 @@
+"""diffusers and transformers open what jaxgen wrote, and make the same pictures. Runs where the extra `peers` is installed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pipeline_files import filled, pipeline
+
+from jaxgen import convert
+from jaxgen.core import keys
+from jaxgen.nets.tiny_autoencoder import TinyAutoencoder
+from jaxgen.pretrained import lora, single_files, tiny_autoencoders
+from jaxgen.pretrained.pipelines import kind_of
+from jaxgen.runs.trained import Trained
+
+torch, diffusers, _ = (pytest.importorskip(name) for name in ("torch", "diffusers", "transformers"))
+
+CLOSE = dict(rtol=0, atol=1e-3)
+PROMPTS = ["a cat on a mat", "A red STAR!"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A tiny Stable Diffusion as a run directory."""
+    root = tmp_path_factory.mktemp("peers")
+    return convert.to_run(pipeline(root), root / "run")
+
+
+def channels_first(x):
+    return torch.from_numpy(np.moveaxis(np.asarray(x), -1, 1).copy())
+
+
+def test_a_pipeline_makes_the_same_pixels(run, tmp_path):
+    convert.convert(run, tmp_path / "sd", to="diffusers")
+    theirs = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "sd")
+    theirs.set_progress_bar_config(disable=True)
+    trained = Trained.open(run, changes={"method.solver.steps": 5, "mesh": {"data": 1}})
+    exp, w = trained.exp, trained.choose(["ema"])[0].weights()
+    noise = exp.method.draw_latents(keys.root(0), len(PROMPTS))
+    tokens = {name: jnp.asarray(ids) for name, ids in exp.tokens(PROMPTS).items()}
+
+    @jax.jit
+    def make(w, noise, tokens):
+        return exp.show(w.frozen, exp.method.from_latents(w, noise, tokens))
+
+    options = dict(num_inference_steps=5, guidance_scale=7.5, height=16, width=16, output_type="np")
+    with torch.no_grad():
+        want = theirs(PROMPTS, latents=channels_first(noise), **options).images
+    np.testing.assert_allclose((np.asarray(make(w, noise, tokens)) + 1) / 2, want, **CLOSE)
+    ids = theirs.tokenizer(PROMPTS, padding="max_length", max_length=12, truncation=True).input_ids
+    np.testing.assert_array_equal(tokens["caption"], ids)
+
+
+def test_a_single_file_opens(run, tmp_path):
+    whole = convert.of_run(run)
+    single_files.write(tmp_path / "sd.safetensors", whole)
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+    from safetensors.torch import load_file
+
+    stored = load_file(tmp_path / "sd.safetensors")
+    found = convert_ldm_unet_checkpoint(dict(stored), whole.net.config)
+    assert found.keys() == whole.net.tensors.keys()
+    found |= {f"vae.{k}": v for k, v in convert_ldm_vae_checkpoint(dict(stored), whole.vae.config).items()}
+    want = {**whole.net.tensors, **{f"vae.{k}": v for k, v in whole.vae.tensors.items()}}
+    for name, value in want.items():
+        np.testing.assert_array_equal(found[name].numpy().reshape(value.shape), value, err_msg=name)
+
+
+def test_a_tiny_autoencoder_makes_the_same_pixels(tmp_path):
+    """TAESD's form; TAEF2 has a norm that diffusers' class has not, and goes back to its author's files."""
+    module = TinyAutoencoder(z=4, width=8, blocks=(0, 1, 1))
+    x = np.random.default_rng(0).uniform(-1, 1, (1, 16, 16, 3)).astype(np.float32)
+    variables = filled(jax.eval_shape(lambda key: module.init(key, x, 3), jax.random.key(0)))
+    tiny_autoencoders.save_diffusers(tmp_path, module, variables)
+    theirs = diffusers.AutoencoderTiny.from_pretrained(tmp_path)
+    z = module.apply(variables, x, method="encode")
+    with torch.no_grad():
+        want = theirs.encode(channels_first(x)).latents
+        back = theirs.decode(want).sample
+    np.testing.assert_allclose(np.moveaxis(np.asarray(z), -1, 1), want, **CLOSE)
+    got = module.apply(variables, z, 3, method="decode")
+    np.testing.assert_allclose(np.moveaxis(np.asarray(got), -1, 1), back, **CLOSE)
+
+
+@pytest.mark.parametrize("form", ["peft", "kohya"])
+def test_a_lora_moves_the_net_alike(run, tmp_path, form):
+    pytest.importorskip("peft")
+    whole = convert.of_run(run)
+    module = kind_of(whole.net, run).module(whole.net)
+    variables = kind_of(whole.net, run).read(module, whole.net.tensors)
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
+    pairs = {
+        name: lora.Pair(draw(2, shape[1]), draw(shape[0], 2), 3.0)
+        for name, shape in lora.weights_of(module).items()
+        if name.endswith(("attn1.to_q", "attn2.to_v"))
+    }
+    (lora.write_peft if form == "peft" else lora.write_kohya)(tmp_path / "style.safetensors", pairs)
+    convert.convert(run, tmp_path / "sd", to="diffusers")
+    theirs = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "sd")
+    theirs.load_lora_weights(str(tmp_path), weight_name="style.safetensors")
+    x, states, t = draw(2, 8, 8, 4), draw(2, 12, 16), np.array([10.0, 700.0], np.float32)
+    with torch.no_grad():
+        want = theirs.unet(channels_first(x), torch.from_numpy(t), torch.from_numpy(states)).sample
+    merged = lora.merged(module, variables, [(lora.read(tmp_path / "style.safetensors", module), 1.0)])
+    got = jax.jit(module.apply)(merged, x, t, {"states": states})
+    np.testing.assert_allclose(np.moveaxis(np.asarray(got), -1, 1), want, **CLOSE)
+    assert np.abs(np.asarray(got) - np.asarray(jax.jit(module.apply)(variables, x, t, {"states": states}))).max() > 1e-2
