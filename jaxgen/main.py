@@ -88,6 +88,14 @@ def parser() -> argparse.ArgumentParser:
     )
     s.add_argument("--negative", default="", metavar="TEXT", help="a text to be guided away from")
     s.add_argument("--prompts", type=expand, default="", metavar="FILE", help="texts to be shown, one a line")
+    s.add_argument("--best-of", type=int, default=1, metavar="N", help="keep the best of N samples of each prompt")
+    s.add_argument(
+        "--ranker",
+        type=expand,
+        default="",
+        metavar="DIR",
+        help="the contrastive run that chooses it (configs/clip_shapes.py)",
+    )
     s.add_argument(
         "--ask",
         action="append",
@@ -210,13 +218,14 @@ def run(argv: list[str]) -> None:
         from jaxgen.sample import sample
 
         asked = dict(_pair(text) for text in args.ask)
-        what = {k: getattr(args, k) for k in ("num", "out", "seed", "labels", "weights", "step", "files", "negative")}
+        names = ("num", "out", "seed", "labels", "weights", "step", "files", "negative", "best_of", "ranker")
+        what = {k: getattr(args, k) for k in names}
         sample(args.workdir, **what, changes=changes, asked=asked, prompt=[*args.prompt, *_lines(args.prompts)])
 
 
 # flag -> the modes that it says something to
 USERS = {
-    **dict.fromkeys(("ask", "files", "prompt", "prompts", "negative"), ("sample",)),
+    **dict.fromkeys(("ask", "files", "prompt", "prompts", "negative", "best_of", "ranker"), ("sample",)),
     **dict.fromkeys(("labels", "seed"), ("sample", "latents")),
     "num": ("sample", "caption"),
     "out": ("sample", "caption", "latents"),

@@ -12,8 +12,10 @@ from tqdm import tqdm
 from jaxgen.core import parallel
 from jaxgen.core.given import expand
 from jaxgen.errors import UserError
+from jaxgen.evaluation.retrieval import Matcher, best
 from jaxgen.images import map_npz, save_grid, save_png, write_npz
 from jaxgen.runs.experiment import Made
+from jaxgen.runs.frozen import FrozenRun
 from jaxgen.runs.trained import Labels, Prompts, Trained, texts
 from jaxgen.runs.writers import say
 
@@ -33,6 +35,8 @@ def sample(
     asked: Mapping[str, Any] | None = None,
     prompt: Prompts = (),
     negative: str = "",
+    best_of: int = 1,
+    ranker: str | Path = "",
 ) -> np.ndarray:
     """uint8 [num, H, W, C] from the newest checkpoint (or `step`'s), mapped from OUT.npz, to which they are streamed: any number
     takes the memory of one batch. (Hosts that do not write get none.)
@@ -45,7 +49,8 @@ def sample(
     `labels` (names or numbers) repeat over the samples; empty means 0, 1, ..., classes - 1, 0, ... Needs neither config file
     nor data, but where the run is told pictures (to restore, to enlarge): these are made of the held-out examples, and drawn
     before the samples; texts, likewise. `prompt`: texts that repeat over the samples; `negative`:
-    one that they are guided away from. `asked`: values of other conditions by name.
+    one that they are guided away from. `asked`: values of other conditions by name. `best_of`: how many samples of each prompt are
+    made, of which the contrastive run `ranker` chooses one.
     """
     trained = Trained.open(workdir, step, changes)
     trained = trained.changed(trained.against(negative))
@@ -57,13 +62,21 @@ def sample(
     parts = [f"seed{seed}"] + [f"num{num}"] * (num != 64) + [choice.name] * (weights != "ema")
     parts += [f"labels-{','.join(called)}"] * bool(called)
     parts += [f"prompt-{'+'.join(prompt)}"] * bool(prompt)
+    parts += [f"best{best_of}"] * (best_of > 1)
     parts += [f"{k}-{np.asarray(v).tolist()}" for k, v in (asked or {}).items() if k != label]
     target = Path(expand(out)) if str(out) else trained.run.path / "samples" / trained.stem(*parts)
     target = target.with_suffix("") if target.suffix in (".png", ".npz") else target
     if files and target.exists():
         raise UserError(f"--files: {target} is there already; delete it, or name another --out")
     called = called or prompt
-    made = trained.samples(num, wanted, seed, choice)
+    if best_of > 1:
+        if not prompt:
+            raise UserError(f"--best-of={best_of} chooses by a text, and none is asked for; name one (--prompt=TEXT)")
+        matcher = Matcher.of(FrozenRun(str(ranker)), trained.exp, "--ranker")
+        wanted = {k: np.repeat(v, best_of, 0) for k, v in wanted.items()}
+        made = best(trained.samples(best_of * num, wanted, seed, choice), prompt, best_of, matcher)
+    else:
+        made = trained.samples(num, wanted, seed, choice)
     if not parallel.is_lead():
         return np.zeros((sum(0 for _ in made), *trained.exp.data.shape), np.uint8)  # all hosts take part
     what = f"{num:,} samples of step {trained.at} ({choice}, seed {seed})"

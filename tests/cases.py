@@ -16,7 +16,12 @@ CHOSEN = ("vae_digits", "dcgan_digits", "wgan_gp_digits", "vqvae_digits")
 
 
 # side of the pictures -> the VQ-VAE of their codes, at full size, and how often it halves them
-FIRST_STAGES = {28: ("vqvae_mnist.py", 2), 32: ("vqvae_cifar.py", 2), 256: ("vqvae_cifar.py", 4)}
+FIRST_STAGES = {
+    28: ("vqvae_mnist.py", 2),
+    32: ("vqvae_cifar.py", 2),
+    64: ("vqvae_cifar.py", 3),
+    256: ("vqvae_cifar.py", 4),
+}
 
 # Level 0 without the newer fusions compiles five times faster; what is computed stays the same. An unknown flag ends the process,
 # so the second is for the releases in which it was seen to help.
@@ -85,7 +90,8 @@ def lend(config, spec, folder: Path, weights: bool = True):
         first, downs = FIRST_STAGES.get(spec.shape[0], ("vqvae_digits.py:tiny", 1))
         sizes = {f"method.net.{part}.downs": downs for part in ("encoder", "decoder")}
         own = configs.override(configs.load(f"{ROOT}/configs/{first}"), {"mesh": {"data": 1}, **sizes})
-        changes["tasks.codec.run.path"] = untrained(own, spec, folder, weights)
+        untold = spec.where(lambda _, field: field.kind not in ("tokens", "captions"))
+        changes["tasks.codec.run.path"] = untrained(own, untold, folder, weights)
     return configs.override(config, changes)
 
 

@@ -56,11 +56,9 @@ def duration(seconds: float) -> str:
 
 def spec_of(data: ConfigDict) -> Spec | None:
     """What data hold that are not here; None of those that are."""
-    if data.name == "tfds":
-        return SPECS[data.dataset]
-    if data.name != "folder":
+    if data.name not in ("tfds", "folder"):
         return None
-    square = pictures((data.size, data.size, 3), 10)
+    square = SPECS[data.dataset] if data.name == "tfds" else pictures((data.size, data.size, 3), 10)
     if not (vocab := data.tokenizer.get("vocab")):
         return square
     length = data.tokenizer.length

@@ -232,6 +232,17 @@ class EncodesText(Protocol):
 
 
 @runtime_checkable
+class Compares(Protocol):
+    """Puts pictures and texts into one space, where those that belong together are near."""
+
+    def embed_pictures(self, w: Weights, x: Array) -> Array:
+        """[B, H, W, C] -> unit vectors [B, D]."""
+
+    def embed_texts(self, w: Weights, ids: Array) -> Array:
+        """Tokens int32 [B, L] -> unit vectors [B, D]."""
+
+
+@runtime_checkable
 class Scores(Protocol):
     """Knows (a bound on) the likelihood of an image."""
 

@@ -4,15 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import jax
 import numpy as np
 
-from jaxgen.core import keys
 from jaxgen.core.lender import Frozen, Lender, weights_hash
 from jaxgen.core.method import Answers, Samples
 from jaxgen.core.ranges import Count, Natural, Seed, Share
 from jaxgen.core.state import Array, Weights
-from jaxgen.core.task import Batch
 from jaxgen.data import scenes
 from jaxgen.data.pipeline import share
 from jaxgen.data.sources import Source
@@ -20,9 +17,8 @@ from jaxgen.data.sources.tokenized import NAME
 from jaxgen.errors import UserError
 from jaxgen.evaluation.captions import means
 from jaxgen.evaluation.features import Judge, Viewer, borrow
-from jaxgen.evaluation.per_image import Report, drawn, looked_at
-from jaxgen.evaluation.pictures import counter
-from jaxgen.images import to_uint8
+from jaxgen.evaluation.per_image import Report, drawn
+from jaxgen.evaluation.retrieval import asked_for, ranker_of, real_pictures, through_codec
 from jaxgen.metrics.protocols import NATIVE
 from jaxgen.runs.experiment import Experiment
 from jaxgen.runs.frozen import FrozenRun
@@ -47,6 +43,8 @@ class Agree:
     judge: Lender = field(default_factory=FrozenRun)
     least: Share = 0.99  # of every attribute that a judge must tell in real pictures
     batch: Count = 64
+    best_of: Count = 1  # samples of a caption, of which `ranker` chooses one
+    ranker: Lender = field(default_factory=FrozenRun)  # a run of clip_shapes
     seed: Seed = 0
 
     def prepare(self, exp: Experiment) -> None:
@@ -67,6 +65,7 @@ class Agree:
                 f"{lender.path} judges {lender.spec}, and pictures {exp.data.shape} are to be judged by all that captions say; "
                 "name a run of judge_shapes on such pictures"
             )
+        ranker_of(self, exp, "agree")
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """Figures of the samples, and those that stand beside them."""
@@ -78,17 +77,13 @@ class Agree:
                 f"agree reads captions of scenes, and {texts[true.index(None)]!r} is none; set config.eval.agree=None"
             )
         viewer = self._viewer(exp)
-        real = self._told(viewer, np.stack([source[i][exp.data.target] for i in rows]))
+        real = self._told(viewer, real_pictures(exp, source, rows))
         beside = {"real": self._judged(real, true)}
         self._refuse_weak(means(beside["real"]))
         if any(stage.task.last for stage in exp.stages):
-            beside["coded"] = self._judged(self._told(viewer, self._coded(exp, ema, source)), true)
-        asked, made = exp.tokens(texts), []
-        with counter("samples", len(rows)) as bar:
-            for batch in exp.samples(ema, len(rows), self.seed, asked, source):
-                made.append(to_uint8(batch.images))
-                bar.update(len(batch.images))
-        told = self._told(viewer, np.concatenate(made))
+            beside["coded"] = self._judged(self._told(viewer, through_codec(exp, ema, source, self.num, self)), true)
+        ranker = ranker_of(self, exp, "agree")
+        told = self._told(viewer, asked_for(exp, ema, texts, self.seed, source, self.best_of, ranker))
         judged = self._judged(told, true)
         beside["shuffled"] = self._judged(
             told, [true[i] for i in np.roll(np.random.default_rng(0).permutation(len(true)), 1)]
@@ -101,6 +96,7 @@ class Agree:
         for name, each in beside.items():
             scalars |= named(name, each)
         about = {**drawn(source, self.num), "unseen": sum(new), "weights": viewer.judge.weights, "seed": self.seed}
+        about |= {"best_of": self.best_of} if ranker else {}
         return Report(scalars, about=about)
 
     def _viewer(self, exp: Experiment) -> Viewer:
@@ -131,19 +127,6 @@ class Agree:
                 f"config.eval.agree.judge: {self.judge.path} is right about the {weak} of {real[weak]:.1%} of real held-out "
                 f"pictures, and a judge must be about {self.least:.0%}; train it longer, or on as many shapes"
             )
-
-    def _coded(self, exp: Experiment, w: Weights, source: Source) -> np.ndarray:
-        """Real pictures through the codec and back."""
-
-        def through(w: Weights, batch: Batch, rng: Array) -> Array:
-            seen, _ = looked_at(exp, w, batch, rng)
-            return exp.show(w.frozen, seen[exp.spec.target])
-
-        program, found = exp.jit((self, "coded"), through), []
-        for i, (batch, mask) in enumerate(exp.held_out(source, self.num)):
-            shown = jax.device_get(program(w, batch, keys.named(exp.root, "evaluation", i)))
-            found.append(to_uint8(shown[mask > 0]))
-        return np.concatenate(found)
 
 
 def named(name: str, each: Judged) -> dict[str, float]:

@@ -15,6 +15,7 @@ from jaxgen.core.conditions import Cond, drop
 from jaxgen.core.inputs import Input
 from jaxgen.core.lender import Loan, Role
 from jaxgen.core.method import JudgesNoise, Loss, LossMethod
+from jaxgen.core.net import Net
 from jaxgen.core.ranges import BelowOne
 from jaxgen.core.spec import Spec
 from jaxgen.core.state import BASE, Array, TrainState, Variables, Weights
@@ -45,6 +46,13 @@ def learns_null(method: LossMethod) -> bool:
     if share and method.spec.label and not getattr(method.net.module, "null_label", True):
         raise UserError(f"method.condition_dropout={share} needs a label for none; set method.net.null_label=True")
     return bool(method.spec.conditions) and share > 0
+
+
+def listened(net: Net, variables: Variables, cond: Cond) -> Cond:
+    """The conditions with what the net's own encoder, where it has one, makes of the text: once for all steps of a solver."""
+    if not getattr(net.module, "text", None):
+        return cond
+    return net.apply(variables, len(next(iter(cond.values()))), cond, method="listen")[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,13 +197,9 @@ class Diffusion(LossMethod):
     def denoiser(self, w: Weights, cond: Cond) -> Denoiser:
         """D(x_t [B, ...], t [B]) -> x_0 for the conditions asked for, guided."""
         null = {name: self.spec[name].null(len(value)) for name, value in cond.items()}
-        other, module = self.second(w), self.net.module
-        if getattr(module, "text", None) and other is missing:  # another net has an encoder of its own
-
-            def heard(cond: Cond) -> Cond:
-                return self.net.apply(w.nets["net"], len(next(iter(cond.values()))), cond, method="listen")[0]
-
-            cond, null = heard(cond), heard(worse(self.guide, null))
+        other = self.second(w)
+        if getattr(self.net.module, "text", None) and other is missing:  # another net has an encoder of its own
+            cond, null = (listened(self.net, w.nets["net"], said) for said in (cond, worse(self.guide, null)))
         elif self.text_encoder:
             cond, null = self.encoded(w, cond), self.encoded(w, worse(self.guide, null))
         if getattr(self.guide, "of", "start") == "output":

@@ -32,7 +32,8 @@ from jaxgen.diffusion.guide import Guide, NoGuide, worse
 from jaxgen.diffusion.needs import refuse_unmet
 from jaxgen.errors import UserError
 from jaxgen.images import from_levels, to_levels
-from jaxgen.methods.diffusion import learns_null
+from jaxgen.methods.diffusion import learns_null, listened
+from jaxgen.nets.transformer import behind
 
 BLOCK = 32  # tokens that are drawn at least before the cache grows
 BLOCKS = 8  # of a picture, at most: each is a loop of its own to compile
@@ -223,7 +224,7 @@ class CausalTokens(Tokens):
             return jnp.take_along_axis(both, cond["side"][:, None, None], 1)[:, 0]
 
         guided = self.guide(choose, {**cond, "side": side[0]}, {**null, "side": side[-1]})
-        first, _ = self.net.apply(variables, len(sides) * num, asked, method="first")
+        (first, frozen), _ = self.net.apply(variables, len(sides) * num, asked, method="begin")
 
         def one(carry: tuple, inputs: tuple, frozen: Any) -> tuple[tuple, Array]:
             (before, cache), (place, given) = carry, inputs
@@ -236,7 +237,7 @@ class CausalTokens(Tokens):
             return (new, cache), new
 
         module, length = self.net.module, max(BLOCK, -(-self.places // BLOCKS))
-        frozen, before, found = module.cache(len(sides) * num, 0), jnp.zeros(num, jnp.int32), []
+        before, found = jnp.zeros(num, jnp.int32), []
         for start in range(0, self.places, length):
             part = np.arange(start, min(start + length, self.places))
             cache = module.cache(len(sides) * num, len(part))
@@ -245,6 +246,39 @@ class CausalTokens(Tokens):
             frozen = jax.tree.map(lambda a, b: jnp.concatenate([a, b], -2), frozen, cache)
             found.append(new)
         return jnp.concatenate(found).T
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextImageTokens(CausalTokens):
+    """DALL-E (Ramesh et al. 2021, arXiv:2102.12092, section 2.2): one model of texts and of the tokens of their pictures.
+
+        L = s text + (1 - s) image, s = 1/8, each the mean over its tokens
+
+    Pads of a text are none of its tokens. The net has both(ids, cond, train) -> logits of the picture's tokens and of the text's.
+    """
+
+    text_share: Share = 1 / 8  # s
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not hasattr(self.net.module, "both"):
+            raise UserError(
+                "method.net knows nothing of texts; set config.method.net=text_image_transformer, or "
+                "config.method=causal_tokens"
+            )
+
+    def loss(self, w: Weights, batch: Batch, rng: Array, train: bool) -> Loss:
+        """L [B] in nats; nll of the picture's tokens and nll_text."""
+        drop_rng, net_rng = jax.random.split(rng)
+        ids, cond = self.ids(batch[self.spec.target]), self.told(batch, train, drop_rng)
+        options = dict(train=train, rngs={"dropout": net_rng}, method="both")
+        (logits, text), vars = self.net.apply(w.nets["net"], ids, cond, **options)
+        name, field = next(iter(self.spec.texts.items()))
+        real = ~behind(cond[name], field.end)
+        nll_text = -(log_probs(text, cond[name]) * real).sum(-1) / real.sum(-1)
+        nll = -log_probs(logits, ids).mean(-1)
+        each = self.text_share * nll_text + (1.0 - self.text_share) * nll
+        return Loss(each, {"nll": nll, "nll_text": nll_text}, vars)
 
 
 def halton(shape: tuple[int, ...]) -> np.ndarray:
@@ -310,6 +344,7 @@ class MaskedTokens(Tokens):
     def drawn(self, w: Weights, rng: Array, known: Array, cond: Cond) -> Array:
         """Tokens [B, N] in `passes` passes; after each, exactly as many are hidden as the schedule says."""
         num, nothing, null = len(known), self.spec.vocabulary, self.heard(nulls(self.spec, len(known)))
+        cond, null = (listened(self.net, w.nets["net"], said) for said in (cond, worse(self.guide, null)))
         show = jnp.asarray(shown_by(self.places, self.passes))[(known == nothing).sum(-1)]  # [B, passes]
 
         def model(ids: Array, time: Array, cond: Cond) -> Array:

@@ -355,19 +355,29 @@ class GumbelQuantizer(Quantizer):
     codes: Count = 512  # entries of the codebook
     dim: Count = 64  # numbers of a feature
     kl_weight: NonNegative = 5e-4  # of KL(q | uniform), mean over positions, in nats
+    kl_ramp: Natural = 0  # steps in which that weight rises from 0, by half a cosine (DALL-E: 5000)
     hard: bool = True  # the forward pass sees one code, the gradient the soft mixture
+    norm: bool = (
+        False  # features have mean 0 and standard deviation 1 before their logits, which are wide apart from the start
+    )
     hot: Positive = 1.0  # the first temperature
     cold: Positive = 1 / 16  # the last
     anneal: RunLength = 0  # steps between them; 0: the run's length
 
     def setup(self) -> None:
         self.embed = self.param("embed", nn.initializers.normal(1.0), (self.codes, self.dim))
-        self.logits = Dense(self.codes)
+        spread = 3.0 / math.sqrt(self.dim)  # standard deviation of the first logits: 3
+        self.logits = Dense(self.codes, kernel_init=nn.initializers.normal(spread)) if self.norm else Dense(self.codes)
 
     def temperature(self, step: Array | int) -> Array:
         """At a step."""
         done = jnp.clip(step / max(self.anneal, 1), 0.0, 1.0)
         return self.cold + (self.hot - self.cold) * 0.5 * (1.0 + jnp.cos(math.pi * done))
+
+    def weight(self, step: Array | int) -> Array:
+        """Of the KL at a step."""
+        done = jnp.clip(step / self.kl_ramp, 0.0, 1.0) if self.kl_ramp else 1.0
+        return self.kl_weight * 0.5 * (1.0 - jnp.cos(math.pi * done))
 
     def vectors(self, ids: Ids) -> Array:
         """ids [...] -> entries [..., dim]."""
@@ -379,7 +389,8 @@ class GumbelQuantizer(Quantizer):
 
     def __call__(self, z: Array, train: bool = False, step: Array | int = 0) -> Quantized:
         """z [B, ..., dim]; outside of training the likeliest code."""
-        logits = self.logits(z.astype(jnp.float32))
+        z = z.astype(jnp.float32)
+        logits = self.logits(jax.nn.standardize(z) if self.norm else z)
         ids = logits.argmax(-1).astype(jnp.int32)
         log_q = jax.nn.log_softmax(logits)
         kl = (jnp.exp(log_q) * (log_q + math.log(self.codes))).sum(-1).reshape(len(z), -1).mean(-1)
@@ -391,7 +402,7 @@ class GumbelQuantizer(Quantizer):
         soft = jax.nn.softmax((logits + noise) / metrics["temperature"])
         if self.hard:
             soft = straight_through(soft, jax.nn.one_hot(soft.argmax(-1), self.codes))
-        return Quantized(jnp.matmul(soft, self.embed, precision="highest"), ids, self.kl_weight * kl, metrics)
+        return Quantized(jnp.matmul(soft, self.embed, precision="highest"), ids, self.weight(step) * kl, metrics)
 
 
 def area(n: int, size: int) -> np.ndarray:

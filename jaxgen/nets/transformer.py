@@ -6,7 +6,7 @@ The form of GPT-2 (minGPT, which taming-transformers trains; Esser et al. 2020, 
 
 or that of LlamaGen (Sun et al. 2024, arXiv:2406.06525): RMS norms (arXiv:1910.07467), an MLP with a gate (SwiGLU,
 arXiv:2002.05202), and queries and keys turned by the place of their token on the grid (RoPE, arXiv:2104.09864, in two
-dimensions). What the net is told is the first token, before those of the picture.
+dimensions). What the net is told is the first token, before those of the picture; a text may stand between (DALL-E).
 """
 
 import math
@@ -23,7 +23,7 @@ from jaxgen.core.conditions import Cond
 from jaxgen.core.ranges import BelowOne, Count, Positive, Precision, Remat
 from jaxgen.core.spec import Conditions, Spec, TargetShape, Vocabulary
 from jaxgen.errors import UserError
-from jaxgen.nets.conditioning import add_vectors
+from jaxgen.nets.conditioning import add_vectors, value
 from jaxgen.nets.layers import Dense, Dropout, LayerNorm, RmsNorm, attention, remat, split_heads
 
 Cache = tuple[Array, Array]  # keys and values of a block, [B, heads, tokens, d] each
@@ -51,6 +51,12 @@ def turns(shape: tuple[int, ...], dim: int, base: float = 10_000.0) -> np.ndarra
     row, column = np.meshgrid(np.arange(1, rows + 1), np.arange(1, columns + 1), indexing="ij")
     angles = np.concatenate([place.reshape(-1, 1) * freqs for place in (row, column)], -1)
     return np.pad(angles, ((1, 0), (0, 0)))
+
+
+def behind(ids: Array, end: int) -> Array:
+    """bool [B, L]: which tokens of texts [B, L] fill them up behind their first `end`."""
+    ends = ids == end
+    return jnp.cumsum(ends, 1) > ends
 
 
 def turned(x: Array, angles: Array) -> Array:
@@ -111,8 +117,9 @@ class Block(nn.Module):
         frozen: Cache | None = None,
         current: Cache | None = None,
         place: Array | None = None,
-    ) -> tuple[Array, Cache | None]:
-        """With a cache, x [B, 1, D] is the token whose place in `current` is `place` -> (x, `current` with it)."""
+    ) -> tuple[Array, Cache]:
+        """-> (x, its keys and values). With a cache, x [B, 1, D] is the token whose place in `current` is `place`, to which it is
+        added."""
         b, n, d = x.shape
 
         def linear(features, name):
@@ -126,10 +133,10 @@ class Block(nn.Module):
             q, k = (RmsNorm(1e-5, dtype=self.dtype, name=name)(y) for name, y in (("norm_q", q), ("norm_k", k)))
         if angles is not None:
             q, k = turned(q, angles), turned(k, angles)
+        new = (k.swapaxes(1, 2), v.swapaxes(1, 2))  # [B, heads, N, d]
         if frozen is None:
-            h = attention(q, k, v, causal=self.causal)
+            h, current = attention(q, k, v, causal=self.causal), new
         else:
-            new = (k.swapaxes(1, 2), v.swapaxes(1, 2))  # [B, heads, 1, d]
             current = tuple(lax.dynamic_update_slice_in_dim(c, y, place, 2) for c, y in zip(current, new, strict=True))
             h = attend(q[:, 0], [frozen, current], place)
         x = x + Dropout(self.dropout)(linear(d, "out")(h.reshape(b, n, d)), train)
@@ -177,10 +184,20 @@ class Transformer(nn.Module):
         """Tokens of an example."""
         return math.prod(self.shape)
 
+    @property
+    def words(self) -> int:
+        """Tokens of the text between the first token and those of the picture."""
+        return 0
+
+    @property
+    def length(self) -> int:
+        """Tokens that the blocks see; those behind the last of a picture are none."""
+        return self.words + self.places + (not self.causal)
+
     def setup(self) -> None:
-        for key, value, known in (("norm", self.norm, NORMS), ("positions", self.positions, ("learned", "rope"))):
-            if value not in known:
-                raise UserError(f"transformer: {key}={value!r} is unknown; there are: {', '.join(known)}")
+        for key, chosen, known in (("norm", self.norm, NORMS), ("positions", self.positions, ("learned", "rope"))):
+            if chosen not in known:
+                raise UserError(f"transformer: {key}={chosen!r} is unknown; there are: {', '.join(known)}")
         if self.width % self.heads:
             raise UserError(
                 f"transformer: width={self.width} does not split into heads={self.heads}; "
@@ -189,7 +206,7 @@ class Transformer(nn.Module):
         self.start = Start(self.width, self.conditions, self.null_label)
         self.table = nn.Embed(self.vocabulary + self.more, self.width, embedding_init=init)
         if self.positions == "learned":
-            self.position = self.param("position", init, (self.places + (not self.causal), self.width))
+            self.position = self.param("position", init, (self.length, self.width))
         # inside a scan XLA cannot undo the rematerialisation anyway
         kind = remat(Block, self.remat, prevent_cse=not self.scan, static_argnums=(3,))
         hidden = max(1, round(self.mlp_ratio * self.width))
@@ -206,7 +223,7 @@ class Transformer(nn.Module):
         if self.positions == "learned":
             return None
         found = turns(self.shape, self.width // self.heads).astype(np.float32)
-        return found[: self.places] if self.causal else found
+        return np.pad(found, ((self.words, 0), (0, 0)))[: self.length]
 
     def through(self, call: Callable, x: Array, parts: Any = None) -> tuple[Array, Any]:
         """x through all blocks: call(block, x, part) -> (x, part), where `parts` has one for every block."""
@@ -221,9 +238,13 @@ class Transformer(nn.Module):
             out.append(part)
         return x, out
 
+    def opening(self, num: int, cond: Cond | None) -> Array:
+        """What stands before the tokens of a picture, [B, 1 + words, D]."""
+        return self.start(num, cond)[:, None]
+
     def hidden(self, ids: Array, cond: Cond | None, train: bool) -> Array:
-        """The first token and then `ids` [B, N] through the blocks -> [B, 1 + N, D]."""
-        x = jnp.concatenate([self.start(len(ids), cond)[:, None], self.table(ids)], 1)
+        """The opening and then `ids` [B, N] through the blocks -> [B, 1 + words + N, D]."""
+        x = jnp.concatenate([self.opening(len(ids), cond), self.table(ids)], 1)
         x = x + self.position if self.positions == "learned" else x
         angles = self.angles()
         x = self.drop(x, train).astype(self.dtype)
@@ -243,9 +264,10 @@ class CausalTransformer(Transformer):
     def __call__(self, ids: Array, cond: Cond | None = None, train: bool = False) -> Array:
         return self.logits(self.hidden(ids[:, :-1], cond, train))
 
-    def first(self, num: int, cond: Cond | None = None, train: bool = False) -> Array:
-        """What drawing begins with, [B, D]."""
-        return self.start(num, cond)
+    def begin(self, num: int, cond: Cond | None = None, train: bool = False) -> tuple[Array, Any]:
+        """What drawing begins with: the last token of the opening [B, D], and a cache of those before it."""
+        *_, first = self.opening(num, cond).swapaxes(0, 1)
+        return first, self.cache(num, 0)
 
     def cache(self, num: int, length: int) -> Any:
         """Room for the keys and values of so many tokens: [B, heads, length, d] each, for every block."""
@@ -260,15 +282,15 @@ class CausalTransformer(Transformer):
         """Logits [B, vocabulary] of the token at `place`, given the one before it, int32 [B]; and `current` with that.
 
         frozen, current: caches of the tokens that came before. Where tokens are drawn in blocks, the first does not change in a
-        block, so that a loop need not carry it: it would be copied. `first`: what `self.first` gave.
+        block, so that a loop need not carry it: it would be copied. `first`: what `self.begin` gave.
         """
         x = jnp.where(place == 0, first, self.table(before))
         angles = self.angles()
         if angles is not None:
-            angles = jnp.asarray(angles)[place][None]
-        else:
-            x = x + self.position[place]
-        inside = place - jax.tree.leaves(frozen)[0].shape[-2]
+            angles = jnp.asarray(angles)[self.words + place][None]
+        if self.positions == "learned":
+            x = x + self.position[self.words + place]
+        inside = self.words + place - jax.tree.leaves(frozen)[0].shape[-2]
 
         def call(block: Block, x: Array, caches: tuple[Cache, Cache]) -> tuple[Array, Cache]:
             return block(x, angles, False, *caches, inside)
@@ -276,6 +298,64 @@ class CausalTransformer(Transformer):
         parts = (frozen, current) if self.scan else list(zip(frozen, current, strict=True))
         x, current = self.through(call, x[:, None].astype(self.dtype), parts)
         return self.logits(x[:, 0]), current
+
+
+class TextImageTransformer(CausalTransformer):
+    """DALL-E's (Ramesh et al. 2021, arXiv:2102.12092): one sequence of a text and a picture, every token sees those before.
+
+    start, text_1 .. text_L, image_1 .. image_(N-1) say text_1 .. text_L, image_1 .. image_N. What fills a text up is a token of its
+    own at every place, and is not learned. positions="rope" turns the tokens of the picture; a text has learned places.
+    """
+
+    takes: ClassVar[tuple[str, ...]] = (*TAKES, "tokens")
+
+    @property
+    def told(self) -> str:
+        """The name of the text; a UserError where there is none."""
+        if not self.conditions.texts:
+            raise UserError(
+                "text_image_transformer reads a text, and the run is told none; set config.data.tokenizer=bytes on data with "
+                "captions, or config.method=causal_tokens config.method.net=causal_transformer"
+            )
+        return next(iter(self.conditions.texts))
+
+    @property
+    def words(self) -> int:
+        """Tokens of a text."""
+        return self.conditions[self.told].shape[0]
+
+    def setup(self) -> None:
+        super().setup()
+        values = self.conditions[self.told].values
+        self.text_table = nn.Embed(values + self.words, self.width, embedding_init=init)
+        self.text_head = Dense(values, use_bias=False, dtype=self.dtype, kernel_init=init)
+        if self.positions == "rope":
+            self.text_position = self.param("text_position", init, (self.words, self.width))
+
+    def opening(self, num: int, cond: Cond | None) -> Array:
+        """The first token and the text."""
+        field = self.conditions[self.told]
+        ids = value(self.conditions, cond, self.told, num)
+        x = self.text_table(jnp.where(behind(ids, field.end), field.values + jnp.arange(self.words), ids))
+        x = x + self.text_position if self.positions == "rope" else x
+        return jnp.concatenate([super().opening(num, cond), x], 1)
+
+    def both(self, ids: Array, cond: Cond | None = None, train: bool = False) -> tuple[Array, Array]:
+        """Logits of the picture's tokens [B, N, vocabulary] and of the text's [B, L, values]."""
+        x = self.hidden(ids[:, :-1], cond, train)
+        text = self.text_head(self.last(x[:, : self.words])).astype(jnp.float32)
+        return self.logits(x[:, self.words :]), text
+
+    def __call__(self, ids: Array, cond: Cond | None = None, train: bool = False) -> Array:
+        return self.both(ids, cond, train)[0]
+
+    def begin(self, num: int, cond: Cond | None = None, train: bool = False) -> tuple[Array, Any]:
+        """The last token of the text, and the keys and values of those before it."""
+        x, angles = self.opening(num, cond), self.angles()
+        first, x = x[:, -1], x[:, :-1]
+        x = x + self.position[: self.words] if self.positions == "learned" else x
+        angles = None if angles is None else angles[: self.words]
+        return first, self.through(lambda block, x, _: block(x, angles), x.astype(self.dtype))[1]
 
 
 class MaskedTransformer(Transformer):

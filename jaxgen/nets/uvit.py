@@ -16,7 +16,7 @@ from jaxgen.core.conditions import Cond
 from jaxgen.core.ranges import Count, Natural, Precision, Remat
 from jaxgen.core.spec import Conditions, Spec, TargetShape, Vocabulary
 from jaxgen.errors import UserError
-from jaxgen.nets.conditioning import Text, TextAttention, add_vectors, beside_text, read_text, vector
+from jaxgen.nets.conditioning import Listens, Text, TextAttention, add_vectors, beside_text, read_text, vector
 from jaxgen.nets.dit import through
 from jaxgen.nets.layers import (
     Conv,
@@ -117,7 +117,7 @@ class Layer(Layers):
         return x + self.linear(d, "mlp1")(h)
 
 
-class UVitMasked(Layers):
+class UVitMasked(Listens, Layers):
     """p(hidden token | those shown, a text): ids int32 [B, N], `vocabulary` where hidden -> logits [B, N, vocabulary].
 
     The defaults are aMUSEd's for pictures of 256 pixels (603 M parameters). cond: a text (`jaxgen.nets.conditioning`), `pooled`
@@ -129,7 +129,6 @@ class UVitMasked(Layers):
     halve: the transformer's grid has half as many rows and columns. scan: its layers are one `lax.scan`.
     """
 
-    takes: ClassVar[tuple[str, ...]] = ("label", "embedding", "mask")
     causal: ClassVar[bool] = False
 
     shape: TargetShape = (16, 16)
@@ -152,10 +151,16 @@ class UVitMasked(Layers):
     scan: bool = False
     remat: Remat = False
 
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """Kinds of conditions."""
+        return ("label", "embedding", "mask", *(["tokens"] if self.text else []))
+
     @nn.compact
     def __call__(self, ids: Array, cond: Cond | None = None, train: bool = False) -> Array:
         rows, columns = self.grid()
-        text = read_text(self.conditions, cond, len(ids), self)
+        cond = self.listen(len(ids), cond, train)
+        text = read_text(self.heard, cond, len(ids), self)
         c, states = self.told(cond, len(ids)), self.norm(self.linear(self.width, "states")(text.states), "states_norm")
         text = Text(states, text.mask)
 
@@ -196,15 +201,15 @@ class UVitMasked(Layers):
 
     def told(self, cond: Cond | None, num: int) -> Array:
         """What shifts and scales, [B, width]."""
-        own = [name for name in ("pooled", "size") if name in self.conditions.of("embedding")]
-        parts = {name: vector(self.conditions, cond, name, num) for name in own}
+        own = [name for name in ("pooled", "size") if name in self.heard.of("embedding")]
+        parts = {name: vector(self.heard, cond, name, num) for name in own}
         if "size" in parts:
             parts["size"] = timestep_embedding(parts["size"], self.size_waves, True, 0.0)
         c = jnp.zeros((num, self.width))
         if parts:
             h = self.linear(self.width, "told0")(jnp.concatenate(list(parts.values()), -1))
             c = self.linear(self.width, "told1")(nn.silu(h))
-        rest = beside_text(self.conditions).where(lambda name, _: name not in own)
+        rest = beside_text(self.heard).where(lambda name, _: name not in own)
         return add_vectors(c, rest, cond, self.null_label, normal, normal)
 
     def stage(self, x: Array, c: Array, text: Text, name: str) -> Array:

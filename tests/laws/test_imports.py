@@ -74,7 +74,7 @@ ROOMS = {
     "evaluation": {"errors", "images", "core", "config", "data", "metrics", "pretrained", "runs", "tasks"},
     "latents": {"errors", "images", "core", "config", "data", "evaluation", "metrics", "pretrained", "runs"},
     "evaluate": {"errors", "images", "core", "config", "data", "evaluation", "runs"},
-    "sample": {"errors", "images", "core", "runs"},
+    "sample": {"errors", "images", "core", "evaluation", "runs"},
     "caption": {"errors", "images", "core", "data", "evaluation", "runs"},
     "compare": {"errors", "images", "core", "data", "evaluation", "metrics", "pretrained", "runs"},
     "convert": {"errors", "core", "config", "data", "nets", "pretrained", "runs", "tasks"},

@@ -19,8 +19,8 @@ from jaxgen.core.state import Weights
 from jaxgen.errors import UserError
 from jaxgen.images import from_levels
 from jaxgen.methods import tokens
-from jaxgen.methods.tokens import CausalTokens, Draw, MaskedTokens, halton, narrowed, ranks, shown_by
-from jaxgen.nets.transformer import CausalTransformer, MaskedTransformer
+from jaxgen.methods.tokens import CausalTokens, Draw, MaskedTokens, TextImageTokens, halton, narrowed, ranks, shown_by
+from jaxgen.nets.transformer import CausalTransformer, MaskedTransformer, TextImageTransformer
 
 KEY = jax.random.key(0)
 CODES = Spec(image=Field((3, 4), "int32", "tokens", "target", 6), **labels(3))
@@ -34,6 +34,16 @@ def made(kind, spec=CODES, lr=1e-3, **options):
     facts = dict(shape=spec.shape, vocabulary=spec.vocabulary, conditions=spec.conditions)
     module = net(**facts, depth=2, width=16, heads=2, norm="rms", positions="rope", gated=True)
     return method(net=Net(module, optax.adam(lr)), spec=spec, **options)
+
+
+TOLD = Spec({**CODES, "caption": Field((4,), "int32", "tokens", values=9, empty=(1, 2, 0, 0), end=2)})
+SAID = jnp.array([[1, 4, 5, 2], [1, 2, 0, 0], [1, 8, 2, 0], [1, 4, 2, 7]])
+
+
+def dalle(**options):
+    """A small model of texts and pictures."""
+    module = TextImageTransformer(shape=(3, 4), vocabulary=6, conditions=TOLD.conditions, depth=2, width=16, heads=2)
+    return TextImageTokens(net=Net(module, optax.adam(1e-3)), spec=TOLD, **options)
 
 
 def weights(method, scale=0.5):
@@ -97,9 +107,43 @@ def test_drawing_with_a_cache_is_drawing_without(guide, monkeypatch):
     guide = build("guide", {"name": guide, **GUIDES[guide]}, {"spec": CODES})
     method = made("causal", guide=guide, condition_dropout=0.1, draw=Draw(0.8, top_k=5))
     w, cond = weights(method, 0.4), {"label": jnp.array([0, 1, 2, 3])}
+    refuse_other_tokens(method, w, cond)
+
+
+def test_drawing_behind_a_cached_text_is_drawing_without(monkeypatch):
+    """Also where a text is set against the empty one."""
+    monkeypatch.setattr(tokens, "BLOCK", 5)
+    guide = build("guide", {"name": "cfg", "scale": 2.0}, {"spec": TOLD})
+    method = dalle(guide=guide, condition_dropout=0.1, draw=Draw(0.8, top_p=0.95))
+    refuse_other_tokens(method, weights(method, 0.4), {"label": jnp.array([0, 1, 2, 3]), "caption": SAID})
+
+
+def refuse_other_tokens(method, w, cond):
+    """With a cache and without."""
     found = jax.jit(lambda w: method.sample(w, KEY, 4, cond))(w)
     np.testing.assert_array_equal(found, one_by_one(method, w, KEY, 4, cond))
     assert len(np.unique(np.asarray(found))) > 3
+
+
+def test_the_loss_of_a_text_and_its_picture_adds_up():
+    """Each a mean over its tokens; what fills a text up is none of them, and is nobody's business."""
+    method = dalle()
+    w, batch = (
+        weights(method),
+        {"image": jnp.arange(48).reshape(4, 3, 4) % 6, "caption": SAID, "label": jnp.zeros(4, jnp.int32)},
+    )
+    loss = method.loss(w, batch, KEY, False)
+    np.testing.assert_allclose(loss.each, (loss.metrics["nll_text"] + 7 * loss.metrics["nll"]) / 8, rtol=1e-6)
+    np.testing.assert_allclose(loss.metrics["nll"], -method.log_prob(w, batch, KEY) / 12, rtol=1e-5)
+    _, text = method.net.apply(w.nets["net"], method.ids(batch["image"]), batch, method="both")[0]
+    each = jnp.take_along_axis(-jax.nn.log_softmax(text), SAID[..., None], -1)[..., 0]
+    length = [4, 2, 3, 3]  # up to and with the end
+    wanted = [each[i, :n].mean() for i, n in enumerate(length)]
+    np.testing.assert_allclose(loss.metrics["nll_text"], wanted, rtol=1e-5)
+    other = {**batch, "caption": SAID.at[3, 3].set(5)}  # behind the end
+    np.testing.assert_array_equal(method.loss(w, other, KEY, False).each, loss.each)
+    with pytest.raises(UserError, match=r"knows nothing of texts; set config.method.net=text_image_transformer"):
+        replace(method, net=made("causal").net)
 
 
 def test_the_likelihoods_of_all_pictures_sum_to_one():

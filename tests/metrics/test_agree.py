@@ -31,11 +31,11 @@ def figures(monkeypatch, made, real=lambda text: text, **options):
     spec = Spec(pictures((4, 4, 3)), caption=Field((9,), "int32", "tokens", end=2))
     exp = SimpleNamespace(
         data=spec, spec=spec, stages=(), mesh=None,
-        tokenizer=SimpleNamespace(encode=lambda texts: np.zeros((len(texts), 9))),
+        tokenizer=True, tokens=lambda texts: {"caption": np.zeros((len(texts), 9))},
         samples=lambda w, num, seed, asked, source: [SimpleNamespace(images=np.arange(num, dtype=np.float32))],
         open_source=lambda split: train,
     )  # fmt: skip
-    monkeypatch.setattr("jaxgen.evaluation.agree.to_uint8", lambda x: 200 + x)
+    monkeypatch.setattr("jaxgen.evaluation.retrieval.to_uint8", lambda x: 200 + x)
     monkeypatch.setattr(Agree, "_viewer", lambda self, exp: SimpleNamespace(judge=SimpleNamespace(weights="")))
     monkeypatch.setattr(Agree, "_told", lambda self, v, x: [read(shown[int(np.ravel(i)[0])]) for i in x])
     return Agree(num=200, **options)(exp, None, None, Numbers())

@@ -5,14 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.core.spec import Spec, labels
+from jaxgen.core.spec import Field, Spec, labels
 from jaxgen.errors import UserError
 from jaxgen.nets.dit import stack_blocks
 from jaxgen.nets.layers import attention
-from jaxgen.nets.transformer import CausalTransformer, MaskedTransformer, turns
+from jaxgen.nets.transformer import CausalTransformer, MaskedTransformer, TextImageTransformer, turns
 
 SMALL = dict(shape=(2, 3), vocabulary=7, conditions=labels(3), depth=2, width=16, heads=2)
 LLAMA = dict(norm="rms", gated=True, mlp_ratio=8 / 3, positions="rope", qk_norm=True, use_bias=False)
+TOLD = dict(conditions=Spec(labels(3), caption=Field((4,), "int32", "tokens", values=9, empty=(1, 2, 0, 0), end=2)))
 FORMS = {"minGPT": {}, "LlamaGen": LLAMA, "a scan": dict(LLAMA, scan=True)}
 
 
@@ -51,16 +52,18 @@ def test_a_place_sees_what_it_may_and_nothing_else(form):
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("length", [4, 6])
-def test_tokens_one_by_one_have_the_logits_of_all_at_once(form, length):
-    """Whatever the length of the blocks in which the cache is kept."""
-    module = CausalTransformer(**SMALL | FORMS[form])
+@pytest.mark.parametrize("length, told", [(4, False), (6, False), (4, True)])
+def test_tokens_one_by_one_have_the_logits_of_all_at_once(form, length, told):
+    """Whatever the length of the blocks in which the cache is kept; a text that stands before them is cached whole."""
+    kind, fields = (TextImageTransformer, TOLD) if told else (CausalTransformer, {})
+    module = kind(**SMALL | FORMS[form] | fields)
     variables = moved(module)
-    ids, cond = jax.random.randint(jax.random.key(1), (2, 6), 0, 7), {"label": jnp.array([0, 3])}
+    ids = jax.random.randint(jax.random.key(1), (2, 6), 0, 7)
+    cond = {"label": jnp.array([0, 3]), "caption": jnp.array([[1, 4, 2, 0], [1, 2, 0, 0]])}
     wanted = jax.jit(module.apply)(variables, ids, cond)
-    first = module.apply(variables, 2, cond, method="first")
+    first, frozen = module.apply(variables, 2, cond, method="begin")
     step = jax.jit(lambda *args: module.apply(variables, *args, method="step"))
-    frozen, found = module.cache(2, 0), []
+    found = []
     for start in range(0, 6, length):
         current = module.cache(2, min(length, 6 - start))
         for place in range(start, min(start + length, 6)):
