@@ -246,7 +246,8 @@ def of_run(workdir: str | Path, weights: str = "ema", step: int = -1) -> Pipelin
         encoders=tuple(pipelines.read_encoder(one.run.path) for one in encoders),
         tokenizers=tuple(folders * len(encoders) if len(folders) == 1 else folders),
         papers=tuple(sorted((kept / "papers").glob("*"))),
-        told={"id2label": {str(i): name for i, name in enumerate(names)}} if names else {},
+        told=({"id2label": {str(i): name for i, name in enumerate(names)}} if names else {})
+        | ({"force_zeros_for_empty_prompt": True} if len(encoders) == 2 and encoders[1].null == "zeros" else {}),
     )
 
 

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pipeline_files import SCHEDULER, encoder, pipeline, unet, vae
+from pipeline_files import SCHEDULER, encoder, pipeline, pipeline_xl, unet, vae
 
 from jaxgen import convert
 from jaxgen.errors import UserError
 from jaxgen.pretrained import pipelines, single_files
 from jaxgen.pretrained.__main__ import run as command
 from jaxgen.pretrained.pipelines import Part
+from jaxgen.pretrained.torch_files import read_tensors
 from jaxgen.runs.directory import RunDir
 from jaxgen.runs.experiment import Experiment
 from jaxgen.runs.trained import Trained
@@ -84,6 +85,25 @@ def test_what_the_run_is_wherever_it_lies(imported):
     assert exp.tokens(["a"])["caption"].shape == (1, 12)
     lent = {name: loan.lender.path for name, loan in exp.loans.items()}
     assert lent == {k: str(moved / "frozen" / k) for k in ("codec", "text")}
+
+
+def test_two_encoders_and_sizes(tmp_path):
+    pipelines.write(tmp_path / "xl", pipeline_xl(tmp_path))
+    convert.convert(tmp_path / "xl", tmp_path / "run", to="run")
+    run = RunDir(tmp_path / "run")
+    exp = Experiment.open(run.config(), run.spec(0), tmp_path / "run/frozen")
+    told = exp.method.net.module.conditions
+    assert {k: f.shape for k, f in told.items()} == {"states": (12, 40), "pooled": (20,), "size": (6,)}
+    assert told["size"].empty == (16, 16, 0, 0, 16, 16) and exp.config.method.text_encoder[1]["null"] == "zeros"
+    assert exp.tokens(["!"])["caption"][0, 1] == 256 and exp.tokens(["!"])["caption2"][0, 1] == 0
+    convert.convert(tmp_path / "run", tmp_path / "back", to="diffusers")
+    old, new = files(tmp_path / "xl"), files(tmp_path / "back")
+    assert [name for name in {**old, **new} if old.get(name) != new.get(name)] == ["scheduler/scheduler_config.json"]
+    convert.convert(tmp_path / "xl", tmp_path / "xl.safetensors", to="ldm")
+    found = read_tensors(tmp_path / "xl.safetensors")
+    assert found["conditioner.embedders.1.model.transformer.resblocks.1.attn.in_proj_weight"].shape == (72, 24)
+    assert "conditioner.embedders.0.transformer.text_model.final_layer_norm.bias" in found
+    alike(pipelines.read(tmp_path / "xl"), single_files.read(tmp_path / "xl.safetensors", **OPTIONS))
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pipeline_files import filled, pipeline
+from pipeline_files import filled, pipeline, pipeline_xl
 
 from jaxgen import convert
-from jaxgen.core import keys
+from jaxgen.core import conditions, keys
 from jaxgen.nets.tiny_autoencoder import TinyAutoencoder
 from jaxgen.pretrained import lora, single_files, tiny_autoencoders
 from jaxgen.pretrained.pipelines import kind_of
@@ -26,29 +26,53 @@ def run(tmp_path_factory):
     return convert.to_run(pipeline(root), root / "run")
 
 
+@pytest.fixture(scope="module")
+def run_xl(tmp_path_factory):
+    """The same of SDXL."""
+    root = tmp_path_factory.mktemp("peers_xl")
+    return convert.to_run(pipeline_xl(root), root / "run")
+
+
 def channels_first(x):
     return torch.from_numpy(np.moveaxis(np.asarray(x), -1, 1).copy())
 
 
-def test_a_pipeline_makes_the_same_pixels(run, tmp_path):
-    convert.convert(run, tmp_path / "sd", to="diffusers")
+@pytest.mark.parametrize("which", ["run", "run_xl"])
+def test_a_pipeline_makes_the_same_pixels(which, request, tmp_path):
+    workdir = request.getfixturevalue(which)
+    convert.convert(workdir, tmp_path / "sd", to="diffusers")
     theirs = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "sd")
     theirs.set_progress_bar_config(disable=True)
-    trained = Trained.open(run, changes={"method.solver.steps": 5, "mesh": {"data": 1}})
+    trained = Trained.open(workdir, changes={"method.solver.steps": 5, "mesh": {"data": 1}})
     exp, w = trained.exp, trained.choose(["ema"])[0].weights()
-    noise = exp.method.draw_latents(keys.root(0), len(PROMPTS))
+    start = np.asarray(exp.method.draw_latents(keys.root(0), len(PROMPTS)))
     tokens = {name: jnp.asarray(ids) for name, ids in exp.tokens(PROMPTS).items()}
 
     @jax.jit
     def make(w, noise, tokens):
-        return exp.show(w.frozen, exp.method.from_latents(w, noise, tokens))
+        cond = conditions.read(exp.spec, tokens, len(PROMPTS))
+        return exp.show(w.frozen, exp.method.from_latents(w, noise, cond))
 
     options = dict(num_inference_steps=5, guidance_scale=7.5, height=16, width=16, output_type="np")
     with torch.no_grad():
-        want = theirs(PROMPTS, latents=channels_first(noise), **options).images
-    np.testing.assert_allclose((np.asarray(make(w, noise, tokens)) + 1) / 2, want, **CLOSE)
-    ids = theirs.tokenizer(PROMPTS, padding="max_length", max_length=12, truncation=True).input_ids
-    np.testing.assert_array_equal(tokens["caption"], ids)
+        want = theirs(PROMPTS, latents=channels_first(start), **options).images
+    np.testing.assert_allclose((np.asarray(make(w, start, tokens)) + 1) / 2, want, **CLOSE)
+    for name, tokenizer in zip(tokens, (theirs.tokenizer, getattr(theirs, "tokenizer_2", None)), strict=False):
+        ids = tokenizer(PROMPTS, padding="max_length", max_length=12, truncation=True).input_ids
+        np.testing.assert_array_equal(tokens[name], ids)
+
+
+def test_openclip_is_written_as_they_read_it(run_xl, tmp_path):
+    from diffusers.loaders import single_file_utils
+    from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+    part = convert.of_run(run_xl).encoders[1]
+    stored = {k: torch.from_numpy(np.array(v)) for k, v in single_files.to_openclip(part.tensors).items()}
+    model = CLIPTextModelWithProjection(CLIPTextConfig(**part.config))
+    found = single_file_utils.convert_open_clip_checkpoint(model, {f"x.{k}": v for k, v in stored.items()}, prefix="x.")
+    short = {k.removeprefix("text_model."): v for k, v in found.items()}
+    for name, value in part.tensors.items():
+        np.testing.assert_array_equal(short[name.removeprefix("text_model.")].numpy(), value, err_msg=name)
 
 
 def test_a_single_file_opens(run, tmp_path):
