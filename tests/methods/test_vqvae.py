@@ -206,10 +206,12 @@ def test_restart_fills_a_collapsed_codebook(cls):
     assert used == {0.0: 0.25, 0.1: 1.0}
 
 
-def test_the_temperature_falls_by_step():
+def test_the_temperature_falls_and_the_weight_of_the_divergence_rises_by_step():
     quantizer = GumbelQuantizer(codes=4, dim=2, anneal=100)
     found = [float(quantizer.temperature(step)) for step in (0, 50, 100, 1000)]
     np.testing.assert_allclose(found, [1.0, 0.5 + 1 / 32, 1 / 16, 1 / 16], rtol=1e-6)
+    quantizer = GumbelQuantizer(codes=4, dim=2, kl_weight=0.5, kl_ramp=100)
+    np.testing.assert_allclose([quantizer.weight(s) for s in (0, 50, 100, 1000)], [0.0, 0.25, 0.5, 0.5], atol=1e-6)
 
 
 def test_rounded_numbers_take_every_level():
