@@ -57,7 +57,7 @@ def encoder(width=16, act="quick_gelu", projection=0):
     return Part(config, tensors)
 
 
-def tokenizer(folder, pad="<|endoftext|>"):
+def tokenizer(folder, pad="<|endoftext|>", length=12):
     """CLIP's files."""
     folder.mkdir(parents=True)
     (folder / "merges.txt").write_text(MERGES)
@@ -65,7 +65,7 @@ def tokenizer(folder, pad="<|endoftext|>"):
 
     vocab = Clip(path=str(folder)).library.get_vocab()
     (folder / "vocab.json").write_text(json.dumps(vocab))
-    told = dict(tokenizer_class="CLIPTokenizer", model_max_length=12, pad_token=pad)
+    told = dict(tokenizer_class="CLIPTokenizer", model_max_length=length, pad_token=pad)
     told |= dict(bos_token="<|startoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>")
     (folder / "tokenizer_config.json").write_text(json.dumps(told))
     return folder
