@@ -24,11 +24,16 @@ import inception_vs_torch  # noqa: E402
 import methods_vs_torch  # noqa: E402
 import nets_vs_torch  # noqa: E402
 import startup  # noqa: E402
+import text_vs_peers  # noqa: E402
 from sides import WHATS, compared  # noqa: E402
 from turns import installed  # noqa: E402
 
-MODULES = {name: module for module in (nets_vs_torch, methods_vs_torch, inception_vs_torch) for name in module.CASES}
-CPU = ("start", *nets_vs_torch.CPU, *methods_vs_torch.CASES, *inception_vs_torch.CASES)
+MODULES = {
+    name: module
+    for module in (nets_vs_torch, methods_vs_torch, inception_vs_torch, text_vs_peers)
+    for name in module.CASES
+}
+CPU = ("start", *nets_vs_torch.CPU, *methods_vs_torch.CASES, *inception_vs_torch.CASES, *text_vs_peers.CASES)
 STARTED = "configs/ddpm_digits.py"
 
 HEAD = """# Against PyTorch
@@ -38,7 +43,8 @@ Made by `python experiments/benchmarks/suite.py` from `{record}`. The same netwo
 and gradients, agree before anything is timed (`differ by`: relative, of the largest). GANs, VAE and VQ-VAE are the step that
 a user's run takes, at the shipped config's shapes cut in width and batch; the others a step of the network alone. A step of
 StyleGAN2 is the mean over 16, with R1 in one and path length in four of them; PyTorch's modulated convolutions share one kernel
-there, as ours do. jaxgen and PyTorch have processes of their own and take turns of at least 0.3 s.
+there, as ours do. Rows that name diffusers or transformers are timed against these (the extra `peers`), as they are installed.
+jaxgen and PyTorch have processes of their own and take turns of at least 0.3 s.
 
 The ratio is PyTorch's time over ours, median and quartiles over the rounds: above 1, jaxgen is faster. `kept`: over PyTorch
 with the allocator's settings that jaxgen makes for itself (freed memory stays with the process). `others`: share of the
@@ -96,6 +102,7 @@ def environment(device: str) -> dict:
     """Machine and versions."""
     packages = ("jax", "jaxlib", "flax", "optax", "torch", "numpy")
     versions = {package: installed(package) for package in packages}
+    versions |= {peer: found for peer in ("diffusers", "transformers") if (found := installed(peer)) != "none"}
     machine = (os.cpu_count(), processor(), device, platform.python_version(), versions)
     return dict(zip(MACHINE, machine, strict=True))
 
@@ -112,9 +119,11 @@ def lines(record: dict) -> list[tuple[str, ...]]:
             size = record["temporaries"].get(what, {}).get(name)
             words = {
                 "train": f"training, {NAMES.get(name, name)}",
-                "sample": "50 sampling steps",
+                "sample": record["case"].get("sampling", "50 sampling steps"),
                 "generate": "generated images",
                 "features": "an image",
+                "encode": "texts",
+                "decode": "a picture of latents",
             }
             rows.append(
                 (
