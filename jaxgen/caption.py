@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from jaxgen.data.files import find, readable
 from jaxgen.data.pipeline import share
 from jaxgen.errors import UserError
 from jaxgen.evaluation.captions import Said, looked, say
-from jaxgen.images import save_captioned, save_grid
+from jaxgen.images import save_captioned
 from jaxgen.runs.trained import Trained
 from jaxgen.runs.writers import write_text
 
@@ -35,8 +36,8 @@ def caption(
     """Captions of the pictures of `input`, a file or a folder, else of `num` held-out ones; printed, a line each.
 
     OUT.jsonl: {"file", "captions"} of each, as a folder of pictures with captions has them. OUT.png: the first 64 above their
-    captions. OUT_attention.png: of the first 8 a row, the picture and where it looks for each token. OUT is by default
-    samples/STEP_caption... in the run's directory. `changes` to the run's config hold for this call: `method.beam`, say.
+    captions. OUT_attention.png: of the first 8 a row, the picture and where it looks for each token, above what that says. OUT is
+    by default samples/STEP_caption... in the run's directory. `changes` to the run's config hold for this call: `method.beam`, say.
     """
     trained = Trained.open(workdir, step, changes)
     exp, (choice,) = trained.exp, trained.choose([weights])
@@ -67,7 +68,10 @@ def _draw(target: Path, pictures: list[np.ndarray], said: list[Said]) -> None:
         target.with_name(f"{target.name}.png"), np.stack(pictures[:SHOWN]), [one.text for one in said[:SHOWN]]
     )
     maps = [looked(x, one) for x, one in zip(pictures[:MAPPED], said, strict=False)]
-    save_grid(target.with_name(f"{target.name}_attention.png"), np.concatenate(maps), len(maps[0]))
+    columns = 1 + max(len(one.pieces) for one in said[: len(maps)])
+    texts = [["", *one.pieces, *[""] * columns][:columns] for one in said[: len(maps)]]
+    cells = np.concatenate([one[:columns] for one in maps])
+    save_captioned(target.with_name(f"{target.name}_attention.png"), cells, [*chain.from_iterable(texts)], columns)
 
 
 def _held_out(trained: Trained, num: int) -> tuple[list[str], list[np.ndarray]]:
@@ -81,6 +85,8 @@ def _held_out(trained: Trained, num: int) -> tuple[list[str], list[np.ndarray]]:
 
 def _read(path: Path, shape: tuple[int, ...]) -> tuple[list[str], list[np.ndarray]]:
     """Names and pictures of a file or a folder, brought to the run's size: the shorter side fits, the centre is kept."""
+    if not path.exists():
+        raise UserError(f"--input={path} is not there; name a picture, or a folder of pictures")
     if path.is_file():
         root, names = path.parent, [path.name]
     else:

@@ -52,8 +52,8 @@ def sample(
     one that they are guided away from. `asked`: values of other conditions by name. `best_of`: how many samples of each prompt are
     made, of which the contrastive run `ranker` chooses one.
     """
-    trained = Trained.open(workdir, step, changes)
-    trained = trained.changed(trained.against(negative))
+    plain = Trained.open(workdir, step, changes)
+    trained = plain.changed(plain.against(negative))
     (choice,) = trained.choose([weights])
     prompt = texts(prompt)
     wanted = trained.asked(labels, prompt, **(asked or {}))
@@ -63,8 +63,9 @@ def sample(
     parts += [f"labels-{','.join(called)}"] * bool(called)
     parts += [f"prompt-{'+'.join(prompt)}"] * bool(prompt)
     parts += [f"best{best_of}"] * (best_of > 1)
+    parts += [f"negative-{negative}"] * bool(negative)
     parts += [f"{k}-{np.asarray(v).tolist()}" for k, v in (asked or {}).items() if k != label]
-    target = Path(expand(out)) if str(out) else trained.run.path / "samples" / trained.stem(*parts)
+    target = Path(expand(out)) if str(out) else trained.run.path / "samples" / plain.stem(*parts)
     target = target.with_suffix("") if target.suffix in (".png", ".npz") else target
     if files and target.exists():
         raise UserError(f"--files: {target} is there already; delete it, or name another --out")

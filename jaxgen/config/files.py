@@ -283,6 +283,7 @@ def _data(spec: dict[str, Any]) -> dict[str, Any]:
     for key in spec:
         if key != "name" and key not in allowed and key not in known:
             others = [one for one in TABLES["source"] if key in keys("source", one, "config.data")]
+            others.sort(key=lambda one: one != "folder")  # where what is one's own most often lies
             hint = f", but of {', '.join(others)}: add --config.data={others[0]}" if others else ""
             raise UserError(f"config.data.{key} is not a field of {name}{hint or nearest(key, [*allowed, *known])}")
     said = {**spec, "tokenizer": complete("tokenizer", spec.get("tokenizer", "none"), "config.data.tokenizer")}

@@ -136,6 +136,13 @@ class Tokenizer:
         ids = ids[: next((at for at, i in enumerate(ids) if i in (end, pad)), len(ids))]
         return self.library.decode(ids).strip()
 
+    def spelled(self, ids: Sequence[int]) -> list[str]:
+        """What each of such ids says, up to the end; "" of the start."""
+        before, end, _ = self.around
+        ids = [int(i) for i in ids]
+        last = ids.index(end) if end in ids else len(ids)
+        return [""] * len(before) + [self.library.decode([i]).strip() for i in ids[len(before) : last]]
+
     def field(self, captions: int = 1) -> Field:
         """What the texts of an example are: [length], or [captions, length] where there are several."""
         shape = (captions,) * (captions > 1) + (self.chunks,) * (self.chunks > 1) + (self.length,)

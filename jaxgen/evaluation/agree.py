@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -57,6 +58,10 @@ class Agree:
                 "(config.eval.agree.judge.path=DIR)"
             )
         lender = self.judge
+        if not (Path(lender.path) / "config.json").is_file():
+            raise UserError(
+                f"config.eval.agree.judge.path={lender.path} holds no run (no config.json); train one or name another"
+            )
         missing = (
             {*scenes.attributes(1)} - {*lender.spec.conditions} if isinstance(lender.method, Answers) else {"kind"}
         )
@@ -97,7 +102,8 @@ class Agree:
             scalars |= named(name, each)
         about = {**drawn(source, self.num), "unseen": sum(new), "weights": viewer.judge.weights, "seed": self.seed}
         about |= {"best_of": self.best_of} if ranker else {}
-        return Report(scalars, about=about)
+        note = f"{sum(new):,} of {len(new):,} captions unseen" if any(new) else ""
+        return Report(scalars, about=about, note=note)
 
     def _viewer(self, exp: Experiment) -> Viewer:
         """The judge on all devices."""

@@ -29,6 +29,7 @@ class Said(NamedTuple):
     text: str
     tokens: np.ndarray  # int32 [L]
     shares: np.ndarray  # [L, h, w]: where it looks while it says each of them
+    pieces: list[str]  # the words, or parts of words, of the tokens up to the end
 
 
 def say(exp: Experiment, w: Weights, pictures: Sequence[np.ndarray]) -> Iterator[Said]:
@@ -48,7 +49,7 @@ def say(exp: Experiment, w: Weights, pictures: Sequence[np.ndarray]) -> Iterator
         filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), 0)])[mine]
         found = jax.device_get(program(w, parallel.put_batch(exp.mesh, {exp.data.target: filled, **silent}), exp.root))
         for words, shares in zip(*(x[: len(part)] for x in found), strict=True):
-            yield Said(exp.tokenizer.decode(words), words, shares)
+            yield Said(exp.tokenizer.decode(words), words, shares, exp.tokenizer.spelled(words))
 
 
 def figures(said: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:

@@ -33,6 +33,12 @@ def test_bytes_learn_what_the_captions_repeat_and_can_write_everything(captions)
     assert tuple(learned.encode([""])[0][:3]) == (1, 2, 0) == learned.field().empty[:3]
 
 
+def test_what_each_token_says(captions):
+    tokenizer = Bytes(length=9).learned(captions)
+    (ids,) = tokenizer.encode(["a red ring"])
+    assert tokenizer.spelled(ids) == ["", "a", "red", "ring"]
+
+
 def test_what_is_cut_off_is_told_with_its_words(captions):
     tokenizer = Bytes(length=8).learned(captions)
     assert tokenizer.cut("a red ring") == ""
