@@ -1,4 +1,4 @@
-"""The latents of a config's pictures, encoded once: `--mode=cache`.
+"""The latents of a config's pictures, and the states of its captions, encoded once: `--mode=cache`.
 
     python -m jaxgen.main --config=C --mode=cache --workdir=DIR
     python -m jaxgen.main --config=C --workdir=runs/x --config.data.name=latents --config.data.path=DIR
@@ -6,8 +6,12 @@
 What is kept of a picture are the moments of its posterior, or its codes, never a draw: every step draws anew. Encoders do not
 commute with mirrors, so that with `data.augment=("flip",)` the mirrored picture is encoded too. DIR/train and DIR/eval hold an
 array for every field that a run reads, and meta.json: what was encoded and by what, mean and standard deviation of the latents.
+
+Of a config with frozen encoders of text DIR/text holds what the encoder says of every caption that differs from others, once, and
+of the empty text (DIR/text2 of the second): `--config.method.text_encoder.cache=DIR`.
 """
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -20,15 +24,18 @@ from tqdm import tqdm
 
 from jaxgen.config.files import FEED
 from jaxgen.core import parallel
+from jaxgen.core.conditions import heard
 from jaxgen.core.lender import Frozen, weights_hash
 from jaxgen.core.spec import Field, Spec
 from jaxgen.core.task import Array
+from jaxgen.core.text import META as TEXT_META
+from jaxgen.core.text import each
 from jaxgen.data.pipeline import eval_batches
 from jaxgen.data.sources import NothingHeldOut, Source
 from jaxgen.data.sources.latents import META
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
-from jaxgen.runs.experiment import Experiment, open_source
+from jaxgen.runs.experiment import Experiment, open_source, without_states
 from jaxgen.runs.writers import say, write_text
 from jaxgen.tasks.augment import Flip
 from jaxgen.tasks.codec import NAME, Codec
@@ -46,6 +53,10 @@ def cache(config: ConfigDict, folder: str | Path, dtype: str = "float16") -> Non
         raise UserError("--mode=cache runs on one host; leave out --distributed")
     if (Path(folder) / "config.json").is_file():
         raise UserError(f"--workdir={folder} is the directory of a run; name another for what --mode=cache writes")
+    config = without_states(config)
+    texts = texts_of(config, Path(folder), dtype)
+    if texts and not any(name == "codec" for name in config.tasks):
+        return
     for split in ("train", "eval"):
         try:
             source = open_source(config, split)
@@ -53,6 +64,63 @@ def cache(config: ConfigDict, folder: str | Path, dtype: str = "float16") -> Non
             say("data     nothing is held out")
             continue
         _write(config, source, Path(folder) / split, dtype)
+
+
+def texts_of(config: ConfigDict, folder: Path, dtype: str) -> bool:
+    """Write what the config's frozen encoders say of every caption of the training data; whether there are any."""
+    if not config.method.get("text_encoder"):
+        return False
+    source = open_source(config, "train")
+    exp = Experiment.open(config, source.spec)
+    lent = exp.frozen()
+    for i, (_, name, text, _) in enumerate(each(exp.method.text_encoder, exp.spec)):
+        field = exp.spec[text]
+        ids = np.concatenate([source.distinct(text), np.asarray(field.null(1))])
+        ids = np.unique(ids.reshape(len(ids), -1), axis=0).reshape(-1, *field.shape)
+        told = {
+            "encoder": weights_hash(lent[name].weights),
+            "texts": hashlib.sha256(ids.tobytes()).hexdigest(),
+            "dtype": dtype,
+        }
+        if (folder / name / TEXT_META).is_file():
+            there = json.loads((folder / name / TEXT_META).read_text())
+            if any(there[key] != value for key, value in told.items()):
+                raise UserError(
+                    f"{folder / name} holds states of other texts, or of another encoder; delete it, or name another --workdir"
+                )
+            say(f"texts    {folder / name} has all of {len(ids):,} texts")
+            continue
+
+        def encode(lent: Frozen, ids: Array) -> dict[str, Array]:
+            made = heard(lambda ids: lent.model.encode_text(lent.weights, ids), ids)
+            return {k: v.astype("float32" if k == "text_mask" else dtype) for k, v in made.items()}
+
+        program, batch, found = (
+            jax.jit(encode, out_shardings=parallel.replicated(exp.mesh)),
+            exp.spread(exp.feed.batch),
+            [],
+        )
+        for start in tqdm(range(0, len(ids), batch), "texts", leave=False, disable=None):
+            rows = ids[start : start + batch]
+            filled = np.concatenate([rows, np.repeat(rows[-1:], batch - len(rows), 0)])
+            made = jax.device_get(program(lent[name], parallel.put_batch(exp.mesh, {"ids": filled})["ids"]))
+            found.append({k: v[: len(rows)] for k, v in made.items()})
+        arrays = {"ids": ids, **{k: np.concatenate([part[k] for part in found]) for k in found[0]}}
+        broken = ~np.isfinite(arrays["states"].astype(np.float32)).reshape(len(ids), -1).all(1)
+        if broken.any():
+            words = exp.tokenizers[min(i, len(exp.tokenizers) - 1)].decode(ids[int(np.argmax(broken))])
+            raise UserError(
+                f"the states of the caption {words!r} are NaN or infinite in {dtype}; leave out "
+                "config.method.text_encoder.cache, so that they are made in every step"
+            )
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for key, value in arrays.items():
+            np.save(folder / name / f"{key}.npy", value)
+        write_text(folder / name / TEXT_META, json.dumps({**told, "arrays": list(arrays)}, indent=1))
+        say(
+            f"texts    {len(ids):,} texts in {folder / name}: {dtype} {'x'.join(map(str, arrays['states'].shape[1:]))} of each"
+        )
+    return True
 
 
 def _refuse_other(exp: Experiment) -> Codec:

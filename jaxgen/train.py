@@ -262,6 +262,7 @@ class Loop:
         self.faults: dict[str, str] = {}  # evaluator -> what went wrong last
         self.watch = Watch(exp.config)
         exp.refuse_batch(len(source))
+        exp.refuse_new_texts(source)
         if self.held_out:
             self.held_out[0]  # what cannot be read is told before the first step
         self.programs: dict[int, Ahead[Compiled]] = {}

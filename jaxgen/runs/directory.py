@@ -42,7 +42,7 @@ FREE = re.compile(
     r"(steps|log_every|save_every|keep|snapshot_every|steps_per_call|mesh|sharding|eval|watch|phases|since|init"
     r"|data\.(placement|device_mb|workers|prefetch|data_dir|eval_path|eval_split)|method\.(solver|guide|nll|process\.whole_clock|microbatches|truncate|stats|standing|draw|temperature|pixels|passes|doubt|first|beam|length_penalty))\b.*"
     r"|.*\.(path|remat|dtype)"
-    r"|data\.tokenizer(\.\d+)?\.chunks"
+    r"|data\.tokenizer(\.\d+)?\.chunks|method\.text_encoder(\.\d+)?\.cache"
     r"|.*\.schedule_steps"
     r"|.*\.optimizer\.(lr|warmup|schedule|final|hold|clip|weight_decay|decay|b1|b2|rho|eps|eps_in_root)"
 )

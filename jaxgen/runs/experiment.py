@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxgen.config import registry
-from jaxgen.config.files import FEED, Feed, plain, span, to_json
+from jaxgen.config.files import FEED, Feed, find, override, plain, span, to_json
 from jaxgen.core import conditions, keys, parallel
 from jaxgen.core.inputs import Input, holding
 from jaxgen.core.layout import Layout
@@ -26,7 +26,7 @@ from jaxgen.core.net import Net
 from jaxgen.core.spec import Field, Spec, given
 from jaxgen.core.state import Array, NetState, PyTree, TrainState, Variables, Weights
 from jaxgen.core.task import Batch, Task, is_cached
-from jaxgen.core.text import kept_in, told_by
+from jaxgen.core.text import STATES, CachedStates, kept_in, told_by
 from jaxgen.data.pipeline import eval_batches, share
 from jaxgen.data.sources import OnLevels, Source, Templated, Tokenized
 from jaxgen.data.sources.tokenized import CAPTIONS, every_caption
@@ -155,6 +155,14 @@ def in_rows(config: ConfigDict, data: Spec) -> Spec:
             shape = (*several, *([one["chunks"]] if one["chunks"] > 1 else []), data[name].shape[-1])
             data = Spec({**data, name: replace(data[name], shape=shape)})
     return data
+
+
+def without_states(config: ConfigDict) -> ConfigDict:
+    """A config whose texts are encoded when they are needed, whatever was cached of them for training."""
+    text = plain(config.method.get("text_encoder"))
+    paths = [f".{i}" for i in range(len(text))] if isinstance(text, tuple) else [""] if text else []
+    changes = {f"method.text_encoder{path}.cache": "" for path in paths}
+    return override(config, changes) if any(find(plain(config), path) for path in changes) else config
 
 
 class Stage(NamedTuple):
@@ -377,6 +385,11 @@ class Experiment:
         if examples is not None and self.batch > max(examples, self.feed.batch):
             raise UserError(_beyond(self.config, self.batch // self.feed.batch, examples, shards))
 
+    def refuse_new_texts(self, source: Source) -> None:
+        """A UserError unless the states that were cached are of all captions of the data."""
+        for lender in self.cached_texts.values():
+            lender.refuse_new(source.distinct(lender.text))
+
     def settle(self, source: Source, num: int = 2048) -> dict[str, Any]:
         """Changes to the config that tasks find out of the first `num` examples of the data; {} where nothing is open.
 
@@ -453,7 +466,15 @@ class Experiment:
 
     def frozen(self) -> dict[str, Frozen]:
         """The frozen models' weights, read from where they are."""
-        return {name: loan.lender.load(self.shardings.frozen[name]) for name, loan in self.loans.items()}
+        found = {name: loan.lender.load(self.shardings.frozen[name]) for name, loan in self.loans.items()}
+        for name, lender in self.cached_texts.items():
+            lender.refuse_other(found[name])
+        return found
+
+    @cached_property
+    def cached_texts(self) -> dict[str, CachedStates]:
+        """Encoder of text -> what was cached of it."""
+        return {k.removesuffix(STATES): loan.lender for k, loan in self.loans.items() if k.endswith(STATES)}
 
     def lend(self, state: TrainState) -> TrainState:
         """A restored state with the frozen models, which checkpoints do not hold."""

@@ -23,7 +23,7 @@ from jaxgen.errors import UserError
 from jaxgen.images import to_uint8
 from jaxgen.runs.checkpoint import Averages, Checkpoints
 from jaxgen.runs.directory import RunDir
-from jaxgen.runs.experiment import Experiment, Made, in_rows
+from jaxgen.runs.experiment import Experiment, Made, in_rows, without_states
 from jaxgen.runs.posthoc import Choice, choose
 
 Labels = (
@@ -223,7 +223,7 @@ class Trained:
 def _experiment(run: RunDir, at: int, changes: Mapping[str, Any]) -> Experiment:
     """Of the phase that made a checkpoint."""
     stages = configs.phases(run.changed(changes))
-    config = stages[configs.owner(stages, at)].config
+    config = without_states(stages[configs.owner(stages, at)].config)
     return Experiment.open(config, in_rows(config, run.spec(at)), run.path / "frozen")
 
 

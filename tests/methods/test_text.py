@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -12,16 +13,17 @@ from cases import ROOT
 from flax import linen as nn
 from safetensors.numpy import save_file
 
+from jaxgen.cache import cache
 from jaxgen.config import files as configs
 from jaxgen.core import conditions
 from jaxgen.core.conditions import heard
 from jaxgen.core.spec import Spec, weighed
-from jaxgen.core.text import encode, kept_in
+from jaxgen.core.text import CachedStates, encode, kept_in, place_of
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import read_text
 from jaxgen.nets.text import ClipText
 from jaxgen.pretrained.text import to_transformers
-from jaxgen.runs.experiment import Experiment, open_source
+from jaxgen.runs.experiment import Experiment, open_source, without_states
 
 CLIP = dict(model_type="clip_text_model", vocab_size=512, hidden_size=8, intermediate_size=16, num_hidden_layers=2,
             num_attention_heads=2, max_position_embeddings=24, hidden_act="quick_gelu", eos_token_id=2)  # fmt: skip
@@ -217,3 +219,52 @@ def test_encoders_that_cannot_serve_are_refused(clip, tmp_path):
     ):
         with pytest.raises(UserError, match=wanted):
             opened(clip, **changes)
+
+
+def test_cached_states_train_as_those_made_in_the_step(clip, tmp_path):
+    path, few = str(tmp_path / "states"), {"data.num": 40, "data.eval_num": 8, "data.batch": 8}
+    exp = opened(clip, **few)
+    with pytest.raises(UserError, match=r"cache=.*states holds no states of texts; write them first by --mode=cache"):
+        opened(clip, **few, **{"method.text_encoder.cache": path})
+    cache(exp.config, path, "float32")
+    distinct = open_source(exp.config, "train").distinct("caption")
+    assert np.load(f"{path}/text/states.npy").shape == (
+        len(np.unique(distinct, axis=0)) + 1,
+        24,
+        8,
+    )  # the empty text too
+    known = opened(clip, **few, **{"method.text_encoder.cache": path})
+    known.refuse_new_texts(open_source(known.config, "train"))
+    lent, rng = known.frozen(), jax.random.key(0)
+    assert list(lent) == ["text", "text_states"]
+    part = replace(known.method.text_encoder, dropout=0.3, null="zeros")
+
+    def told(ids, rng, frozen, part=part):
+        return encode(part, known.spec, frozen, {"caption": jnp.asarray(ids)}, rng)
+
+    ids = np.concatenate([distinct[::3], known.tokens([""])["caption"]])
+    jax.tree.map(
+        partial(np.testing.assert_allclose, atol=1e-5), told(ids, rng, lent), told(ids, rng, {"text": lent["text"]})
+    )
+    new = known.tokens(["never said before"])["caption"]
+    assert np.isnan(told(new, rng, lent, replace(part, dropout=0.0))["states"]).all()  # loud, if ever
+    assert np.isfinite(told(new, None, lent)["states"]).all()  # samples and evaluation encode
+    assert not without_states(known.config).method.text_encoder.cache and list(exp.loans) == ["text"]
+    other = opened(clip, **few | {"data.num": 80, "method.text_encoder.cache": path})
+    with pytest.raises(
+        UserError, match=r"captions that differ have no states in .*: the data or the tokenizer changed; delete"
+    ):
+        other.refuse_new_texts(open_source(other.config, "train"))
+    meta = tmp_path / "states" / "text" / "meta.json"
+    meta.write_text(meta.read_text().replace('"encoder": "', '"encoder": "0'))
+    with pytest.raises(UserError, match=r"are of another encoder; delete them, and cache them anew by --mode=cache"):
+        CachedStates(path, "text", "caption").refuse_other(lent["text"])
+    with pytest.raises(UserError, match=r"holds states of other texts, or of another encoder; delete it"):
+        cache(exp.config, path, "float32")
+
+
+def test_rows_are_found():
+    rng = np.random.default_rng(0)
+    for count in (1, 2, 3, 17, 64):
+        rows = np.unique(rng.integers(0, 3, (count, 5)), axis=0)
+        np.testing.assert_array_equal(place_of(jnp.asarray(rows), jnp.asarray(rows)), np.arange(len(rows)))

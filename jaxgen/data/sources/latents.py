@@ -36,6 +36,12 @@ class CachedLatents(Rows):
         """The keys of `config.data` of the pictures that were encoded."""
         return self.told["data"]
 
+    def distinct(self, name: str) -> np.ndarray:
+        """The tokens of all captions that differ, [M, L]."""
+        field, tokens = self.spec[name], self.arrays[name]
+        rows = np.unique(tokens.reshape(-1, *field.shape[field.kind == "captions" :]), axis=0)
+        return rows[(rows >= 0).reshape(len(rows), -1).all(1)]
+
     def facts(self) -> Any:
         """Which pictures and which codec."""
         return [plain(self.spec), self.told["num"], self.told["pictures"], self.told["codec"]]

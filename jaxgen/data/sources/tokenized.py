@@ -98,6 +98,10 @@ class Tokenized(Wrapped):
         told = (one.encode_and_tell(list(place)) for one in self.tokenizers)
         return dict(zip(CAPTIONS, told, strict=False)), rows
 
+    def distinct(self, name: str) -> np.ndarray:
+        """The tokens of all captions that differ, [M, L]."""
+        return self.table[0][name][0]
+
     @cached_property
     def notes(self) -> tuple[str, ...]:
         """With the captions that are cut."""
