@@ -14,16 +14,17 @@ from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    c = ConfigDict(dict(seed=0, steps=5_000, log_every=100, save_every=1_000, steps_per_call=5))
+    c = ConfigDict(dict(seed=0, steps=4_000, log_every=100, save_every=1_000, steps_per_call=5))
     c.data = dict(name="shapes", size=32, num=20_000, batch=32, tokenizer=dict(name="bytes", length=24, vocab=512))
     c.tasks = dict(codec=dict(run=dict(name="run", path=""), tokens=True))
     c.method = dict(
         name="text_image_tokens",
         net=dict(
             name="text_image_transformer", depth=4, width=128, heads=4,
-            optimizer=dict(name="adam", lr=1e-3, b2=0.98, weight_decay=0.01, warmup=200, clip=1.0, schedule="cosine"),
+            optimizer=dict(name="adam", lr=2e-3, b2=0.98, weight_decay=0.01, warmup=200, clip=1.0, schedule="cosine"),
             ema=0.999,
         ),
+        draw=dict(name="draw", top_p=0.9),
         condition_dropout=0.1,
         guide=dict(name="cfg", scale=2.0),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    c = ConfigDict(dict(seed=0, steps=3_000, log_every=100, save_every=1_000, steps_per_call=5))
+    c = ConfigDict(dict(seed=0, steps=6_000, log_every=100, save_every=1_000, steps_per_call=5))
     c.data = dict(name="shapes", size=32, num=20_000, batch=32)
     sizes = dict(width=64, hidden=32, downs=2, blocks=2)
     c.method = dict(
@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
             name="vqvae_net",
             encoder=dict(name="conv_encoder", **sizes),
             decoder=dict(name="conv_decoder", **sizes),
-            quantizer=dict(name="gumbel_quantizer", codes=256, dim=64, hard=False, norm=True, kl_weight=1e-4, kl_ramp=1_000),
+            quantizer=dict(name="gumbel_quantizer", codes=256, dim=64, hard=False, kl_weight=1e-4, kl_ramp=2_000),
             optimizer=dict(name="adam", lr=2e-3, warmup=100, clip=1.0, schedule="cosine"),
             ema=0.998,
         ),

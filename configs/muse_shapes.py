@@ -14,7 +14,7 @@ from jaxgen.config.files import tiny
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    c = ConfigDict(dict(seed=0, steps=5_000, log_every=100, save_every=1_000, steps_per_call=5))
+    c = ConfigDict(dict(seed=0, steps=4_000, log_every=100, save_every=1_000, steps_per_call=5))
     c.data = dict(name="shapes", size=32, num=20_000, batch=32, tokenizer=dict(name="bytes", length=24, vocab=512))
     c.tasks = dict(codec=dict(run=dict(name="run", path=""), tokens=True))
     c.method = dict(
@@ -22,7 +22,7 @@ def get_config(arg: str = "") -> ConfigDict:
         net=dict(
             name="uvit_masked", embed=96, channels=96, blocks=1, block_heads=4, width=128, depth=3, heads=4, hidden=384,
             text=dict(name="text_transformer", depth=1, width=64, heads=2),
-            optimizer=dict(name="adam", lr=1e-3, b2=0.98, weight_decay=0.01, warmup=200, clip=1.0, schedule="cosine"),
+            optimizer=dict(name="adam", lr=2e-3, b2=0.98, weight_decay=0.01, warmup=200, clip=1.0, schedule="cosine"),
             ema=0.999,
         ),
         condition_dropout=0.1,

@@ -357,17 +357,13 @@ class GumbelQuantizer(Quantizer):
     kl_weight: NonNegative = 5e-4  # of KL(q | uniform), mean over positions, in nats
     kl_ramp: Natural = 0  # steps in which that weight rises from 0, by half a cosine (DALL-E: 5000)
     hard: bool = True  # the forward pass sees one code, the gradient the soft mixture
-    norm: bool = (
-        False  # features have mean 0 and standard deviation 1 before their logits, which are wide apart from the start
-    )
     hot: Positive = 1.0  # the first temperature
     cold: Positive = 1 / 16  # the last
     anneal: RunLength = 0  # steps between them; 0: the run's length
 
     def setup(self) -> None:
         self.embed = self.param("embed", nn.initializers.normal(1.0), (self.codes, self.dim))
-        spread = 3.0 / math.sqrt(self.dim)  # standard deviation of the first logits: 3
-        self.logits = Dense(self.codes, kernel_init=nn.initializers.normal(spread)) if self.norm else Dense(self.codes)
+        self.logits = Dense(self.codes)
 
     def temperature(self, step: Array | int) -> Array:
         """At a step."""
@@ -389,8 +385,7 @@ class GumbelQuantizer(Quantizer):
 
     def __call__(self, z: Array, train: bool = False, step: Array | int = 0) -> Quantized:
         """z [B, ..., dim]; outside of training the likeliest code."""
-        z = z.astype(jnp.float32)
-        logits = self.logits(jax.nn.standardize(z) if self.norm else z)
+        logits = self.logits(z.astype(jnp.float32))
         ids = logits.argmax(-1).astype(jnp.int32)
         log_q = jax.nn.log_softmax(logits)
         kl = (jnp.exp(log_q) * (log_q + math.log(self.codes))).sum(-1).reshape(len(z), -1).mean(-1)
