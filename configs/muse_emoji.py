@@ -19,7 +19,8 @@ def get_config(arg: str = "") -> ConfigDict:
     c.method = dict(
         name="masked_tokens",
         net=dict(
-            name="uvit_masked", embed=192, channels=192, blocks=2, block_heads=6, width=256, depth=4, heads=8, hidden=704,
+            name="uvit_masked", positions=True,
+            embed=192, channels=192, blocks=2, block_heads=6, width=256, depth=4, heads=8, hidden=704,
             text=dict(name="text_transformer", depth=2, width=128, heads=4),
             optimizer=dict(name="adam", lr=5e-4, b2=0.98, weight_decay=0.05, warmup=500, clip=1.0, schedule="cosine"),
             ema=0.999,

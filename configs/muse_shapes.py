@@ -20,7 +20,8 @@ def get_config(arg: str = "") -> ConfigDict:
     c.method = dict(
         name="masked_tokens",
         net=dict(
-            name="uvit_masked", embed=96, channels=96, blocks=1, block_heads=4, width=128, depth=3, heads=4, hidden=384,
+            name="uvit_masked", positions=True,
+            embed=96, channels=96, blocks=1, block_heads=4, width=128, depth=3, heads=4, hidden=384,
             text=dict(name="text_transformer", depth=1, width=64, heads=2),
             optimizer=dict(name="adam", lr=2e-3, b2=0.98, weight_decay=0.01, warmup=200, clip=1.0, schedule="cosine"),
             ema=0.999,

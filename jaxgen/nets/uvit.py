@@ -126,6 +126,7 @@ class UVitMasked(Listens, Layers):
     shape: of the tokens, [h, w]. rows: of the table of tokens, the last that of the hidden one; 0: vocabulary + 1.
     channels, blocks, block_heads: of the residual blocks. width, depth, heads, hidden: of the transformer; hidden of its MLP.
     embed: channels of a token before the first layer. size_waves: sines and cosines of each number of `size`.
+    positions: every place of the grid has a learned vector; aMUSEd knows places by the borders that its convolutions meet.
     halve: the transformer's grid has half as many rows and columns. scan: its layers are one `lax.scan`.
     """
 
@@ -145,6 +146,7 @@ class UVitMasked(Listens, Layers):
     heads: Count = 16
     hidden: Count = 2816
     size_waves: Count = 256
+    positions: bool = False
     halve: bool = False
     use_bias: bool = False
     dtype: Precision = "float32"
@@ -168,6 +170,8 @@ class UVitMasked(Listens, Layers):
         ids = jnp.where(ids == self.vocabulary, table - 1, ids)
         x = nn.Embed(table, self.embed, embedding_init=normal, name="table")(ids)
         x = self.linear(self.channels, "embed_out")(self.norm(x, "embed_norm"))
+        if self.positions:
+            x = x + self.param("position", normal, (rows * columns, self.channels)).astype(x.dtype)
         x = x.reshape(-1, rows, columns, self.channels)
         if self.halve:
             halved = Conv(self.channels, 2, 2, 0, self.use_bias, self.dtype, normal, name="halved")

@@ -58,9 +58,9 @@ def _fields(config: dict[str, Any]) -> dict[str, Any]:
 def _config(module: UVitMasked) -> dict[str, Any]:
     spec, (states, _) = module.conditions, sequences(module.conditions)
     refuse_told(WHAT, module, [states, "pooled", "size"])
-    if not {"pooled", "size"} <= {*spec} or module.shape != module.shape[:1] * 2:
+    if not {"pooled", "size"} <= {*spec} or module.shape != module.shape[:1] * 2 or module.positions:
         raise UserError(
-            f"{WHAT}: a pooled text, sizes and a square grid are needed; keep the net in jaxgen's own format"
+            f"{WHAT}: a pooled text, sizes and a square grid without learned places are needed; keep the net in jaxgen's own format"
         )
     return dict(
         _class_name="UVit2DModel",
