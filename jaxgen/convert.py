@@ -11,9 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
@@ -195,7 +193,7 @@ def to_run(pipeline: Pipeline, workdir: str | Path, size: int = 0, dtype: str = 
 
 
 def _state(pipeline: Pipeline, exp: Experiment) -> TrainState:
-    """The state of a run that begins with a pipeline's net; its optimizer has seen nothing."""
+    """The state of a run that begins with a pipeline's net; an optimizer comes where training begins."""
     kind, net = pipelines.kind_of(pipeline.net, "the pipeline"), exp.method.net
     variables = kind.read(net.module, pipeline.net.tensors)
     wanted, found = exp.abstract.nets["net"], {"params": variables["params"], **others(variables)}
@@ -207,10 +205,8 @@ def _state(pipeline: Pipeline, exp: Experiment) -> TrainState:
         raise UserError(
             f"the net is {shapes[1].get(odd[0])} in {odd[0]} and its config makes {shapes[0].get(odd[0])}; convert it to diffusers"
         )
-    # zeros, as every optimizer begins; pages that nobody writes take no memory
-    opt = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), jax.eval_shape(net.tx.init, variables["params"]))
     ema = {rule.label: kind.read(net.module, pipeline.averages)["params"] for rule in net.ema}
-    state = NetState(variables["params"], opt, others(variables), ema, next(iter(ema), ""))
+    state = NetState(variables["params"], (), others(variables), ema, next(iter(ema), ""))
     return TrainState(step=jnp.zeros((), jnp.int32), nets={"net": state})
 
 

@@ -119,9 +119,14 @@ def resume(config: ConfigDict, run: RunDir, began: float, allow_data_change: boo
             for i in ahead[1:]:
                 refuse_shrinking(i, experiment(i - 1).spec, experiment(i).spec)
             loop(ahead[0]).prepare(newest)
-            found = checkpoints.restore(like)
+            found = checkpoints.restore(
+                like, part=not newest
+            )  # of step 0 is what was imported: nothing was trained yet
             if found:
                 at, state, notes = found[0], experiment(owner(stages, found[0])).lend(found[1]), []
+                if not newest:
+                    fresh = first.init().nets
+                    state = state.replace(nets={k: net.replace(opt=fresh[k].opt) for k, net in state.nets.items()})
             else:
                 at, (state, notes) = 0, begin(first)
             if changed.get(at):

@@ -138,15 +138,15 @@ def test_it_is_sampled_trained_on_and_given_back_as_any_run(folder, tmp_path):
 
     workdir = convert.convert(folder, tmp_path / "run", to="run")
     assert Trained.open(workdir).sample(num=2, steps=2, prompt="a cat").shape == (2, 16, 16, 3)
-    for i in range(8):
-        save_png(tmp_path / f"data/{i}.png", np.full((16, 16, 3), 30 * i, np.uint8))
+    for i in range(12):
+        save_png(tmp_path / f"data/{i}.png", np.full((16, 16, 3), 20 * i, np.uint8))
         (tmp_path / f"data/{i}.txt").write_text(f"number {i}")
-    config = configs.override(configs.load(str(workdir)), {
-        "init": str(workdir), "data.path": str(tmp_path / "data"), "data.eval_fraction": 0.0, "steps": 1, "mesh": {"data": 1},
-        "eval": {},
-    })  # fmt: skip
-    train(config, tmp_path / "tuned")
-    whole, found = pipelines.read(folder), convert.of_run(tmp_path / "tuned")
+    config = configs.override(
+        configs.load(str(workdir)), {"data.path": str(tmp_path / "data"), "steps": 1, "mesh": {"data": 1}}
+    )
+    train(config, workdir)
+    assert Trained.open(workdir).at == 1
+    whole, found = pipelines.read(folder), convert.of_run(workdir)
     alike(whole, found, of=("vae",))
     assert any((found.net.tensors[k] != v).any() for k, v in whole.net.tensors.items())
 
