@@ -87,6 +87,12 @@ def parser() -> argparse.ArgumentParser:
         "--prompt", action="append", default=[], metavar="TEXT", help="a text to be shown; several take turns"
     )
     s.add_argument("--negative", default="", metavar="TEXT", help="a text to be guided away from")
+    s.add_argument(
+        "--cascade",
+        default="",
+        metavar="A,B,...",
+        help="in place of --workdir: runs of which each enlarges what the one before makes; other flags are of the last",
+    )
     s.add_argument("--prompts", type=expand, default="", metavar="FILE", help="texts to be shown, one a line")
     s.add_argument("--best-of", type=int, default=1, metavar="N", help="keep the best of N samples of each prompt")
     s.add_argument(
@@ -157,6 +163,8 @@ def run(argv: list[str]) -> None:
     rest, tool = split(rest, "--tool.")
     args = parser().parse_args(rest)
     _refuse_idle(args)
+    if args.cascade:
+        args.cascade, args.workdir = _chain(args.cascade, args.workdir)
     if tool and args.mode != "latents":
         raise UserError(f"--tool.{next(iter(tool))} is for --mode=latents, not for --mode={args.mode}")
     from jaxgen.runs import setup as backend
@@ -220,12 +228,13 @@ def run(argv: list[str]) -> None:
         asked = dict(_pair(text) for text in args.ask)
         names = ("num", "out", "seed", "labels", "weights", "step", "files", "negative", "best_of", "ranker")
         what = {k: getattr(args, k) for k in names}
-        sample(args.workdir, **what, changes=changes, asked=asked, prompt=[*args.prompt, *_lines(args.prompts)])
+        prompt = [*args.prompt, *_lines(args.prompts)]
+        sample(args.workdir, **what, changes=changes, asked=asked, prompt=prompt, cascade=args.cascade)
 
 
 # flag -> the modes that it says something to
 USERS = {
-    **dict.fromkeys(("ask", "files", "prompt", "prompts", "negative", "best_of", "ranker"), ("sample",)),
+    **dict.fromkeys(("ask", "files", "prompt", "prompts", "negative", "best_of", "ranker", "cascade"), ("sample",)),
     **dict.fromkeys(("labels", "seed"), ("sample", "latents")),
     "num": ("sample", "caption"),
     "out": ("sample", "caption", "latents"),
@@ -273,6 +282,20 @@ def _refuse_other(args: argparse.Namespace, changes: dict[str, str]) -> None:
         f"--config={args.config} is another config than that of the run in {args.workdir} (config.{found[0]}{more}); "
         f"leave it out: --mode={args.mode} takes the run's own, and --config.KEY=VALUE changes keys of it for this call"
     )
+
+
+def _chain(cascade: str, workdir: str) -> tuple[list[str], str]:
+    """The runs before the last, and the last; a UserError for fewer than two, or another --workdir."""
+    *before, last = (expand(path) for path in cascade.split(","))
+    if not before:
+        raise UserError(
+            f"--cascade={cascade} is one run; name the one that makes small pictures first: --cascade=BASE,{last}"
+        )
+    if workdir and Path(workdir) != Path(last):
+        raise UserError(
+            f"--cascade={cascade} ends with {last}, and --workdir={workdir} is another; leave --workdir out"
+        )
+    return before, last
 
 
 def _pair(text: str) -> tuple[str, Any]:

@@ -1,7 +1,7 @@
 """A run directory -> images: a grid, an .npz and single files."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from jaxgen.core.given import expand
 from jaxgen.errors import UserError
 from jaxgen.evaluation.retrieval import Matcher, best
 from jaxgen.images import map_npz, save_grid, save_png, write_npz
+from jaxgen.runs.cascade import Cascade, enlarging
 from jaxgen.runs.experiment import Made
 from jaxgen.runs.frozen import FrozenRun
 from jaxgen.runs.trained import Labels, Prompts, Trained, texts
@@ -37,6 +38,7 @@ def sample(
     negative: str = "",
     best_of: int = 1,
     ranker: str | Path = "",
+    cascade: Sequence[str | Path] = (),
 ) -> np.ndarray:
     """uint8 [num, H, W, C] from the newest checkpoint (or `step`'s), mapped from OUT.npz, to which they are streamed: any number
     takes the memory of one batch. (Hosts that do not write get none.)
@@ -50,16 +52,21 @@ def sample(
     nor data, but where the run is told pictures (to restore, to enlarge): these are made of the held-out examples, and drawn
     before the samples; texts, likewise. `prompt`: texts that repeat over the samples; `negative`:
     one that they are guided away from. `asked`: values of other conditions by name. `best_of`: how many samples of each prompt are
-    made, of which the contrastive run `ranker` chooses one.
+    made, of which the contrastive run `ranker` chooses one. `cascade`: runs before this one, which enlarges what they make; changes
+    to tasks hold for all of them that have these, others for this one.
     """
     plain = Trained.open(workdir, step, changes)
     trained = plain.changed(plain.against(negative))
     (choice,) = trained.choose([weights])
-    prompt = texts(prompt)
-    wanted = trained.asked(labels, prompt, **(asked or {}))
+    prompt, small = texts(prompt), {}
+    if cascade:
+        made = Cascade.open(cascade, changes).sample(num, labels, prompt, seed)
+        small = enlarging(trained.exp, made, str(workdir), seed)
+    wanted = trained.asked(labels, prompt, **(asked or {}), **small)
     label = trained.exp.spec.label
     called = [trained.exp.spec[label].called(int(i)) for i in wanted.get(label, ())]
     parts = [f"seed{seed}"] + [f"num{num}"] * (num != 64) + [choice.name] * (weights != "ema")
+    parts += ["cascade"] * bool(cascade)
     parts += [f"labels-{','.join(called)}"] * bool(called)
     parts += [f"prompt-{'+'.join(prompt)}"] * bool(prompt)
     parts += [f"best{best_of}"] * (best_of > 1)

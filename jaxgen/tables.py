@@ -28,6 +28,7 @@ TABLES: dict[str, dict[str, str]] = {
     "augment": {
         "flip": "jaxgen.tasks.augment:Flip",
         "crop": "jaxgen.tasks.augment:Crop",
+        "piece": "jaxgen.tasks.augment:Piece",
         "geometric": "jaxgen.tasks.augment:Geometric",
         "dequantise": "jaxgen.tasks.augment:Dequantise",
     },

@@ -91,7 +91,7 @@ def lend(config, spec, folder: Path, weights: bool = True):
         sizes = {f"method.net.{part}.downs": downs for part in ("encoder", "decoder")}
         own = configs.override(configs.load(f"{ROOT}/configs/{first}"), {"mesh": {"data": 1}, **sizes})
         untold = spec.where(lambda _, field: field.kind not in ("tokens", "captions"))
-        changes["tasks.codec.run.path"] = untrained(own, untold, folder, weights)
+        changes["tasks.codec.run"] = untrained(own, untold, folder, weights)
     return configs.override(config, changes)
 
 

@@ -6,7 +6,7 @@ undone after sampling, last task first.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 
@@ -50,6 +50,17 @@ class Task:
         batches: the first of the data, of `spec`; source: where they come from, which may know more of them.
         """
         return {}
+
+
+@runtime_checkable
+class Enlarges(Protocol):
+    """A task of pictures that are made from small ones, `factor` times smaller; noise: of the small ones, a level or True: all."""
+
+    factor: int
+    noise: bool | float
+
+    def told(self, small: Array, rng: Array) -> Batch:
+        """The conditions of small pictures [B, ..., h, w, C] in [-1, 1]."""
 
 
 def is_cached(spec: Spec) -> bool:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from jaxgen.core.given import FilePath
 from jaxgen.core.lender import Frozen, Lender, weights_hash
 from jaxgen.core.method import Answers, Samples
 from jaxgen.core.ranges import Count, Natural, Seed, Share
@@ -21,6 +22,7 @@ from jaxgen.evaluation.features import Judge, Viewer, borrow
 from jaxgen.evaluation.per_image import Report, drawn
 from jaxgen.evaluation.retrieval import asked_for, ranker_of, real_pictures, through_codec
 from jaxgen.metrics.protocols import NATIVE
+from jaxgen.runs.cascade import Cascade, enlarging
 from jaxgen.runs.experiment import Experiment
 from jaxgen.runs.frozen import FrozenRun
 
@@ -34,7 +36,8 @@ class Agree:
     agree_kind, agree_colour, ...: the share of shapes that agree; agree_all: of pictures in which everything does; agree_binding,
     of those with several shapes: none has another's colour. agree_seen_... and agree_unseen_...: of captions whose pairs of colour
     and kind all occur in training, and of the others. Beside them the same of real pictures (real_...), of these through the codec
-    where there is one (coded_...), and of samples with the caption of another (shuffled_...).
+    where there is one (coded_...), and of samples with the caption of another (shuffled_...). Samples of a run that enlarges are
+    those of the whole cascade, where the runs before it are named.
     """
 
     needs: ClassVar[Any] = Samples
@@ -43,6 +46,7 @@ class Agree:
     num: Count = 1000  # captions
     judge: Lender = field(default_factory=FrozenRun)
     least: Share = 0.99  # of every attribute that a judge must tell in real pictures
+    cascade: tuple[FilePath, ...] = ()  # the directories of the runs before this one
     batch: Count = 64
     best_of: Count = 1  # samples of a caption, of which `ranker` chooses one
     ranker: Lender = field(default_factory=FrozenRun)  # a run of clip_shapes
@@ -65,16 +69,17 @@ class Agree:
         missing = (
             {*scenes.attributes(1)} - {*lender.spec.conditions} if isinstance(lender.method, Answers) else {"kind"}
         )
-        if missing or lender.spec.shape != exp.data.shape:
+        if missing or lender.spec.shape != exp.pictures.shape:
             raise UserError(
-                f"{lender.path} judges {lender.spec}, and pictures {exp.data.shape} are to be judged by all that captions say; "
+                f"{lender.path} judges {lender.spec}, and pictures {exp.pictures.shape} are to be judged by all that captions say; "
                 "name a run of judge_shapes on such pictures"
             )
         ranker_of(self, exp, "agree")
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """Figures of the samples, and those that stand beside them."""
-        rows, captions = [int(i) for i in share(source, self.num)], source.captions
+        pictures = exp.open_pictures("eval") if hasattr(source, "pictures") else source  # of which latents are cached
+        rows, captions = [int(i) for i in share(source, self.num)], pictures.captions
         texts = [captions[i][0] for i in rows]
         true = [scenes.read(text) for text in texts]
         if not all(true):
@@ -82,19 +87,22 @@ class Agree:
                 f"agree reads captions of scenes, and {texts[true.index(None)]!r} is none; set config.eval.agree=None"
             )
         viewer = self._viewer(exp)
-        real = self._told(viewer, real_pictures(exp, source, rows))
+        real = self._told(viewer, real_pictures(pictures, rows))
         beside = {"real": self._judged(real, true)}
         self._refuse_weak(means(beside["real"]))
         if any(stage.task.last for stage in exp.stages):
             beside["coded"] = self._judged(self._told(viewer, through_codec(exp, ema, source, self.num, self)), true)
-        ranker = ranker_of(self, exp, "agree")
-        told = self._told(viewer, asked_for(exp, ema, texts, self.seed, source, self.best_of, ranker))
+        ranker, small = ranker_of(self, exp, "agree"), {}
+        if self.cascade:
+            made = Cascade.open(self.cascade).sample(len(texts), prompt=texts, seed=self.seed)
+            small = enlarging(exp, made, "this run", self.seed)
+        told = self._told(viewer, asked_for(exp, ema, texts, self.seed, source, self.best_of, ranker, small))
         judged = self._judged(told, true)
         beside["shuffled"] = self._judged(
             told, [true[i] for i in np.roll(np.random.default_rng(0).permutation(len(true)), 1)]
         )
         scalars = named("agree", judged)
-        shown = _pairs(scenes.read(text) for several in exp.open_source("train").captions for text in several)
+        shown = _pairs(scenes.read(text) for several in exp.open_pictures("train").captions for text in several)
         new = [not _pairs([one]) <= shown for one in true]
         for name, chosen in (("agree_seen", False), ("agree_unseen", True)) if any(new) else ():
             scalars |= named(name, [one for one, is_new in zip(judged, new, strict=True) if is_new == chosen])

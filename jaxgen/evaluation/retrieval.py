@@ -1,6 +1,6 @@
 """Pictures and texts that find each other, by a contrastive model: `retrieval`, and the best of several samples of a text."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -108,9 +108,10 @@ def asked_for(
     source: Source,
     of: int = 1,
     matcher: Matcher | None = None,
+    more: Mapping[str, np.ndarray] | None = None,
 ) -> np.ndarray:
-    """uint8 pictures, one of every text: the best of `of` samples."""
-    asked = {k: np.repeat(v, of, 0) for k, v in exp.tokens(texts).items()}
+    """uint8 pictures, one of every text: the best of `of` samples. more: other conditions of each."""
+    asked = {k: np.repeat(v, of, 0) for k, v in {**exp.tokens(texts), **(more or {})}.items()}
     batches = exp.samples(w, of * len(texts), seed, asked, source)
     found = []
     with counter("samples", len(texts)) as bar:
@@ -120,9 +121,9 @@ def asked_for(
     return np.concatenate(found)
 
 
-def real_pictures(exp: Experiment, source: Source, rows: Sequence[int]) -> np.ndarray:
+def real_pictures(source: Source, rows: Sequence[int]) -> np.ndarray:
     """uint8 [N, H, W, C] of the data."""
-    return np.stack([source[i][exp.data.target] for i in rows])
+    return np.stack([source[i][source.spec.target] for i in rows])
 
 
 def through_codec(exp: Experiment, w: Weights, source: Source, num: int, owner: Any) -> np.ndarray:
@@ -202,7 +203,7 @@ class Retrieval:
         of = min(self.of, len(rows))
         other = np.concatenate([start + np.roll(np.arange(of), 1) for start in range(0, len(rows) - of + 1, of)])
         scalars = called("", recalls(seen, said, of)) | called("shuffled_", recalls(seen, said, of, other))
-        scalars |= called("real_", recalls(judge.pictures(real_pictures(exp, source, rows)), said, of))
+        scalars |= called("real_", recalls(judge.pictures(real_pictures(source, rows)), said, of))
         if any(stage.task.last for stage in exp.stages):
             scalars |= called(
                 "coded_", recalls(judge.pictures(through_codec(exp, ema, source, self.num, self)), said, of)

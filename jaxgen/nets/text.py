@@ -17,7 +17,7 @@ from jax import Array
 from jaxgen.core.ranges import BelowOne, Count, Natural, Positive, Precision, Range, Remat
 from jaxgen.core.spec import TextLength, TextValues
 from jaxgen.errors import UserError
-from jaxgen.nets.layers import Dense, Dropout, LayerNorm, RmsNorm, attention, remat
+from jaxgen.nets.layers import Dense, Dropout, Initializer, LayerNorm, RmsNorm, attention, remat
 
 Text = dict[str, Array]  # states, text_mask and, where there is any, pooled
 ACTIVATIONS = {
@@ -26,6 +26,9 @@ ACTIVATIONS = {
     "gelu_new": lambda x: nn.gelu(x, approximate=True),
 }
 init = nn.initializers.normal(0.02)  # of every table and kernel
+# Of the tables of an encoder that is trained along: with 0.02 what blocks add soon drowns the tokens, and every state becomes the
+# one word that explains most pixels, the background.
+loud = nn.initializers.normal(1.0)
 
 
 def up_to(ids: Array, last: Array) -> Array:
@@ -123,7 +126,7 @@ class TextEncoder(nn.Module):
         """Numbers of what is pooled; 0: nothing is."""
         return self.width
 
-    def embed(self, values: int, length: int, ids: Array) -> Array:
+    def embed(self, values: int, length: int, ids: Array, init: Initializer = init) -> Array:
         """Rows of the tokens, and of their places where there are any: [B, L, D]."""
         x = nn.Embed(values, self.width, embedding_init=init, name="table")(ids)
         if not length:
@@ -182,7 +185,7 @@ class TextTransformer(TextEncoder):
     def __call__(self, ids: Array, train: bool = False) -> Text:
         mask = (ids != self.pad).astype(jnp.float32)
         fields = dict(hidden=round(self.mlp_ratio * self.width), dropout=self.dropout)
-        x, _ = self.through(Block, fields, self.embed(self.values, self.length, ids), mask[:, None] > 0, train)
+        x, _ = self.through(Block, fields, self.embed(self.values, self.length, ids, loud), mask[:, None] > 0, train)
         states = LayerNorm(1e-5, name="norm")(x)
         pool = Dense(self.whole, use_bias=False, dtype=self.dtype, kernel_init=init, name="pool")
         pooled = pool(mean_of(states, mask)).astype(jnp.float32)

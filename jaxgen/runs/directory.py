@@ -43,6 +43,7 @@ FREE = re.compile(
     r"|data\.(placement|device_mb|workers|prefetch|data_dir|eval_path|eval_split)|method\.(solver|guide|nll|process\.whole_clock|microbatches|truncate|stats|standing|draw|temperature|pixels|passes|doubt|first|beam|length_penalty))\b.*"
     r"|.*\.(path|remat|dtype)"
     r"|data\.tokenizer(\.\d+)?\.chunks|method\.text_encoder(\.\d+)?\.cache"
+    r"|tasks\.shrink\.noise"  # of small pictures: training has all levels, samples one
     r"|.*\.schedule_steps"
     r"|.*\.optimizer\.(lr|warmup|schedule|final|hold|clip|weight_decay|decay|b1|b2|rho|eps|eps_in_root)"
 )

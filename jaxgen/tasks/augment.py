@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.core.lender import Frozen
-from jaxgen.core.ranges import Natural, NonNegative, Share
+from jaxgen.core.ranges import Count, Natural, NonNegative, Share
 from jaxgen.core.spec import Field, Spec
 from jaxgen.core.task import Batch, Task, is_cached, picture_target, pictures_of, with_conditions
 from jaxgen.errors import UserError
@@ -117,6 +117,42 @@ class Crop(Augment):
                 return jax.lax.dynamic_slice(picture, (*[0] * (x.ndim - 4), *offset, 0), field.shape)
 
             return jax.vmap(one)(padded, offsets * factors)
+
+        return self.move(spec, batch, cut)
+
+
+@dataclass(frozen=True)
+class Piece(Augment):
+    """Squares of `size` pixels from anywhere in the pictures: large stages of a cascade learn these (Saharia et al. 2022, Imagen).
+
+    Evaluation and samples are of whole pictures, so that it is for nets whose parameters do not depend on the size, such as UNets.
+    """
+
+    size: Count = 32
+
+    def spec(self, spec: Spec) -> Spec:
+        """The same; a UserError for pictures of several sizes, or of fewer pixels a side."""
+        sizes = sorted({field.shape[-3:-1] for field in pictures_of(spec, self).values()})
+        (height, width), *others = sizes
+        if others:
+            told = " and ".join(f"{h}x{w}" for h, w in sizes)
+            raise UserError(f"task piece cuts pictures of one size, and the data hold {told}; leave piece out")
+        if self.size > min(height, width):
+            raise UserError(
+                f"task piece: size={self.size} does not fit into {height}x{width}; set size={min(height, width)}"
+            )
+        return spec
+
+    def __call__(self, spec: Spec, frozen: dict[str, Frozen], batch: Batch, rng: Array) -> Batch:
+        """Every picture cut out at its place."""
+        room = np.array(spec.shape[-3:-1]) - self.size + 1
+        corners = jax.random.randint(rng, (len(batch[spec.target]), 2), 0, room)
+
+        def cut(x: Array, field: Field) -> Array:
+            sizes = (*field.shape[:-3], self.size, self.size, field.shape[-1])
+            return jax.vmap(lambda one, at: jax.lax.dynamic_slice(one, (*[0] * (one.ndim - 3), *at, 0), sizes))(
+                x, corners
+            )
 
         return self.move(spec, batch, cut)
 

@@ -1,4 +1,8 @@
-"""Shrink: the picture is to be made from a small one of itself, as in super-resolution (Saharia et al. 2021, arXiv:2104.07636)."""
+"""Shrink: the picture is to be made from a small one of itself, as in super-resolution (Saharia et al. 2021, arXiv:2104.07636).
+
+In a cascade the small picture is another model's, which errs. So training blurs it with noise of a level that the net is told, and
+sampling chooses one (Ho et al. 2021, arXiv:2106.15282, section 4; Saharia et al. 2022, Imagen, arXiv:2205.11487, appendix A).
+"""
 
 import math
 from dataclasses import dataclass
@@ -8,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.lender import Frozen
-from jaxgen.core.ranges import Range
+from jaxgen.core.ranges import Range, Share
 from jaxgen.core.spec import Field, Spec
 from jaxgen.core.task import Batch, Task, picture_target, with_conditions
 from jaxgen.errors import UserError
@@ -27,11 +31,14 @@ def _factor(height: int, width: int) -> str:
 class Shrink(Task):
     """Adds the condition `small`, the picture at 1 / `factor` of its height and width; the target stays.
 
-    The default resizes as Pillow does and rounds to levels, so that `small` is what a file would hold.
+    The default resizes as Pillow does and rounds to levels, so that `small` is what a file would hold. With noise `small` is
+    cos(pi s / 2) small + sin(pi s / 2) eps, and s is the condition `noise` [1]; True: a level s of its own for every example,
+    evenly in [0, 1), as training wants it; a number: that level, for samples.
     """
 
     factor: Annotated[int, Range(least=2)] = 2
     how: str = "pil_bicubic_uint8"  # a way of jaxgen.metrics.resize; pil_box_uint8 takes means
+    noise: bool | Share = False
 
     def __post_init__(self) -> None:
         way(self.how)
@@ -45,11 +52,23 @@ class Shrink(Task):
                 f"task shrink: factor={self.factor} does not divide {height}x{width}; {_factor(height, width)}"
             )
         shape = (*frames, height // self.factor, width // self.factor, channels)
-        return with_conditions(spec, self, small=Field(shape, "float32", field.kind))
+        level = {} if self.noise is False else {"noise": Field((1,), "float32", "embedding")}
+        return with_conditions(spec, self, small=Field(shape, "float32", field.kind), **level)
 
     def __call__(self, spec: Spec, frozen: dict[str, Frozen], batch: Batch, rng: Array) -> Batch:
-        """The batch with small, float32 in [-1, 1] (some ways overshoot)."""
+        """The batch with small, float32 in [-1, 1] (some ways overshoot) before noise is added."""
         x = batch[spec.target]
         levels = (x.astype(jnp.float32) + 1.0) * 127.5 if jnp.issubdtype(x.dtype, jnp.floating) else x
         size = (x.shape[-3] // self.factor, x.shape[-2] // self.factor)
-        return {**batch, "small": resize(levels, size, self.how) / 127.5 - 1.0}
+        return {**batch, **self.told(resize(levels, size, self.how) / 127.5 - 1.0, rng)}
+
+    def told(self, small: Array, rng: Array) -> Batch:
+        """The conditions of small pictures [B, ..., h, w, C] in [-1, 1]."""
+        if self.noise is False:
+            return {"small": small}
+        level_rng, rng = jax.random.split(rng)
+        shape = (len(small), 1)
+        level = jax.random.uniform(level_rng, shape) if self.noise is True else jnp.full(shape, self.noise)
+        angle = 0.5 * jnp.pi * level.reshape(-1, *(1,) * (small.ndim - 1))
+        noisy = jnp.cos(angle) * small + jnp.sin(angle) * jax.random.normal(rng, small.shape)
+        return {"small": noisy, "noise": level}

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.config import registry
 from jaxgen.diffusion import grid
 from jaxgen.diffusion.paths import VE, Linear, Sigma, SubVp, Trigonometric, VpSde
 from jaxgen.diffusion.process import VP, ratio
 from jaxgen.diffusion.solvers import chain, corrector, exponential, fewstep, ode
+from jaxgen.diffusion.solvers.table import limited
 from jaxgen.errors import UserError
 
 MEANS, STDS, WEIGHTS = np.array([-0.6, 0.5]), np.array([0.15, 0.25]), np.array([0.4, 0.6])
@@ -408,3 +410,16 @@ def test_mistakes_name_the_field(make, words):
         return
     with pytest.raises(UserError, match=words):
         make()
+
+
+@pytest.mark.parametrize("name", sorted(registry.TABLES["solver"]))
+def test_every_solver_clamps_and_thresholds(name):
+    """Imagen's: the quantile of |x_0|, at least 1 and without an upper limit, by which what is clamped is divided."""
+    x0 = np.random.default_rng(0).normal(0, [[0.2], [1.0], [3.0]], (3, 400))
+    size = np.maximum(np.quantile(np.abs(x0), 0.995, axis=1), 1.0)[:, None]
+    for clip, want in ((False, x0), (True, np.clip(x0, -1, 1)), (0.995, np.clip(x0, -size, size) / size)):
+        solver = registry.build("solver", {"name": name, "clip": clip})
+        limit = solver.limit if hasattr(solver, "limit") else limited(solver.prepared(VP()).clip)
+        np.testing.assert_allclose(limit(jnp.asarray(x0)), want, atol=1e-5)
+    with pytest.raises(UserError, match=r"clip=2\.0 must be True or False or above 0"):
+        registry.build("solver", {"name": name, "clip": 2.0})

@@ -18,7 +18,7 @@ from jaxgen.diffusion import grid, predict
 from jaxgen.diffusion.paths import Linear, Sigma, shifted
 from jaxgen.diffusion.process import VP, Level, ratio
 from jaxgen.diffusion.solvers import chain, exponential, fewstep, ode
-from jaxgen.diffusion.solvers.table import Estimate, clipped, run, thresholded, unlimited
+from jaxgen.diffusion.solvers.table import Estimate, Thresholded, clipped, run, unlimited
 from jaxgen.errors import UserError
 from jaxgen.pretrained.schedulers import CLASSES, method_keys
 
@@ -181,7 +181,7 @@ def test_trajectory(folder):
 
     limit = clipped if c.get("clip_sample") else unlimited
     if c.get("thresholding"):
-        limit = thresholded(c["dynamic_thresholding_ratio"], c["sample_max_value"])
+        limit = Thresholded(c["dynamic_thresholding_ratio"], c["sample_max_value"])
     got, rows = replay(solver, process, arrays, predicted, limit, scale)
     ends = np.append(rows.t, path(process, case["steps"])[-1])
     back = scale(ends).reshape(-1, 1, 1, 1, 1)

@@ -330,7 +330,7 @@ ELSEWHERE = {
     "evaluation": (44, "two sets of pictures, or the weights of a net to measure with, are needed; tests/laws, tests/metrics"),
     "latents": (18, "a trained run is needed, or pictures; tests/latents"),
     "losses": (1, "raised in the first step, for a batch of one; tests/losses"),
-    "main.py": (11, "the flags of the command line; tests/system/test_command.py"),
+    "main.py": (13, "the flags of the command line; tests/system/test_command.py, tests/runs/test_cascade.py"),
     "methods": (12, "raised in the first step or a later phase, or other data are needed; tests/methods, tests/diffusion"),
     "metrics": (45, "functions of arrays: the message says what the argument must be; tests/metrics"),
     "nets": (24, "another net or other pictures are needed; tests/nets"),
@@ -349,9 +349,9 @@ ELSEWHERE = {
     "pretrained/unet_condition.py": (5, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
     "pretrained/uvit.py": (2, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
     "pretrained": (109, "files of other projects, and downloads; tests/pretrained"),
-    "runs": (42, "a trained run is needed, or a second process; tests/runs, tests/system"),
+    "runs": (44, "a trained run is needed, or a second process; tests/runs, tests/system"),
     "sample.py": (2, "a trained run is needed; tests/system"),
-    "tasks": (8, "an augmentation's fields, or a second run is needed; tests/tasks"),
+    "tasks": (10, "an augmentation's fields, or a second run is needed; tests/tasks"),
     "train.py": (5, "raised by the loop; tests/system/test_command.py"),
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ def figures(monkeypatch, made, real=lambda text: text, **options):
     shown = [real(text) for (text,) in held.captions] + [made(text) for (text,) in held.captions]
 
     class Numbers:
-        captions, labels = held.captions, None
+        captions, labels, spec = held.captions, None, held.spec
 
         def __len__(self):
             return 200
@@ -33,7 +33,7 @@ def figures(monkeypatch, made, real=lambda text: text, **options):
         data=spec, spec=spec, stages=(), mesh=None,
         tokenizer=True, tokens=lambda texts: {"caption": np.zeros((len(texts), 9))},
         samples=lambda w, num, seed, asked, source: [SimpleNamespace(images=np.arange(num, dtype=np.float32))],
-        open_source=lambda split: train,
+        open_pictures=lambda split: train,
     )  # fmt: skip
     monkeypatch.setattr("jaxgen.evaluation.retrieval.to_uint8", lambda x: 200 + x)
     monkeypatch.setattr(Agree, "_viewer", lambda self, exp: SimpleNamespace(judge=SimpleNamespace(weights="")))

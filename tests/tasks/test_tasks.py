@@ -14,12 +14,12 @@ from jaxgen.core.spec import PICTURES, Field, Spec, labels, pictures
 from jaxgen.errors import UserError
 from jaxgen.metrics.degrade import DEGRADATIONS
 from jaxgen.metrics.resize import resize
-from jaxgen.tasks.augment import Crop, Flip, Geometric
+from jaxgen.tasks.augment import Crop, Flip, Geometric, Piece
 from jaxgen.tasks.hide import SHAPES, Hide
 from jaxgen.tasks.levels import Levels
 from jaxgen.tasks.shrink import Shrink
 
-AUGMENTS = sorted(registry.TABLES["augment"])
+AUGMENTS = sorted(set(registry.TABLES["augment"]) - {"piece"})  # while training its pictures are others than the Spec's
 TASKS = AUGMENTS + sorted(set(registry.TABLES["task"]) - {"codec", "describe"})  # of a run; of a caption
 SIDE, NUM = 16, 24
 SPECS = {
@@ -253,6 +253,34 @@ def test_box_takes_means_and_clips_shrink_frame_by_frame():
     np.testing.assert_allclose(small[:, 1], frame, atol=1e-6)
 
 
+def test_a_small_picture_is_noisy_by_the_level_that_is_told():
+    spec, flat = SPECS["image"], {"image": jnp.full((2000, SIDE, SIDE, 3), 255, jnp.uint8)}
+    told = applied(Shrink(noise=True), spec)(flat, 0)
+    level = np.asarray(told["noise"][:, 0])
+    assert np.abs(np.sort(level) - np.linspace(0, 1, 2000)).max() < 0.05
+    np.testing.assert_allclose(told["small"].std((1, 2, 3)), np.sin(np.pi / 2 * level), atol=0.2)
+    np.testing.assert_allclose(told["small"].mean((1, 2, 3)), np.cos(np.pi / 2 * level), atol=0.3)
+    clean, bare = applied(Shrink(noise=0.0), spec)(flat, 0), applied(Shrink(), spec)(flat, 0)
+    np.testing.assert_array_equal(clean["small"], bare["small"])
+    assert not clean["noise"].any() and "noise" not in bare and "noise" not in Shrink().spec(spec)
+    assert Shrink(noise=0.5).spec(spec) == Shrink(noise=True).spec(spec)
+
+
+def test_a_piece_is_cut_from_anywhere_of_all_pictures_alike():
+    spec, num = (
+        Spec(SPECS["frames"].where(lambda name, _: name != "hole"), hole=SPECS["frames"]["hole"]),
+        np.arange(SIDE),
+    )
+    places = jnp.asarray(num[:, None] * SIDE + num)[..., None]  # every pixel is its own number
+    batch = {k: jnp.broadcast_to(places, (NUM, *spec[k].shape)) for k in ("image", "first", "hole")}
+    out = {k: np.asarray(v) for k, v in applied(Piece(5), spec)(batch, 0).items()}
+    assert out["image"].shape == (NUM, 4, 5, 5, 3) and out["hole"].shape == (NUM, 5, 5, 1)
+    corner = out["hole"][:, :1, :1]
+    assert len(set(corner.ravel().tolist())) > NUM // 2
+    np.testing.assert_array_equal(out["hole"], corner + np.asarray(places[:5, :5]))
+    np.testing.assert_array_equal(out["image"], np.broadcast_to(out["hole"][:, None], out["image"].shape))
+
+
 TOKENS = Spec(text=Field((8,), "int32", "tokens", "target", 100))
 BAD = {
     "flip of nothing": (lambda: Flip().spec(TOKENS), "task flip needs a picture"),
@@ -269,6 +297,12 @@ BAD = {
     "told twice": (lambda: Hide().spec(Hide().spec(SPECS["image"])), "task hide adds 'mask'"),
     "augmented twice": (lambda: Geometric().spec(Geometric().spec(SPECS["image"])), "task geometric adds 'augment'"),
     "no multiple": (lambda: Shrink(3).spec(SPECS["image"]), "factor=3 does not divide 16x16"),
+    "piece of nothing": (lambda: Piece().spec(TOKENS), "task piece needs a picture"),
+    "pieces of two sizes": (lambda: Piece(4).spec(SPECS["conditions"]), "hold 8x8 and 16x16; leave piece out"),
+    "too large a piece": (
+        lambda: Piece(16).spec(SPECS["wide"]),
+        "size=16 does not fit into 12x20; set size=12",
+    ),
     "way": (lambda: Shrink(2, "area"), "'area' is unknown; there are: clean, pil_bicubic"),
     "shape": (lambda: Hide("circle"), "'circle' is unknown; there are: box, half"),
     "no pixel": (lambda: Hide(size=0.02).spec(SPECS["image"]), "hides no pixel of 16x16"),

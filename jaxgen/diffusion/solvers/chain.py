@@ -7,7 +7,7 @@ import numpy as np
 from jaxgen.core.ranges import Count, NonNegative
 from jaxgen.diffusion.grid import Even, Grid
 from jaxgen.diffusion.process import Process, ratio
-from jaxgen.diffusion.solvers.table import Table, Tabulated, symbols
+from jaxgen.diffusion.solvers.table import Clip, Table, Tabulated, symbols
 from jaxgen.errors import UserError
 
 VARIANCES = ("large", "small", "learned")
@@ -60,7 +60,7 @@ class Ancestral(Tabulated):
 
     steps: Count = 1000
     variance: str = "large"  # large: beta, the paper's choice for CIFAR-10 | small: beta-tilde | learned: the network's
-    clip: bool = True  # clamp the denoised image to [-1, 1]
+    clip: Clip = True  # of the denoised image: to [-1, 1]; 0.995: dynamically, at that quantile of its pixels
     grid: Grid = field(default_factory=Even)
 
     def __post_init__(self) -> None:
@@ -91,7 +91,7 @@ class Ddim(Tabulated):
 
     steps: Count = 50
     eta: NonNegative = 0.0
-    clip: bool = True
+    clip: Clip = True
     grid: Grid = field(default_factory=Even)
     rederive: bool = True  # eps from the clipped image (OpenAI's code); False: the network's own eps (diffusers)
 
@@ -118,7 +118,7 @@ class DdimInversion(Tabulated):
     """
 
     steps: int = 50
-    clip: bool = False
+    clip: Clip = False
     grid: Grid = field(default_factory=Even)
 
     def table(self, process: Process) -> Table:

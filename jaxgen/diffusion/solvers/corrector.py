@@ -11,7 +11,7 @@ from jaxgen.core.ranges import Count, Natural, NonNegative, Positive
 from jaxgen.diffusion.grid import Even, Grid
 from jaxgen.diffusion.process import Process
 from jaxgen.diffusion.solvers.chain import Ddim
-from jaxgen.diffusion.solvers.table import Denoiser, at, clipped, padded, x0_of
+from jaxgen.diffusion.solvers.table import Clip, Denoiser, at, limited, padded, x0_of
 
 Array = jax.Array
 
@@ -27,7 +27,7 @@ class PredictorCorrector:
     corrections: Natural = 1
     snr: Positive = 0.16
     eta: NonNegative = 1.0  # of the predictor; 0: the probability flow
-    clip: bool = False
+    clip: Clip = False
     grid: Grid = field(default_factory=Even)
 
     def nfe(self, process: Process) -> int:
@@ -59,7 +59,7 @@ class Ladder:
     num: int | Array  # rows that count
     snr: float | Array
     corrections: int
-    clip: bool
+    clip: Clip
 
     def __call__(self, denoise: Denoiser, process: Process, x: Array, rng: Array) -> Array:
         """x at t=1 -> x at t=0."""
@@ -67,7 +67,7 @@ class Ladder:
 
         def guess(x: Array, t: Array) -> Array:
             x0 = x0_of(denoise(x, jnp.full(x.shape[:1], t)))
-            return clipped(x0) if self.clip else x0
+            return limited(self.clip)(x0)
 
         def size(v: Array) -> Array:
             return jnp.mean(jnp.linalg.norm(v.reshape(len(v), -1), axis=1))

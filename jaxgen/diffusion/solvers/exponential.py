@@ -15,7 +15,7 @@ from jaxgen.core.ranges import Count, Inside, NonNegative, Range
 from jaxgen.diffusion.grid import Even, Grid
 from jaxgen.diffusion.process import Process
 from jaxgen.diffusion.solvers.ode import down_up, frame
-from jaxgen.diffusion.solvers.table import SHORT, Table, Tabulated, multistep_orders, symbols, table
+from jaxgen.diffusion.solvers.table import SHORT, Clip, Table, Tabulated, multistep_orders, symbols, table
 from jaxgen.errors import UserError
 
 BENDS = ("midpoint", "heun")
@@ -99,7 +99,7 @@ class DpmPlus(Tabulated):
     bend: str = "midpoint"  # form of the second-order term: midpoint | heun
     curvature: NonNegative = 0.5  # share of m'' in order 3: half as published, which is exact to order 2; 1: to order 3
     taper: bool = True  # with fewer than 15 steps the order falls towards the end
-    clip: bool = False
+    clip: Clip = False
     grid: Grid = field(default_factory=Even)
 
     def __post_init__(self) -> None:
@@ -132,7 +132,7 @@ class Dpm(Tabulated):
     bend: str = "midpoint"
     curvature: NonNegative = 0.5  # as in DpmPlus
     taper: bool = True
-    clip: bool = False
+    clip: Clip = False
     grid: Grid = field(default_factory=Even)
 
     def __post_init__(self) -> None:
@@ -181,7 +181,7 @@ class DpmSingle(Tabulated):
     steps: Count = 20
     order: Order = 2
     bend: str = "midpoint"
-    clip: bool = False
+    clip: Clip = False
     grid: Grid = field(default_factory=Even)
 
     def __post_init__(self) -> None:
@@ -223,7 +223,7 @@ class Dpm2sAncestral(Tabulated):
     steps: Count = 20
     eta: NonNegative = 1.0
     noise: NonNegative = 1.0
-    clip: bool = False
+    clip: Clip = False
     grid: Grid = field(default_factory=Even)
 
     def table(self, process: Process) -> Table:
@@ -253,7 +253,7 @@ class DpmSde(Tabulated):
     eta: NonNegative = 1.0
     noise: NonNegative = 1.0
     middle: Inside = 0.5  # where in lambda the inner point lies
-    clip: bool = False
+    clip: Clip = False
     grid: Grid = field(default_factory=Even)
 
     def table(self, process: Process) -> Table:
@@ -291,7 +291,7 @@ class UniPC(Tabulated):
     order: Order = 2
     kind: str = "bh2"  # bh1 | bh2
     taper: bool = True  # the order falls towards the end, however many steps there are
-    clip: bool = False
+    clip: Clip = False
     grid: Grid = field(default_factory=Even)
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ from jaxgen.core.ranges import Count, NonNegative, Positive, Share
 from jaxgen.diffusion.grid import Grid, Trailing
 from jaxgen.diffusion.process import Process, as_chain
 from jaxgen.diffusion.solvers.chain import one_step
-from jaxgen.diffusion.solvers.table import Table, Tabulated
+from jaxgen.diffusion.solvers.table import Clip, Table, Tabulated
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Lcm(Tabulated):
     steps: Count = 4
     scale: NonNegative = 10.0
     sigma_data: Positive = 0.5
-    clip: bool = False
+    clip: Clip = False
     grid: Grid = field(default_factory=Trailing)
 
     def table(self, process: Process) -> Table:
@@ -44,7 +44,7 @@ class Tcd(Tabulated):
 
     steps: Count = 4
     eta: Share = 0.3
-    clip: bool = False
+    clip: Clip = False
     grid: Grid = field(default_factory=Trailing)
 
     def table(self, process: Process) -> Table:

@@ -15,7 +15,7 @@ from jaxgen.core.ranges import Count, NonNegative, Range
 from jaxgen.diffusion.grid import Even, Grid
 from jaxgen.diffusion.process import Process, drift, level_at, ratio
 from jaxgen.diffusion.solvers.chain import Ddim
-from jaxgen.diffusion.solvers.table import Table, Tabulated, multistep_orders, symbols, table
+from jaxgen.diffusion.solvers.table import Clip, Table, Tabulated, multistep_orders, symbols, table
 from jaxgen.errors import UserError
 
 
@@ -76,7 +76,7 @@ class Euler(Tabulated):
 
     steps: Count = 50
     space: str = "sigma"  # sigma | time, as above
-    clip: bool = False
+    clip: Clip = False
     grid: Grid = field(default_factory=Even)
 
     def table(self, process: Process) -> Table:
@@ -92,7 +92,7 @@ class EulerAncestral(Ddim):
     """k-diffusion's euler_ancestral, Euler past the next level and noise back up to it: DDIM with this eta."""
 
     eta: NonNegative = 1.0
-    clip: bool = False
+    clip: Clip = False
 
 
 def sbdm(process: Process, t: np.ndarray) -> np.ndarray:
@@ -120,7 +120,7 @@ class EulerMaruyama(Tabulated):
     steps: Count = 250
     diffusion: str = "sigma"  # a key of DIFFUSIONS
     norm: NonNegative = 1.0  # factor on w
-    clip: bool = False
+    clip: Clip = False
     grid: Grid = field(default_factory=Even)
 
     def __post_init__(self) -> None:
@@ -155,7 +155,7 @@ class Heun(Tabulated):
 
     steps: Count = 18
     space: str = "sigma"
-    clip: bool = False
+    clip: Clip = False
     grid: Grid = field(default_factory=Even)
 
     def table(self, process: Process) -> Table:
@@ -186,7 +186,7 @@ class Churn(Tabulated):
     low: NonNegative = 0.05
     high: NonNegative = 50.0
     noise: NonNegative = 1.003
-    clip: bool = False
+    clip: Clip = False
     grid: Grid = field(default_factory=Even)
 
     def table(self, process: Process) -> Table:
@@ -222,7 +222,7 @@ class Dpm2(Tabulated):
 
     steps: Count = 25
     eta: NonNegative = 0.0
-    clip: bool = False
+    clip: Clip = False
     grid: Grid = field(default_factory=Even)
 
     def table(self, process: Process) -> Table:
@@ -296,7 +296,7 @@ class Lms(Tabulated):
     order: Order = 4
     taper: bool = False  # with fewer than 15 steps the order falls towards the end
     space: str = "sigma"
-    clip: bool = False
+    clip: Clip = False
     grid: Grid = field(default_factory=Even)
 
     def table(self, process: Process) -> Table:
@@ -312,7 +312,7 @@ class Deis(Tabulated):
     steps: Count = 20
     order: Order = 3
     taper: bool = True  # with fewer than 15 steps the order falls towards the end
-    clip: bool = False
+    clip: Clip = False
     grid: Grid = field(default_factory=Even)
 
     def table(self, process: Process) -> Table:
@@ -333,7 +333,7 @@ class Pndm(Tabulated):
     """
 
     steps: Annotated[int, Range(least=2)] = 50
-    clip: bool = False
+    clip: Clip = False
     grid: Grid = field(default_factory=Even)
 
     def table(self, process: Process) -> Table:

@@ -10,6 +10,7 @@ A program that is given a table (`Tabulated.prepared`) is compiled for its `Form
 are other numbers.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, Protocol
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.core.ranges import Inside
 from jaxgen.diffusion.process import Process, spread
 
 Array = jax.Array
@@ -205,19 +207,34 @@ def clipped(x0: Array) -> Array:
     return jnp.clip(x0, -1.0, 1.0)
 
 
-def thresholded(quantile: float = 0.995, most: float = 1.0) -> Callable[[Array], Array]:
-    """Dynamic thresholding (Saharia et al. 2022, Imagen, section 2.3): clamp to the quantile of |x_0| in [1, most], rescale."""
+@dataclass(frozen=True)
+class Thresholded:
+    """Dynamic thresholding (Saharia et al. 2022, Imagen, section 2.3): clamp to the quantile of |x_0| in [1, most], rescale.
 
-    def limit(x0: Array) -> Array:
-        size = jnp.quantile(jnp.abs(x0).reshape(len(x0), -1), quantile, axis=1)
-        size = spread(jnp.clip(size, 1.0, most), x0)
+    With most = 1, as a published program has it by default, it is `clipped`.
+    """
+
+    quantile: float = 0.995
+    most: float = math.inf
+
+    def __call__(self, x0: Array) -> Array:
+        """Each example by its own size."""
+        size = jnp.quantile(jnp.abs(x0).reshape(len(x0), -1), self.quantile, axis=1)
+        size = spread(jnp.clip(size, 1.0, self.most), x0)
         return jnp.clip(x0, -size, size) / size
 
-    return limit
+
+# of every denoised image: False leaves it, True clamps it to [-1, 1], a number is the quantile of dynamic thresholding (0.995)
+Clip = bool | Inside
+
+
+def limited(clip: Clip) -> Callable[[Array], Array]:
+    """What a `clip` does to a denoised image."""
+    return Thresholded(clip) if not isinstance(clip, bool) else clipped if clip else unlimited
 
 
 class Tabulated:
-    """A solver whose `table` says all. Those with a field `clip` clamp every denoised image to [-1, 1]."""
+    """A solver whose `table` says all. Those with a field `clip` limit every denoised image."""
 
     def table(self, process: Process) -> Table:
         """The rows for this process."""
@@ -226,7 +243,7 @@ class Tabulated:
     @property
     def limit(self) -> Callable[[Array], Array]:
         """What is done to every denoised image before it is used."""
-        return clipped if getattr(self, "clip", False) else unlimited
+        return limited(getattr(self, "clip", False))
 
     def nfe(self, process: Process) -> int:
         """Rows."""
