@@ -255,6 +255,7 @@ def run_rows(about: str, out: Path, rows: Mapping[str, Any], one: Callable, writ
     parser.add_argument(
         "--pictures", default="", help="of rows of emoji: a folder that holds train and test, a folder for each class"
     )
+    parser.add_argument("--weights", default="", help="of rows on a published codec: a folder with TAEF2's two files")
     parser.add_argument("--only", nargs="*", default=[""])
     parser.add_argument("--seeds", type=int, default=9, help="of a row, at most")
     parser.add_argument("--table", action="store_true")

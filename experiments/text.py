@@ -1,6 +1,6 @@
 """Pictures from words four ways, at most twenty minutes a run on two cores: what must be reached, and what was.
 
-    python experiments/text.py --runs=runs/text [--data_dir=DIR_OF_TFDS_SETS] [--pictures=DIR_OF_EMOJI]
+    python experiments/text.py --runs=runs/text --weights=DIR_OF_TAEF2 [--data_dir=DIR_OF_TFDS_SETS]
         [--only "one thing/" mnist/] [--seeds=1] [--table]
 
 Trains what is not there yet, one run at a time, lets a judge that jaxgen trained on the same pictures compare samples with their
@@ -10,15 +10,22 @@ is in result.json is not done again: delete its entry. `--only`: beginnings of r
 """
 
 import argparse
-from dataclasses import dataclass, field
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
 
-from gans import budget, insert, name_of, place, run_rows, train
+import numpy as np
+from gans import budget, insert, name_of, place, run_rows, train, viewer_of
 
 import jaxgen
+from jaxgen.data.sources.tokenized import NUMBERS
 from jaxgen.evaluate import evaluate
 from jaxgen.images import save_grid
+from jaxgen.runs.cascade import Cascade
+from jaxgen.runs.experiment import open_source
+from jaxgen.runs.trained import Trained
 
 OUT = Path(__file__).parent / "text"
 UNSEEN = ("purple star", "cyan ring", "orange cross")
@@ -41,6 +48,7 @@ PROMPTS = {  # a column of pictures each; of scenes the last two have a pair of 
         "a large purple star at the top left and a small red square at the top right, on white",
         "a small cyan ring at the bottom right and a large green circle at the top left, on black",
     ),
+    "mnist": tuple(f"the number {word}" for word in NUMBERS),
 }  # fmt: skip
 EACH = 4  # pictures of a prompt
 THINGS = {"one thing": 1, "two things": 2}
@@ -54,7 +62,8 @@ class Row:
 
     share: figure -> (another figure of the run, at least what share of it). told: figures that are reported besides, by their
     beginnings. first: the run of FIRST, or the row, whose run is the codec. best_of: samples of a caption of which a contrastive
-    run, which measures `retrieval` too, chooses one; best_... is what the judge says of those.
+    run, which measures `retrieval` too, chooses one; best_... is what the judge says of those. cached: TAEF2 is the codec, and its
+    latents are cached. before: the runs of FIRST that stand before it in a cascade, the base first.
     """
 
     config: str
@@ -66,6 +75,8 @@ class Row:
     seeds: int = 1
     first: str = ""
     best_of: int = 1
+    cached: bool = False
+    before: tuple[str, ...] = ()
 
     @property
     def bars(self) -> list[str]:
@@ -86,13 +97,25 @@ CODED = dict(**BARS, share={"agree_kind": ("coded_kind", 0.9)})
 BY_TOKENS = dict(
     least={"agree_colour": 0.90}, share={"best_all": ("agree_all", 1.0)}, first="one thing/dVAE", best_of=16
 )  # kind and place are reported
-FIRST: dict[str, Row] = {  # stages whose runs are codecs
+BASE, MIDDLE = "one thing/Imagen, base", "one thing/Imagen, 16 to 32"
+FIRST: dict[str, Row] = {  # stages whose runs are codecs, or stand before another
+    BASE: Row("imagen_shapes"),
+    MIDDLE: Row("imagen_shapes_sr", {"data.size": 32, "data.augment": (), "steps": 1_500}),
+    "mnist/VQ-VAE": Row("vqvae_mnist", {"steps": 1_200}),
     "one thing/dVAE": Row("dvae_shapes"),
 }
+LEAN = {  # of text_shapes, whose 4,000 steps are twice the time
+    "method.net.width": 24, "method.net.attend_down": (False, False, True), "method.net.attend_up": (False, False, True),
+    "method.net.scale_shift": True,
+}  # fmt: skip
 ROWS: dict[str, Row] = {
     "one thing/DALL-E": Row("dalle_shapes", {}, **BY_TOKENS),
     "one thing/MUSE": Row("muse_shapes", {}, **BY_TOKENS),
-    "one thing/flow in pixels": Row("text_shapes", {}, **ONE),
+    "one thing/flow in pixels": Row("text_shapes", LEAN, **ONE),
+    "one thing/latent diffusion": Row("ldm_shapes", **CODED, cached=True),
+    "one thing/Imagen": Row("imagen_shapes_sr", **ONE, before=(BASE, MIDDLE)),
+    "two things/latent diffusion": Row("ldm_shapes", {"data.tokenizer.length": 40}, cached=True),
+    "mnist/latent diffusion": Row("ldm_mnist", {}, {"agree_kind": 0.95}, first="mnist/VQ-VAE"),
 }  # fmt: skip
 
 
@@ -113,6 +136,30 @@ def ranker_of(size: int, things: int, args: argparse.Namespace) -> Path:
     return folder
 
 
+def cache(folder: Path, config: str, changes: dict) -> Path:
+    """The latents of a config's pictures, made where they are not there or not whole."""
+    flags = [f"--config.{key}={value}" for key, value in changes.items()]
+    command = [sys.executable, "-m", "jaxgen.main", f"--config={config}", "--mode=cache", f"--workdir={folder}", *flags]
+    subprocess.run(command, check=True)
+    return folder
+
+
+def digits(run: Trained, args: argparse.Namespace) -> dict[str, float]:
+    """Which digits a classifier sees where words ask for one, in real pictures, and set against another's words."""
+    viewer, source, num = viewer_of("mnist", args), open_source(run.exp.config, "eval"), 500
+    asked = np.arange(num) % len(NUMBERS)
+    made = run.sample(num, prompt=[f"the number {NUMBERS[digit]}" for digit in asked])
+    real = np.stack([source[i][source.spec.target] for i in range(num)])
+    true = np.array([source[i][source.spec.label] for i in range(num)])
+    seen = viewer(made)["logits"].argmax(-1)
+    others = np.random.default_rng(0).permutation(asked)
+    return {
+        "agree_kind": (seen == asked).mean(),
+        "real_kind": (viewer(real)["logits"].argmax(-1) == true).mean(),
+        "shuffled_kind": (seen == others).mean(),
+    }
+
+
 def run_of(name: str, seed: int, args: argparse.Namespace) -> tuple[Path, float]:
     """A row's run with a seed, after that on which it stands -> (its directory, seconds of all cores)."""
     row, kind = {**FIRST, **ROWS}[name], name.partition("/")[0]
@@ -121,6 +168,11 @@ def run_of(name: str, seed: int, args: argparse.Namespace) -> tuple[Path, float]
         changes |= {"data.max_shapes": THINGS[kind], "data.hold_out": UNSEEN}
     if row.first:
         changes["tasks.codec.run.path"] = run_of(row.first, seed, args)[0]
+    if row.cached:
+        changes["tasks.codec.run.path"] = args.weights
+        latents = cache(args.runs / f"latents_{THINGS[kind]}", row.config, changes)
+        changes = {k: v for k, v in changes.items() if not k.startswith("data.")}
+        changes |= {"data": "latents", "data.path": latents, "data.tokenizer": "none"}
     folder = args.runs / f"{name_of(name)}_{seed}"
     return folder, train(folder, row.config, changes)
 
@@ -130,10 +182,26 @@ def one(name: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
     row, kind = ROWS[name], name.partition("/")[0]
     folder, seconds = run_of(name, seed, args)
     run = jaxgen.open(folder)
-    judge = judge_of(run.exp.data.shape[0], THINGS[kind], args)
-    asked = {"eval.agree.judge": str(judge)}
+    figures = scenes(row, folder, kind, args) if kind in THINGS else digits(run, args)
+    if not seed:
+        prompts = PROMPTS[kind]
+        before = Cascade.open(run_of(other, seed, args)[0] for other in row.before)
+        made = replace(before, runs=(*before.runs, run)).sample(EACH * len(prompts), prompt=prompts)
+        save_grid(OUT / f"{name_of(name)}.png", made, len(prompts))
+    wanted = (*row.least, *row.most, *row.share)
+    kept = {k: v for k, v in figures.items() if k in wanted or k.startswith(row.told)}
+    facts = {"images": run.exp.batch * run.exp.config.steps, "cpu_minutes": seconds / 60}
+    return {k: round(float(v), 4) for k, v in (facts | kept).items()}
+
+
+def scenes(row: Row, folder: Path, kind: str, args: argparse.Namespace) -> dict[str, float]:
+    """What a judge sees in samples of a run, at the size of the pictures that it makes."""
+    size, seed = jaxgen.open(folder).exp.pictures.shape[0], int(folder.name.rpartition("_")[2])
+    asked = {"eval.agree.judge": str(judge_of(size, THINGS[kind], args))}
+    if row.before:
+        asked["eval.agree.cascade"] = tuple(str(run_of(other, seed, args)[0]) for other in row.before)
     if row.best_of > 1:
-        ranker = str(ranker_of(run.exp.data.shape[0], THINGS[kind], args))
+        ranker = str(ranker_of(size, THINGS[kind], args))
         chosen = {"eval.agree.best_of": row.best_of, "eval.agree.ranker": ranker, "eval.agree.num": 250}
         best = evaluate(folder, changes={**asked, **chosen})
         asked["eval.retrieval.judge"] = ranker
@@ -141,13 +209,7 @@ def one(name: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
     if row.best_of > 1:
         figures |= {k.replace("agree_", "best_", 1): v for k, v in best.items() if k.startswith("agree_")}
     figures["unseen_gap"] = max(figures[f"agree_seen_{k}"] - figures[f"agree_unseen_{k}"] for k in ATTRIBUTES)
-    if not seed:
-        prompts = PROMPTS[kind]
-        save_grid(OUT / f"{name_of(name)}.png", run.sample(EACH * len(prompts), prompt=prompts), len(prompts))
-    wanted = (*row.least, *row.most, *row.share)
-    kept = {k: v for k, v in figures.items() if k in wanted or k.startswith(row.told)}
-    facts = {"images": run.exp.batch * run.exp.config.steps, "cpu_minutes": seconds / 60}
-    return {k: round(float(v), 4) for k, v in (facts | kept).items()}
+    return figures
 
 
 def table(results: dict[str, list[dict[str, float]]]) -> str:

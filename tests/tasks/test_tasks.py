@@ -93,7 +93,9 @@ def test_the_key_decides_everything_and_what_has_no_places_stays(name, kind):
     a, b, other = (run(batch, seed) for seed in (1, 1, 2))
     for key in a:
         np.testing.assert_array_equal(a[key], b[key])
-    assert name in ("coarse", "shrink", "size") or any((np.asarray(a[key]) != np.asarray(other[key])).any() for key in a)
+    assert name in ("coarse", "shrink", "size") or any(
+        (np.asarray(a[key]) != np.asarray(other[key])).any() for key in a
+    )
     same = {key for key in batch if task.spec(spec)[key] == spec[key]}  # what the Spec of a task keeps, the task keeps
     for key in batch.keys() - spec.of(*PICTURES).keys() | (same if task.always else set()):
         np.testing.assert_array_equal(a[key], batch[key])
