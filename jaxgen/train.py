@@ -554,7 +554,7 @@ class Loop:
 
     def refuse_broken(self, state: TrainState, at: int) -> None:
         """Nothing broken is written."""
-        if not bool(self.exp.is_finite(state)):
+        if not self.exp.is_finite(state.view()):
             raise self.diverged(f"weights became NaN or infinite by step {at}")
 
     def save(self, state: TrainState, at: int) -> None:

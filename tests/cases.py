@@ -4,6 +4,7 @@ import functools
 import hashlib
 import json
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 from jaxgen.runs import setup
@@ -23,44 +24,82 @@ FIRST_STAGES = {
     256: ("vqvae_cifar.py", 4),
 }
 
-# Level 0 without the newer fusions compiles five times faster; what is computed stays the same. An unknown flag ends the process,
-# so the second is for the releases in which it was seen to help.
+# Level 0 without the newer fusions compiles five times faster, and in one piece instead of many by a seventh of that; what is
+# computed stays the same. An unknown flag ends the process, so the others are for the releases in which they were seen to help.
 QUICK_COMPILATION = "--xla_backend_optimization_level=0"
 if (0, 10) <= setup.jaxlib_version() < (0, 11):
-    QUICK_COMPILATION += " --xla_cpu_use_fusion_emitters=false"
+    QUICK_COMPILATION += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 if platform.machine() == "x86_64":  # without fused multiply-adds numbers have the same bits however XLA fuses a program
     QUICK_COMPILATION += " --xla_cpu_max_isa=AVX"
 
 
 @functools.cache
-def kinds() -> list[str]:
-    """One config for every method with its nets, losses, adaptive parts and tasks, whatever their numbers: digits where there
-    are any.
-
-    Being trained, resumed, evaluated and sampled is asked of every config; the law of devices and of scans of these.
-    """
+def forms() -> dict[str, dict]:
+    """The tiny form of every config."""
     from jaxgen.config import files as configs
 
-    found: dict[str, str] = {}
-    for name in sorted(CONFIGS, key=lambda n: (not n.endswith("digits"), n)):
-        config = configs.load(f"{ROOT}/configs/{name}.py:tiny").to_dict()
-        method = config["method"]
-        nets = [method[k]["name"] for k in ("net", "gen", "disc") if k in method]
-        keys = ("name", "loss", "disc_penalties", "gen_penalties", "augment", "objective", "decay")
-        parts = [str(members(method.get(key))) for key in keys]
-        nets += [method[k]["regularizer"]["name"] for k in ("ae",) if k in method]
-        found.setdefault(" ".join([*nets, *parts, *config.get("tasks", {})]), name)
-    return sorted(found.values())
+    return {name: configs.load(f"{ROOT}/configs/{name}.py:tiny").to_dict() for name in CONFIGS}
 
 
-def members(part: object) -> object:
-    """A part of a config without its numbers."""
+def cover(shown: dict[str, set], *first: str) -> list[str]:
+    """The fewest configs (found greedily, digits where there is a choice) that show all that any shows; `first` in any case."""
+    order = sorted(shown, key=lambda name: (name not in CHOSEN, not name.endswith("digits"), name))
+    found, missing = list(first), set().union(*shown.values()).difference(*(shown[name] for name in first))
+    while missing:
+        found.append(max(order, key=lambda name: len(shown[name] & missing)))
+        missing -= shown[found[-1]]
+    return sorted(found)
+
+
+def choices(part: object, path: str = "") -> Iterator[tuple]:
+    """What a part of a config says but its numbers: names, words, switches, and whether a list is empty."""
     if isinstance(part, dict):
-        found = {key: members(value) for key, value in sorted(part.items())}
-        return {key: value for key, value in found.items() if value is not None}
-    if isinstance(part, tuple):
-        return [members(each) for each in part]
-    return part if isinstance(part, (str, bool)) else None
+        for key, value in part.items():
+            yield from choices(value, f"{path}.{key}")
+    elif isinstance(part, tuple):
+        yield path, bool(part)
+        for each in part:
+            yield from choices(each, path)
+    elif isinstance(part, str | bool):
+        yield path, part
+
+
+def procedure(method: dict) -> str:
+    """A method with its nets."""
+    return " ".join([method["name"], *(method[k]["name"] for k in ("net", "gen", "disc", "ae") if k in method)])
+
+
+@functools.cache
+def distinct() -> list[str]:
+    """Configs for laws that train: every choice that any config makes beside its method and nets is in one of them.
+
+    What is left out differs from these in numbers, or in what it puts together; test_shapes.py takes its step abstractly.
+    """
+    shown = {}
+    for name, form in forms().items():
+        data = {("data", *choice) for choice in choices(form["data"])}
+        told = choices({key: value for key, value in form.items() if key != "data"})
+        shown[name] = data | {(procedure(form["method"]), *choice) for choice in told}
+    return cover(shown, *CHOSEN)
+
+
+@functools.cache
+def kinds() -> list[str]:
+    """Configs for laws of devices, scans and evaluation: every method with its nets, and each of its losses, penalties,
+    adaptive parts, regularizers and tasks."""
+    shown = {}
+    for name, form in forms().items():
+        method = form["method"]
+        parts = {
+            key: method.get(key) for key in ("loss", "disc_penalties", "gen_penalties", "augment", "objective", "decay")
+        }
+        parts["regularizer"] = method.get("ae", {}).get("regularizer", {}).get("name")
+        shown[name] = {
+            procedure(method),
+            *((method["name"], *choice) for choice in choices(parts)),
+            *form.get("tasks", {}),
+        }
+    return cover(shown, *CHOSEN)
 
 
 def lend(config, spec, folder: Path, weights: bool = True):

@@ -3,7 +3,7 @@
 import os
 import tempfile
 
-from cases import CHOSEN, CONFIGS, QUICK_COMPILATION, ROOT, kinds, lend
+from cases import CHOSEN, QUICK_COMPILATION, ROOT, distinct, kinds, lend
 
 # Before JAX starts.
 os.environ["XLA_FLAGS"] = (
@@ -22,13 +22,12 @@ if not hasattr(jax, "enable_x64"):  # jax < 0.8
     from jax.experimental import enable_x64
 
     jax.enable_x64 = enable_x64
-KINDS = kinds()
 SKIPPED = pytest.StashKey[list]()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """A law with an argument `name` runs for every config, with `kind` for one of each kind; but for the chosen they are slow."""
-    for argument, every in (("name", CONFIGS), ("kind", KINDS)):
+    """A law with an argument `name` or `kind` runs for the configs that tests/cases.py says; but for the chosen they are slow."""
+    for argument, every in (("name", distinct()), ("kind", kinds())):
         if argument in metafunc.fixturenames and "laws" in str(metafunc.definition.path):
             marked = [pytest.param(n, marks=[] if n in CHOSEN else pytest.mark.slow) for n in every]
             metafunc.parametrize(

@@ -562,16 +562,6 @@ class Experiment:
             self.compiled[owner] = program.lower(self.abstract, batches, data or {}, self.root).compile()
         return self.compiled[owner]
 
-    @cached_property
-    def is_finite(self) -> Callable[[TrainState], Array]:
-        """state -> bool []: no NaN or infinity among the trained parameters."""
-
-        def finite(state: TrainState) -> Array:
-            leaves = jax.tree.leaves({k: n.params for k, n in state.nets.items()})
-            return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in leaves]))
-
-        return jax.jit(finite, out_shardings=parallel.replicated(self.mesh))
-
     @contextmanager
     def explaining(self, weights: Mapping[str, Weights], where: str = "") -> Iterator[None]:
         """A NotFinite from inside is told with step and weights, cause and cure.
@@ -604,9 +594,13 @@ class Experiment:
             self.shared["reach"] = jax.jit(largest, out_shardings=parallel.replicated(self.mesh))
         return {name: float(value) for name, value in self.shared["reach"](w.nets).items()}
 
+    def is_finite(self, w: Weights) -> bool:
+        """No NaN or infinity among the variables of any net."""
+        return bool(np.isfinite(list(self.reach(w).values())).all())
+
     def refuse_broken(self, w: Weights) -> None:
         """A NotFinite unless all weights are finite: figures of NaN may look sound (a code, a class, a picture is always found)."""
-        if not np.isfinite(list(self.reach(w).values())).all():
+        if not self.is_finite(w):
             raise NotFinite("nothing is measured")
 
     def _cause(self, largest: float, sampled: bool) -> str:

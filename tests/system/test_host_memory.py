@@ -22,7 +22,8 @@ from jaxgen.config import files
 work, what, num, *changes = sys.argv[1:]
 changes = dict(change.split("=", 1) for change in changes)
 run, num = Path(work), int(num)
-config = files.override(files.load("vae_digits:tiny"), {**changes, "eval": {}, "mesh.data": 1, "steps": 2})
+small = {"method.net.encoder.width": 4, "method.net.decoder.width": 4, "method.likelihood.name": "gaussian"}  # steps of 7 ms
+config = files.override(files.load("vae_digits:tiny"), {**changes, **small, "eval": {}, "mesh.data": 1, "steps": 2})
 if what == "train":
     train.train(files.override(config, {"steps": num, "log_every": 10, "save_every": 10**6}), run)
 else:
