@@ -1,5 +1,6 @@
 """Eight virtual CPU devices for every test, a compilation cache of the session's own, and the configs by name."""
 
+import gc
 import os
 import tempfile
 
@@ -18,6 +19,8 @@ import pytest
 from jaxgen.runs import setup as backend
 
 backend.configure()
+# Traces leave much that lives on: to look through all of it so often took a fifteenth of the laws' time.
+gc.set_threshold(700, 10, 100)
 if not hasattr(jax, "enable_x64"):  # jax < 0.8
     from jax.experimental import enable_x64
 

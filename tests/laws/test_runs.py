@@ -1,4 +1,4 @@
-"""Law 1: every config trains, evaluates, samples and saves. Law 2: a run cut short and resumed is the same run, bitwise."""
+"""Law 1: every choice of a config trains, evaluates, samples and saves. Law 2: a run cut short and resumed is the same, bitwise."""
 
 import functools
 import json
