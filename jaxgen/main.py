@@ -91,7 +91,8 @@ def parser() -> argparse.ArgumentParser:
         "--cascade",
         default="",
         metavar="A,B,...",
-        help="in place of --workdir: runs of which each enlarges what the one before makes; other flags are of the last",
+        help="in place of --workdir: runs of which each enlarges what the one before makes; --negative is for all that can be "
+        "guided, other flags are of the last",
     )
     s.add_argument("--prompts", type=expand, default="", metavar="FILE", help="texts to be shown, one a line")
     s.add_argument("--best-of", type=int, default=1, metavar="N", help="keep the best of N samples of each prompt")

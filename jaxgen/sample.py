@@ -52,21 +52,22 @@ def sample(
     nor data, but where the run is told pictures (to restore, to enlarge): these are made of the held-out examples, and drawn
     before the samples; texts, likewise. `prompt`: texts that repeat over the samples; `negative`:
     one that they are guided away from. `asked`: values of other conditions by name. `best_of`: how many samples of each prompt are
-    made, of which the contrastive run `ranker` chooses one. `cascade`: runs before this one, which enlarges what they make; changes
-    to tasks hold for all of them that have these, others for this one.
+    made, of which the contrastive run `ranker` chooses one. `cascade`: runs before this one, which enlarges what they make (held in
+    memory); changes to tasks hold for all of them that have these, `negative` for all that can be guided, others for this one.
     """
+    if best_of < 1:
+        raise UserError(f"--best-of={best_of} must be at least 1")
+    if ranker and best_of == 1:
+        raise UserError(f"--ranker={ranker} chooses the best of several samples; say of how many (--best-of=16)")
     plain = Trained.open(workdir, step, changes)
-    trained = plain.changed(plain.against(negative))
+    *before, trained = Cascade((*Cascade.open(cascade, changes).runs, plain)).against(negative).runs
     (choice,) = trained.choose([weights])
-    prompt, small = texts(prompt), {}
-    if cascade:
-        made = Cascade.open(cascade, changes).sample(num, labels, prompt, seed)
-        small = enlarging(trained.exp, made, str(workdir), seed)
-    wanted = trained.asked(labels, prompt, **(asked or {}), **small)
+    prompt = texts(prompt)
+    wanted = trained.asked(labels, prompt, **(asked or {}))
     label = trained.exp.spec.label
     called = [trained.exp.spec[label].called(int(i)) for i in wanted.get(label, ())]
     parts = [f"seed{seed}"] + [f"num{num}"] * (num != 64) + [choice.name] * (weights != "ema")
-    parts += ["cascade"] * bool(cascade)
+    parts += [f"cascade-{'+'.join(Path(run).name for run in cascade)}"] * bool(cascade)
     parts += [f"labels-{','.join(called)}"] * bool(called)
     parts += [f"prompt-{'+'.join(prompt)}"] * bool(prompt)
     parts += [f"best{best_of}"] * (best_of > 1)
@@ -76,15 +77,19 @@ def sample(
     target = target.with_suffix("") if target.suffix in (".png", ".npz") else target
     if files and target.exists():
         raise UserError(f"--files: {target} is there already; delete it, or name another --out")
-    called = called or prompt
     if best_of > 1:
         if not prompt:
             raise UserError(f"--best-of={best_of} chooses by a text, and none is asked for; name one (--prompt=TEXT)")
         matcher = Matcher.of(FrozenRun(str(ranker)), trained.exp, "--ranker")
         wanted = {k: np.repeat(v, best_of, 0) for k, v in wanted.items()}
-        made = best(trained.samples(best_of * num, wanted, seed, choice), prompt, best_of, matcher)
-    else:
-        made = trained.samples(num, wanted, seed, choice)
+    if before:
+        told = [[one for one in several for _ in range(best_of)] for several in (called, prompt)]
+        small = Cascade(tuple(before)).sample(best_of * num, *told, seed)
+        wanted |= enlarging(trained.exp, small, str(workdir), seed)
+    made = trained.samples(best_of * num, wanted, seed, choice)
+    if best_of > 1:
+        made = best(made, trained.exp.words(prompt), best_of, matcher)
+    called = called or prompt
     if not parallel.is_lead():
         return np.zeros((sum(0 for _ in made), *trained.exp.data.shape), np.uint8)  # all hosts take part
     what = f"{num:,} samples of step {trained.at} ({choice}, seed {seed})"

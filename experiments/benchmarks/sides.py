@@ -25,7 +25,7 @@ WHATS = (
     "features",
     "encode",
     "decode",
-)  # sampling first: as in a process that only samples
+)  # as in a process that only samples that is first
 TOLERANCE = {"cpu": 1e-3, "cuda": 3e-2}  # of outputs and losses; TF32 products aside, the two are the same function
 
 

@@ -35,9 +35,7 @@ class Field:
     role: str = "condition"  # one of ROLES
     values: int = 0  # classes of a label, vocabulary of tokens
     names: tuple[str, ...] = ()  # of a label's values
-    empty: tuple[
-        float, ...
-    ] = ()  # tokens: those of the empty text; embedding: what stands for nothing, where not zeros
+    empty: tuple[float, ...] = ()  # of tokens the empty text's; of an embedding what says nothing, where not zeros
     end: int = -1  # tokens of a text: the one behind its last piece; what follows it is pad
     levels: int = 256  # of the values of a picture in uint8: evenly from 0 to 255; 0: unknown
 

@@ -140,17 +140,13 @@ class FrozenText:
     """The encoder that a lender lends, and what of it the net is told."""
 
     run: Lender
-    null: Literal["empty", "zeros", "learned"] = (
-        "empty"  # the empty text, or nothing: zeros, or what a net with learned_null has
-    )
+    null: Literal["empty", "zeros", "learned"] = "empty"  # the empty text; or nothing: zeros, learned_null
     masked: bool = True  # whether pads are hidden from the net (Imagen, PixArt) or are looked at (SD, Flux)
     states: bool = True  # whether the net is told a vector of every token
     pooled: bool = True  # and one of the whole text, where there is any
     join: Literal["beside", "behind"] = "beside"  # of the states of those before: further numbers, or further tokens
     dropout: BelowOne = 0.0  # share of examples whose text this one alone is not shown in training
-    cache: FilePath = (
-        ""  # of states of all captions, by --mode=cache: training looks them up; "": they are made in every step
-    )
+    cache: FilePath = ""  # states of all captions, by --mode=cache, which training looks up; "": made in every step
 
     def made(self, spec: Spec, name: str, key: str) -> dict[str, tuple[int, ...]]:
         """Shapes of what it makes of the tokens `name`; a UserError for tokens that the encoder lacks. `key` holds it."""
@@ -202,7 +198,8 @@ def refuse_null(encoders: Encoders, net: Any) -> None:
     if learned and not getattr(net, "learned_null", False):
         raise UserError(f"{KEY} has null=learned, and the net learns none; set config.method.net.learned_null=True")
     if encoders and not learned and getattr(net, "learned_null", False):
-        raise UserError(f"config.method.net.learned_null=True is never shown with {KEY}; set {KEY}.null=learned")
+        key = f"{KEY}.0" if isinstance(encoders, tuple) else KEY
+        raise UserError(f"config.method.net.learned_null=True is never shown with {KEY}; set {key}.null=learned")
 
 
 def loans(encoders: Encoders, spec: Spec) -> dict[str, Loan]:

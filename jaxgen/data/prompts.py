@@ -43,7 +43,7 @@ def weights(prompt: str) -> tuple[str, list[float]]:
         scale(start, STEP if bracket == "(" else 1 / STEP)
     if wrong := [count for count in counts if not 0 <= count <= MOST]:
         raise UserError(
-            f"--prompt: the weight {wrong[0]:g} of a word is not in 0..{MOST:g}; give it another: (word:1.3)"
+            f"{prompt!r}: the weight {wrong[0]:g} of a word is not in 0..{MOST:g}; give it another: (word:1.3)"
         )
     start = len(text) - len(text.lstrip())
     return text.strip(), counts[start : start + len(text.strip())]

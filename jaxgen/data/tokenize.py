@@ -36,9 +36,7 @@ class Tokenizer:
     """What all of them are; `length` is the number of tokens of every text, shorter ones are padded and longer ones cut."""
 
     length: Annotated[int, Range(least=2)] = 77
-    chunks: Count = (
-        1  # rows of so many tokens that a text has, each with its start and end, for nets that attend to states
-    )
+    chunks: Count = 1  # rows of so many tokens, each with its start and end, for nets that attend to states
 
     @cached_property
     def library(self) -> Any:
@@ -106,11 +104,14 @@ class Tokenizer:
         return self._rows(found), np.array([len(ids) > self.room for ids in found], bool)
 
     def encode_prompts(self, prompts: Sequence[str]) -> np.ndarray:
-        """Texts in which (word:1.3) and [word] say how much words count: the same, as `jaxgen.core.spec.weighed` has it."""
+        """Texts in which (word:1.3) and [word] say how much words count: the same, as `jaxgen.core.spec.weighed` has it.
+
+        A piece counts as its last character: the first may be the space before a word.
+        """
         said = [weights(self.cleaned(prompt)) for prompt in prompts]
         pieces = self.pieces([text for text, _ in said])
         return self._rows([
-            weighed(np.array(ids, int), np.array([counts[start] if start < len(counts) else 1.0 for start, _ in places]))
+            weighed(np.array(ids, int), np.array([counts[end - 1] if end else 1.0 for _, end in places]))
             for (ids, places), (_, counts) in zip(pieces, said, strict=True)
         ])  # fmt: skip
 

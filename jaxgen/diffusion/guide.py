@@ -102,9 +102,7 @@ class Negative:
     inputs: ClassVar[tuple[str, ...]] = ("scale", "avoid")
     needs: ClassVar[tuple[str, ...]] = ("null",)
     scale: NonNegative = 1.5
-    avoid: Natural | dict = (
-        0  # condition -> its value for every example; those left out mean "any". A number is a label
-    )
+    avoid: Natural | dict = 0  # condition -> its value; those left out mean "any". A number is a label
     spec: DataSpec = field(default_factory=Spec)  # conditions as the run asks for them: a text as tokens
 
     def __post_init__(self) -> None:

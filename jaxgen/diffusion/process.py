@@ -180,9 +180,7 @@ class VP:
     zero_snr: bool = False  # rescale to zero terminal signal (Lin et al. 2024); needs predict v, x0 or flow
     shift: Positive = 1.0  # noise-to-signal ratio times this: resolution / the resolution the schedule was made for
     clock_steps: Natural = 0  # of the clock that the network sees (improved DDPM: 1000); 0: the chain's own
-    whole_clock: bool = (
-        False  # the network sees the nearest whole step also between two, as diffusers' DPM-Solver has it
-    )
+    whole_clock: bool = False  # between two steps the network sees the nearest, as diffusers' DPM-Solver has it
 
     def __post_init__(self) -> None:
         if self.schedule not in BETAS:

@@ -78,7 +78,7 @@ class Agree:
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """Figures of the samples, and those that stand beside them."""
-        pictures = exp.open_pictures("eval") if hasattr(source, "pictures") else source  # of which latents are cached
+        pictures = exp.as_pictures(source, "eval")
         rows, captions = [int(i) for i in share(source, self.num)], pictures.captions
         texts = [captions[i][0] for i in rows]
         true = [scenes.read(text) for text in texts]
@@ -94,7 +94,8 @@ class Agree:
             beside["coded"] = self._judged(self._told(viewer, through_codec(exp, ema, source, self.num, self)), true)
         ranker, small = ranker_of(self, exp, "agree"), {}
         if self.cascade:
-            made = Cascade.open(self.cascade).sample(len(texts), prompt=texts, seed=self.seed)
+            each = [text for text in texts for _ in range(self.best_of)]
+            made = Cascade.open(self.cascade).sample(len(each), prompt=each, seed=self.seed)
             small = enlarging(exp, made, "this run", self.seed)
         told = self._told(viewer, asked_for(exp, ema, texts, self.seed, source, self.best_of, ranker, small))
         judged = self._judged(told, true)

@@ -28,8 +28,6 @@ from jaxgen.runs.directory import RunDir
 from jaxgen.runs.experiment import Experiment, Made, build_tokenizers
 from jaxgen.runs.frozen import FrozenRun
 
-NEAR = 1e-6  # scores that differ by less are equal: those of the same text
-
 
 @dataclass(frozen=True)
 class Matcher:
@@ -110,8 +108,8 @@ def asked_for(
     matcher: Matcher | None = None,
     more: Mapping[str, np.ndarray] | None = None,
 ) -> np.ndarray:
-    """uint8 pictures, one of every text: the best of `of` samples. more: other conditions of each."""
-    asked = {k: np.repeat(v, of, 0) for k, v in {**exp.tokens(texts), **(more or {})}.items()}
+    """uint8 pictures, one of every text: the best of `of` samples. more: other conditions of each sample."""
+    asked = {**exp.tokens([text for text in texts for _ in range(of)]), **(more or {})}
     batches = exp.samples(w, of * len(texts), seed, asked, source)
     found = []
     with counter("samples", len(texts)) as bar:
@@ -140,20 +138,23 @@ def through_codec(exp: Experiment, w: Weights, source: Source, num: int, owner: 
     return np.concatenate(found)
 
 
-def recalls(pictures: np.ndarray, texts: np.ndarray, of: int, true: np.ndarray | None = None) -> dict[str, float]:
+def recalls(pictures: np.ndarray, texts: np.ndarray, said: Sequence, of: int, shift: int = 0) -> dict[str, float]:
     """text_1, text_5: how often the own text is the nearest to a picture, or among the nearest five, of so many; picture_1, ...
 
-    Unit vectors [N, D] both, in groups of `of`, of which a last one with fewer is left out. Texts that are equal count as one.
-    `true`: whose text is the own of every picture, within its group.
+    Unit vectors [N, D] both, in groups of `of`, of which a last one with fewer is left out. said: the texts [N, ...] themselves;
+    those that are equal count as one, and others that are as near as the own count against it. shift: by how many places of its
+    group the text is another's.
     """
     of = min(of, len(pictures))
+    _, which = np.unique(np.asarray(said), axis=0, return_inverse=True)
+    which = which.reshape(-1)
     found: dict[str, list[np.ndarray]] = {}
     for start in range(0, len(pictures) - of + 1, of):
-        part = slice(start, start + of)
-        own = np.arange(of) if true is None else true[part] - start
-        scores = (pictures[part].astype(np.float64) @ texts[part].astype(np.float64).T)[:, own]
+        own = start + np.roll(np.arange(of), shift)
+        scores = pictures[start : start + of].astype(np.float64) @ texts[own].astype(np.float64).T
+        others = which[own, None] != which[own]
         for name, one in (("text", scores), ("picture", scores.T)):
-            rank = (one > np.diagonal(one)[:, None] + NEAR).sum(1)
+            rank = ((one >= np.diagonal(one)[:, None]) & others).sum(1)
             for k in (1, 5):
                 found.setdefault(f"{name}_{k}", []).append(rank < k)
     return {k: float(np.mean(v)) for k, v in found.items()}
@@ -194,29 +195,27 @@ class Retrieval:
         about = {**drawn(source, self.num), "of": self.of, "seed": self.seed}
         if isinstance(exp.method, Compares):
             return Report(called("", recalls(*self._own(exp, ema, source), self.of)), about=about)
-        rows = [int(i) for i in share(source, self.num)]
-        texts = [source.captions[i][0] for i in rows]
+        pictures, rows = exp.as_pictures(source, "eval"), [int(i) for i in share(source, self.num)]
+        texts = [pictures.captions[i][0] for i in rows]
         judge = Matcher.of(self.judge, exp, "config.eval.retrieval.judge")
         said = judge.texts(texts)
         made = asked_for(exp, ema, texts, self.seed, source, self.best_of, ranker_of(self, exp, "retrieval"))
         seen = judge.pictures(made)
-        of = min(self.of, len(rows))
-        other = np.concatenate([start + np.roll(np.arange(of), 1) for start in range(0, len(rows) - of + 1, of)])
-        scalars = called("", recalls(seen, said, of)) | called("shuffled_", recalls(seen, said, of, other))
-        scalars |= called("real_", recalls(judge.pictures(real_pictures(source, rows)), said, of))
+        told = (said, texts, self.of)
+        scalars = called("", recalls(seen, *told)) | called("shuffled_", recalls(seen, *told, shift=1))
+        scalars |= called("real_", recalls(judge.pictures(real_pictures(pictures, rows)), *told))
         if any(stage.task.last for stage in exp.stages):
-            scalars |= called(
-                "coded_", recalls(judge.pictures(through_codec(exp, ema, source, self.num, self)), said, of)
-            )
+            coded = judge.pictures(through_codec(exp, ema, source, self.num, self))
+            scalars |= called("coded_", recalls(coded, *told))
         return Report(scalars, about=about | {"weights": judge.viewer.judge.weights, "best_of": self.best_of})
 
-    def _own(self, exp: Experiment, w: Weights, source: Source) -> tuple[np.ndarray, np.ndarray]:
-        """Unit vectors of held-out pictures and of their texts, by the run itself."""
+    def _own(self, exp: Experiment, w: Weights, source: Source) -> tuple[np.ndarray, ...]:
+        """Unit vectors of held-out pictures and of their texts, by the run itself, and the texts as tokens."""
 
-        def both(w: Weights, batch: Batch, rng: Array) -> tuple[Array, Array]:
+        def both(w: Weights, batch: Batch, rng: Array) -> tuple[Array, ...]:
             seen, _ = looked_at(exp, w, batch, rng)
-            pictures = exp.method.embed_pictures(w, seen[exp.spec.target])
-            return pictures, exp.method.embed_texts(w, seen[next(iter(exp.spec.texts))])
+            pictures, ids = exp.method.embed_pictures(w, seen[exp.spec.target]), seen[next(iter(exp.spec.texts))]
+            return pictures, exp.method.embed_texts(w, ids), ids
 
         program, found = exp.jit((self, "own"), both), []
         for i, (batch, mask) in enumerate(exp.held_out(source, self.num)):

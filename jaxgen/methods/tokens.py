@@ -314,6 +314,7 @@ class MaskedTokens(Tokens):
     """
 
     causal: ClassVar[bool] = False
+    weighs: ClassVar[bool] = True  # the words of a text, as in diffusion
 
     smoothing: BelowOne = 0.1  # share of a target's probability that all tokens have alike
     passes: Count = 8

@@ -177,15 +177,11 @@ class NearestQuantizer(Quantizer):
 
     codes: Count = 512  # entries of the codebook
     dim: Count = 64  # numbers of a feature
-    project: Natural = (
-        0  # numbers to which features are projected first, and codes back (ViT-VQGAN: 8); 0: they are not
-    )
+    project: Natural = 0  # numbers to which features are projected first, and codes back (ViT-VQGAN: 8); 0: not
     cosine: bool = False  # features and codes have length one
     beta: NonNegative = 0.25  # of the commitment |z - sg[e]|^2, which draws the encoder to its codes
     start: str = "kmeans"
-    dead: NonNegative = (
-        0.03  # a code chosen less often than this part of its equal share is drawn anew from the batch; 0: never
-    )
+    dead: NonNegative = 0.03  # a code chosen less often than this part of its share is drawn anew; 0: never
     decay: BelowOne = 0.99  # of the counts by which a code is dead, and of the averages
 
     def setup(self) -> None:
@@ -309,9 +305,7 @@ class GradientQuantizer(NearestQuantizer):
     No gradient can set a code anew: what start and restarts moved it by is in the collection "codebook", and added.
     """
 
-    legacy: bool = (
-        False  # beta weighs that term, not the commitment: taming-transformers' first order, in which it published
-    )
+    legacy: bool = False  # beta weighs that term, not the commitment: taming-transformers' first order
 
     def hold_book(self, shape: tuple[int, int]) -> None:
         """A parameter, and by how much it was moved."""

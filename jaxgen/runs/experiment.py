@@ -28,6 +28,7 @@ from jaxgen.core.state import Array, NetState, PyTree, TrainState, Variables, We
 from jaxgen.core.task import Batch, Task, is_cached
 from jaxgen.core.text import STATES, CachedStates, kept_in, told_by
 from jaxgen.data.pipeline import eval_batches, share
+from jaxgen.data.prompts import weights
 from jaxgen.data.sources import OnLevels, Source, Templated, Tokenized
 from jaxgen.data.sources.tokenized import CAPTIONS, every_caption
 from jaxgen.data.tokenize import NoTokenizer, Tokenizer
@@ -257,6 +258,10 @@ class Experiment:
                     f"config.method {self.config.method.name} cannot be told {name!r} ({field.kind}): it takes {takes}; "
                     f"{self._without(name)}"
                 )
+        if not self.weighs and any(field.end >= 0 and len(field.shape) > 1 for field in self.spec.values()):
+            raise UserError(
+                f"config.method {self.config.method.name} reads one row of tokens; set config.data.tokenizer.chunks=1"
+            )
         self.examine(self.loans)
 
     def _without(self, name: str) -> str:
@@ -338,9 +343,18 @@ class Experiment:
         """Texts as the conditions that tell them: int32 [N, L] of each tokenizer."""
         return {name: one.encode(texts) for name, one in zip(CAPTIONS, self.tokenizers, strict=False)}
 
+    @property
+    def weighs(self) -> bool:
+        """Whether a text may have several rows, and its words weights when it is asked for."""
+        return getattr(self.method, "weighs", False)
+
+    def words(self, prompts: Sequence[str]) -> list[str]:
+        """What is asked for without its weights, where there may be any; else brackets are words like others."""
+        return [weights(prompt)[0] if self.weighs else prompt for prompt in prompts]
+
     def prompts(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
-        """The same of texts whose words have weights, which the method reads or which are words like others."""
-        if not getattr(self.method, "weighs", False):
+        """The same of texts whose words may have weights."""
+        if not self.weighs:
             return self.tokens(texts)
         return {name: one.encode_prompts(texts) for name, one in zip(CAPTIONS, self.tokenizers, strict=False)}
 
@@ -664,7 +678,10 @@ class Experiment:
 
     def open_pictures(self, split: str) -> Source:
         """The data set as pictures: those that were encoded where it holds latents."""
-        source = self.open_source(split)
+        return self.as_pictures(self.open_source(split), split)
+
+    def as_pictures(self, source: Source, split: str) -> Source:
+        """A part of the data; where it is latents, the pictures that were encoded."""
         return open_source(pictures_of(self.config, source), split) if hasattr(source, "pictures") else source
 
     @cached_property

@@ -17,7 +17,6 @@ from jaxgen.core.conditions import prepare, refuse_unknown
 from jaxgen.core.ranges import refuse_seed
 from jaxgen.core.spec import Field
 from jaxgen.core.state import TrainState
-from jaxgen.data.prompts import weights
 from jaxgen.data.sources.source import warn_once
 from jaxgen.errors import UserError
 from jaxgen.images import to_uint8
@@ -130,12 +129,14 @@ class Trained:
                 else "train with config.data.tokenizer=bytes on data with captions"
             )
             raise UserError(f"{asked} was given but {self.run.path} is told no text; {cure}")
-        tokenizers, weighs = self.exp.tokenizers, getattr(self.exp.method, "weighs", False)
-        for (i, tokenizer), prompt in itertools.product(enumerate(tokenizers), prompts):
-            if cut := tokenizer.cut(weights(prompt)[0] if weighs else prompt):
+        tokenizers = self.exp.tokenizers
+        for (i, tokenizer), text in itertools.product(enumerate(tokenizers), self.exp.words(prompts)):
+            if cut := tokenizer.cut(text):
                 more = f" (--config.data.tokenizer{f'.{i}' * (len(tokenizers) > 1)}.chunks={tokenizer.chunks + 1} keeps more)"
                 length = tokenizer.chunks * tokenizer.length
-                warn_once(f"{asked} is longer than {length} tokens, and this is cut off: {cut!r}{more * weighs}")
+                warn_once(
+                    f"{asked} is longer than {length} tokens, and this is cut off: {cut!r}{more * self.exp.weighs}"
+                )
         return self.exp.prompts(prompts)
 
     def _as_condition(self, name: str, value: Any) -> np.ndarray:

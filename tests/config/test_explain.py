@@ -1,10 +1,11 @@
 """`--mode=show`: every key with its value and its meaning."""
 
 import dataclasses
+import re
 from dataclasses import dataclass
 
 import pytest
-from cases import CONFIGS
+from cases import CONFIGS, ROOT
 
 from jaxgen.config import files as configs
 from jaxgen.config import registry
@@ -34,6 +35,13 @@ def test_every_part_says_what_it_is_and_its_words_are_there():
         assert all(cls.__doc__ and not cls.__doc__.startswith(f"{cls.__name__}(") for cls in classes), table
         words = {key for cls in classes for key in registry.fields(cls)}
         assert set(COMMON.get(table, {})) <= words, table
+
+
+def test_the_comment_of_a_field_stands_in_its_line():
+    """In the line below, where the formatter puts what is too long, nobody finds it."""
+    for path in (ROOT / "jaxgen").rglob("*.py"):
+        lost = re.search(r"^    (\w+): [^\n]+ = \(\n +\S+  # ", path.read_text(), re.M)
+        assert not lost, f"{path.name}: the comment of {lost[1]}"
 
 
 @dataclass

@@ -43,6 +43,11 @@ def test_a_weight_reaches_the_tokens_of_its_word_and_changes_none():
     assert plain.tolist() == tokenizer.encode(["a red ring"])[0].tolist()
     np.testing.assert_allclose(counts, [1, 1, 1, 1.3, 1.3, 1.3, 1, *[0.909] * 4, 1, 1, 1, 1, 1], atol=1e-6)
     assert (tokenizer.encode_prompts(["a red ring"]) == tokenizer.encode(["a red ring"])).all()
+    learned = Bytes(vocab=300, length=16).learned(["a red ring"] * 9)  # of pieces that begin with a space
+    (ids,) = learned.encode_prompts(["a (red:1.3) [ring]"])
+    plain, counts = map(np.asarray, unweighed(ids))
+    assert [learned.decode([1, i]) for i in plain[1:4]] == ["a", "red", "ring"]
+    np.testing.assert_allclose(counts[1:4], [1, 1.3, 0.909], atol=1e-6)
     for weight in (0.0, 0.001, 1.0, 8.0):
         (ids,) = tokenizer.encode_prompts([f"(x:{weight})"])
         assert ids.min() >= 0 and float(unweighed(ids)[1][1]) == pytest.approx(weight)

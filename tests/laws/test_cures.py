@@ -257,6 +257,9 @@ CASES = {
     "templates without labels": Case("vae_digits", {"data": "arrays", "data.path": PLAIN, "data.templates": ("a {label}",)}),
     "a text that no net takes": Case("vae_cifar", {"data.tokenizer": "bytes"}),
     "a text longer than an encoder's": Case("text_shapes", {"method.net.text.length": 8}),
+    "rows of a text that is one sequence with its picture": Case("dalle_shapes", {"data.tokenizer.chunks": 2, "tasks.codec": None}),
+    "rows of a text that is compared": Case("clip_shapes", {"data.tokenizer.chunks": 2}),
+    "rows of a text to be written": Case("captioner_shapes", {"data.tokenizer.chunks": 2}),
     "heads of an encoder": Case("text_shapes", {"method.net.text.heads": 3}),
     "a caption without tokens": Case("captioner_shapes", {"data.tokenizer": "none"}),
     "heads of a captioner": Case("captioner_shapes", {"method.net.heads": 3}),
@@ -350,7 +353,7 @@ ELSEWHERE = {
     "pretrained/uvit.py": (2, "configs that are not ours, and nets that are not theirs; tests/pretrained"),
     "pretrained": (109, "files of other projects, and downloads; tests/pretrained"),
     "runs": (44, "a trained run is needed, or a second process; tests/runs, tests/system"),
-    "sample.py": (2, "a trained run is needed; tests/system"),
+    "sample.py": (4, "a trained run is needed; tests/system"),
     "tasks": (10, "an augmentation's fields, or a second run is needed; tests/tasks"),
     "train.py": (5, "raised by the loop; tests/system/test_command.py"),
 }  # fmt: skip

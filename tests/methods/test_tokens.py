@@ -9,18 +9,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from cases import ROOT
 
+from jaxgen.config import files as configs
 from jaxgen.config.registry import build
 from jaxgen.core.conditions import nulls
 from jaxgen.core.method import Refuses, Scores
 from jaxgen.core.net import Net
-from jaxgen.core.spec import Field, Spec, labels, pictures
+from jaxgen.core.spec import Field, Spec, labels, pictures, weighed
 from jaxgen.core.state import Weights
 from jaxgen.errors import UserError
 from jaxgen.images import from_levels
 from jaxgen.methods import tokens
+from jaxgen.methods.diffusion import listened
 from jaxgen.methods.tokens import CausalTokens, Draw, MaskedTokens, TextImageTokens, halton, narrowed, ranks, shown_by
 from jaxgen.nets.transformer import CausalTransformer, MaskedTransformer, TextImageTransformer
+from jaxgen.runs.experiment import build_method
 
 KEY = jax.random.key(0)
 CODES = Spec(image=Field((3, 4), "int32", "tokens", "target", 6), **labels(3))
@@ -123,6 +127,22 @@ def refuse_other_tokens(method, w, cond):
     found = jax.jit(lambda w: method.sample(w, KEY, 4, cond))(w)
     np.testing.assert_array_equal(found, one_by_one(method, w, KEY, 4, cond))
     assert len(np.unique(np.asarray(found))) > 3
+
+
+def test_a_masked_model_reads_several_rows_of_a_text_and_weights_of_its_words():
+    rows = Field((2, 4), "int32", "tokens", values=9, empty=(1, 2, 0, 0), end=2)
+    config = configs.normalise(configs.load(f"{ROOT}/configs/muse_shapes.py:tiny"))
+    method = build_method(config, Spec(image=CODES["image"], caption=rows))
+    batch = {"image": jnp.zeros((2, 3, 4), int), "caption": jnp.stack([SAID[:2], SAID[2:]])}
+    w = jax.jit(method.init)(KEY, batch).view()
+    said = np.stack(
+        [batch["caption"], np.where(SAID == 4, weighed(SAID, np.full(SAID.shape, 1.5)), SAID).reshape(2, 2, 4)]
+    )
+    plain, louder = (listened(method.net, w.nets["net"], {"caption": jnp.asarray(ids)}) for ids in said)
+    assert plain["states"].shape == (2, 8, 8) and method.weighs
+    assert (plain["states"] != louder["states"]).any((1, 2)).tolist() == [True, True]
+    made = jax.eval_shape(lambda w, ids: method.sample(w, KEY, 2, {"caption": ids}), w, batch["caption"])
+    assert made.shape == (2, 3, 4)
 
 
 def test_the_loss_of_a_text_and_its_picture_adds_up():

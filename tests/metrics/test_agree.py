@@ -33,7 +33,7 @@ def figures(monkeypatch, made, real=lambda text: text, **options):
         data=spec, spec=spec, stages=(), mesh=None,
         tokenizer=True, tokens=lambda texts: {"caption": np.zeros((len(texts), 9))},
         samples=lambda w, num, seed, asked, source: [SimpleNamespace(images=np.arange(num, dtype=np.float32))],
-        open_pictures=lambda split: train,
+        open_pictures=lambda split: train, as_pictures=lambda source, split: source,
     )  # fmt: skip
     monkeypatch.setattr("jaxgen.evaluation.retrieval.to_uint8", lambda x: 200 + x)
     monkeypatch.setattr(Agree, "_viewer", lambda self, exp: SimpleNamespace(judge=SimpleNamespace(weights="")))

@@ -10,25 +10,27 @@ from jaxgen.runs.experiment import Made
 
 def test_recall_is_the_share_of_pictures_whose_own_text_is_among_the_nearest():
     """In groups: text 2 of the second is nearer to picture 0 than its own, which comes second."""
-    texts = np.tile(np.eye(3), (2, 1))
+    texts, said = np.tile(np.eye(3), (2, 1)), list("abcdef")
     pictures = texts.copy()
-    assert set(recalls(pictures, texts, 3).values()) == {1.0}
+    assert set(recalls(pictures, texts, said, 3).values()) == {1.0}
     pictures[3] = [0.6, 0.0, 0.8]
-    found = recalls(pictures, texts, 3)
+    found = recalls(pictures, texts, said, 3)
     assert (found["text_1"], found["text_5"]) == (5 / 6, 1.0) and found["picture_1"] == 1.0
-    assert (
-        recalls(pictures, texts, 3, np.array([1, 2, 0, 5, 3, 4]))["text_1"] == 1 / 6
-    )  # another's, which 3 is nearest to
-    assert recalls(pictures[:4], texts[:4], 3)["text_1"] == 1.0  # a group that is not whole is left out
+    assert recalls(pictures, texts, said, 3, shift=1)["text_1"] == 1 / 6  # another's, which 3 is nearest to
+    assert recalls(pictures[:4], texts[:4], said[:4], 3)["text_1"] == 1.0  # a group that is not whole is left out
 
 
 def test_chance_and_equal_texts():
     rng = np.random.default_rng(0)
     x, y = (rng.standard_normal((2_000, 8)) for _ in range(2))
-    found = recalls(x, y, 100)
+    found = recalls(x, y, np.arange(2_000), 100)
     assert 0.003 < found["text_1"] < 0.02 and 0.03 < found["text_5"] < 0.07
-    same = np.repeat(y[:50] / np.linalg.norm(y[:50], axis=1, keepdims=True), 2, 0)
-    assert recalls(same, same, 100)["text_1"] == 1.0  # the same text twice is one
+    same, said = np.repeat(np.eye(50), 2, 0), np.repeat(np.arange(50), 2)[:, None] * [1, 1]  # as tokens
+    pictures = same * rng.uniform(0.5, 1.0, (100, 1))  # some nearer to their text than others
+    assert set(recalls(pictures, same, said, 100).values()) == {1.0}  # the same text twice is one
+    assert set(recalls(np.ones((100, 8)), np.ones((100, 8)), said, 100).values()) == {
+        0.0
+    }  # all alike: nothing is found
 
 
 def test_the_best_of_several_is_the_nearest_to_its_text_whatever_the_batches():

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +15,7 @@ from jaxgen.config import files as configs
 from jaxgen.core import keys
 from jaxgen.core.spec import Field, Spec
 from jaxgen.errors import UserError
+from jaxgen.evaluation.retrieval import Retrieval
 from jaxgen.nets.ldm_autoencoder import LdmAutoencoder, NormalRegularizer
 from jaxgen.pretrained.autoencoders import save_diffusers
 from jaxgen.runs.checkpoint import Checkpoints
@@ -129,7 +132,7 @@ def test_a_run_on_latents_resumes_bitwise(codec, cached, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
-def test_latents_are_told_captions_and_asked_for_texts(tmp_path):
+def test_latents_are_told_captions_and_asked_for_texts(tmp_path, monkeypatch):
     module = LdmAutoencoder(NormalRegularizer(dim=2), (8, 8, 3), width=4, mults=(1, 1), blocks=1, z=2, groups=2)
     variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
     save_diffusers(tmp_path / "codec", module, variables)
@@ -143,6 +146,12 @@ def test_latents_are_told_captions_and_asked_for_texts(tmp_path):
     assert exp.spec.conditions.of("tokens") and exp.spec[exp.spec.target].kind == "latent"
     for i in (0, 199):
         np.testing.assert_array_equal(exp.tokenizer.encode([pictures.captions[i][0]])[0], source[i]["caption"])
+    judge = SimpleNamespace(**dict.fromkeys(("texts", "pictures"), lambda x: np.eye(len(x))), viewer=MagicMock())
+    monkeypatch.setattr("jaxgen.evaluation.retrieval.Matcher.of", lambda *_: judge)
+    for name in ("asked_for", "through_codec"):
+        monkeypatch.setattr(f"jaxgen.evaluation.retrieval.{name}", lambda *_: np.zeros(8))
+    found = Retrieval(num=8)(exp, None, None, open_source(latents, "eval")).scalars
+    assert found["retrieval_real_text_1"] == 1.0 and found["retrieval_shuffled_text_1"] == 0.0
 
 
 def test_what_is_stale_or_does_not_fit_is_refused(codec, cached, tmp_path):
