@@ -75,7 +75,7 @@ def test_texts_beside_the_pictures_and_one_that_is_missing(folder):
     with pytest.raises(UserError, match=r"1 of 4 examples of folder have no caption, the first is number 3"):
         _ = Tokenized(source, Bytes(), "folder").spec
     (folder / NAMES[3]).with_suffix(".txt").write_text("grey 3")
-    told = Tokenized(Folder(path=str(folder), eval_fraction=0).open("train"), Bytes(vocab=259, length=16)).spec[
+    told = Tokenized(Folder(path=str(folder), eval_fraction=0).open("train"), (Bytes(vocab=259, length=16),)).spec[
         "caption"
     ]
     assert told.kind == "captions" and told.shape == (2, 16)
@@ -113,7 +113,7 @@ def test_captions_are_made_of_labels():
     told = Templated(digits, ("a {label}", "the number {label}"), "digits")
     assert told.captions[5] == tuple(f"{a} {NUMBERS[digits.labels[5]]}" for a in ("a", "the number"))
     assert told[5]["caption"] == told.captions[5][0] and told.spec["caption"].kind == "text"
-    tokens = Tokenized(told, Bytes(vocab=259, length=32), "digits")
+    tokens = Tokenized(told, (Bytes(vocab=259, length=32),), "digits")
     assert tokens.spec["caption"].shape == (2, 32) and len(tokens.table[0]) == 20 and tokens.notes == digits.notes
     short = Tokenized(told, Bytes(vocab=259, length=12), "digits")  # ten bytes: "the number ..." never fits
     assert short.notes[-1] == "captions: 10 of 20 that differ are cut after 12 tokens (config.data.tokenizer.length)"
