@@ -114,8 +114,12 @@ def test_captions_are_made_of_labels():
     assert told.captions[5] == tuple(f"{a} {NUMBERS[digits.labels[5]]}" for a in ("a", "the number"))
     assert told[5]["caption"] == told.captions[5][0] and told.spec["caption"].kind == "text"
     tokens = Tokenized(told, (Bytes(vocab=259, length=32),), "digits")
-    assert tokens.spec["caption"].shape == (2, 32) and len(tokens.table[0]) == 20 and tokens.notes == digits.notes
-    short = Tokenized(told, Bytes(vocab=259, length=12), "digits")  # ten bytes: "the number ..." never fits
+    assert (
+        tokens.spec["caption"].shape == (2, 32)
+        and len(tokens.distinct("caption")) == 20
+        and tokens.notes == digits.notes
+    )
+    short = Tokenized(told, (Bytes(vocab=259, length=12),), "digits")  # ten bytes: "the number ..." never fits
     assert short.notes[-1] == "captions: 10 of 20 that differ are cut after 12 tokens (config.data.tokenizer.length)"
     shapes = Templated(Shapes(num=4, size=8).open("train"), ("one {label}",), "shapes")
     assert all(text.split()[1] in SHAPES for (text,) in shapes.captions)
