@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
@@ -43,6 +44,8 @@ class Matcher:
             raise UserError(
                 f"{key} is empty: train a contrastive model on such pictures (configs/clip_shapes.py) and name its run ({key}=DIR)"
             )
+        if not (Path(lender.path) / "config.json").is_file():
+            raise UserError(f"{key}={lender.path} holds no run (no config.json); train one or name another")
         if not isinstance(lender.method, Compares) or lender.spec.shape != exp.pictures.shape:
             raise UserError(
                 f"{key}: {lender.path} is {type(lender.method).__name__} of {lender.spec}, and pictures {exp.pictures.shape} are "

@@ -330,7 +330,7 @@ ELSEWHERE = {
     "data": (58, "what is wrong with the user's files or data set; tests/data"),
     "diffusion": (4, "a guide's second model, or values that the user must choose; tests/diffusion"),
     "evaluate.py": (3, "a trained run is needed; tests/system"),
-    "evaluation": (44, "two sets of pictures, or the weights of a net to measure with, are needed; tests/laws, tests/metrics"),
+    "evaluation": (45, "two sets of pictures, or the weights of a net to measure with, are needed; tests/laws, tests/metrics"),
     "latents": (18, "a trained run is needed, or pictures; tests/latents"),
     "losses": (1, "raised in the first step, for a batch of one; tests/losses"),
     "main.py": (13, "the flags of the command line; tests/system/test_command.py, tests/runs/test_cascade.py"),

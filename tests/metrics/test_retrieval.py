@@ -3,9 +3,12 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
-from jaxgen.evaluation.retrieval import best, recalls
+from jaxgen.errors import UserError
+from jaxgen.evaluation.retrieval import Matcher, best, recalls
 from jaxgen.runs.experiment import Made
+from jaxgen.runs.frozen import FrozenRun
 
 
 def test_recall_is_the_share_of_pictures_whose_own_text_is_among_the_nearest():
@@ -31,6 +34,13 @@ def test_chance_and_equal_texts():
     assert set(recalls(np.ones((100, 8)), np.ones((100, 8)), said, 100).values()) == {
         0.0
     }  # all alike: nothing is found
+
+
+def test_a_ranker_that_is_not_there_is_named_by_its_flag(tmp_path):
+    with pytest.raises(
+        UserError, match=r"^--ranker=.*nowhere holds no run \(no config.json\); train one or name another"
+    ):
+        Matcher.of(FrozenRun(str(tmp_path / "nowhere")), None, "--ranker")
 
 
 def test_the_best_of_several_is_the_nearest_to_its_text_whatever_the_batches():
