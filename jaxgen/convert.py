@@ -23,6 +23,7 @@ from jaxgen.core.spec import Spec, pictures
 from jaxgen.core.state import NetState, TrainState, others
 from jaxgen.core.text import NAMES
 from jaxgen.data.sources.tokenized import CAPTIONS
+from jaxgen.data.tokenize import Published
 from jaxgen.errors import UserError
 from jaxgen.nets.tiny_autoencoder import TinyAutoencoder
 from jaxgen.pretrained import autoencoders, codecs, lora, pipelines, schedulers, single_files, tiny_autoencoders
@@ -43,11 +44,13 @@ AVERAGE = 0.9999  # the decay of the averages that Stable Diffusion's files keep
 USUAL = {
     "UNet2DConditionModel": (50, 7.5),
     "SD3Transformer2DModel": (28, 7.0),
-    "FluxTransformer2DModel": (28, 1.0),
+    "FluxTransformer2DModel": (4, 1.0),  # schnell; dev, which is told how much it is guided, becomes no run
     "PixArtTransformer2DModel": (20, 4.5),
     "DiTTransformer2DModel": (50, 4.0),
     "UNet2DModel": (1000, 1.0),
 }
+# nets of flows -> what their pipelines multiply times by before the net is told them; their first stages have a shift
+MULTIPLIED = {"SD3Transformer2DModel": 1000.0, "FluxTransformer2DModel": 1.0}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -97,12 +100,14 @@ def encoders_of(pipeline: Pipeline) -> list[dict[str, Any]]:
         told[0]["states"] = False
     elif name == "UNet2DConditionModel" and many == 1:
         told[0]["pooled"] = False
-    else:  # two CLIPs before their last block, perhaps T5 behind them
+    elif many:  # two CLIPs before their last block, perhaps T5 behind them
         for one in told[:2]:
             one["run"]["states"] = "penultimate"
         told[0]["pooled"] = name == "SD3Transformer2DModel"
         for one in told[2:]:
             one["join"] = "behind"
+    if name in MULTIPLIED:  # whose pipelines give T5 no mask
+        told[-1]["run"]["pads"] = True
     if pipeline.told.get("force_zeros_for_empty_prompt"):
         told = [{**one, "null": "zeros"} for one in told]
     return told
@@ -117,6 +122,15 @@ def tokenizers_of(pipeline: Pipeline) -> list[dict[str, Any]]:
     return [{**one, "length": length} if one["name"] == "t5" and length else one for one in found]
 
 
+def refuse_tokenizers(pipeline: Pipeline) -> None:
+    """A UserError unless there is a tokenizer for each encoder of text."""
+    if len(pipeline.tokenizers) != len(pipeline.encoders):
+        raise UserError(
+            f"{len(pipeline.tokenizers)} tokenizers for {len(pipeline.encoders)} encoders of text: a single file holds none; name "
+            "the folder of CLIP's (with merges.txt) once, or once for each encoder: --tokenizer=DIR"
+        )
+
+
 def config_of(pipeline: Pipeline, kept: Path, size: int = 0, dtype: str = "float32") -> ConfigDict:
     """The config of a run whose net is a pipeline's. kept: where the copies are of what it is lent; size: of its pictures, 0: that
     which the net was made for; dtype: of the products of its nets.
@@ -127,12 +141,18 @@ def config_of(pipeline: Pipeline, kept: Path, size: int = 0, dtype: str = "float
     name = pipeline.net.config["_class_name"]
     steps, scale = USUAL[name]
     if odd := [k for k in module.conditions if k not in ("label", "states", "pooled", "size")]:
-        raise UserError(f"a net that is told {odd[0]!r} becomes no run; convert it --to=diffusers or --to=ldm")
+        raise UserError(f"a net that is told {odd[0]!r} becomes no run; convert it --to=diffusers")
     net = registry.as_spec("module", module, "config.method.net")
     net |= dict(optimizer=dict(name="adam", lr=1e-5), **({"ema": AVERAGE} if pipeline.averages else {}))
     net |= {"dtype": dtype} if "dtype" in net else {}
     c = dict(seed=0, steps=1000, save_every=500, tasks={}, eval={})
     c["method"] = dict(name="diffusion", net=net, **schedulers.method_keys(pipeline.scheduler, steps))
+    if c["method"]["process"]["name"] == "linear":
+        c["method"]["process"]["scale"] = MULTIPLIED.get(name, 1000.0)
+    if name == "FluxTransformer2DModel":  # its pipeline names the times, which are even
+        c["method"]["solver"]["grid"]["first"] = 0.0
+    if getattr(module, "out_channels", 0) == 2 * module.shape[-1]:
+        c["method"]["objective"] = "hybrid"  # the net says a variance too
     factor = 1
     if pipeline.vae:
         found = first_stage(pipeline.vae)
@@ -151,8 +171,8 @@ def config_of(pipeline: Pipeline, kept: Path, size: int = 0, dtype: str = "float
         several = len(encoders) > 1
         c["data"]["tokenizer"] = tuple(tokenizers) if several else tokenizers[0]
         c["method"]["text_encoder"] = tuple(encoders) if several else encoders[0]
-    if module.conditions:
-        c["method"] |= dict(condition_dropout=0.1, guide=dict(name="cfg", scale=scale) if scale != 1.0 else "none")
+    if module.conditions and scale != 1.0:
+        c["method"] |= dict(condition_dropout=0.1, guide=dict(name="cfg", scale=scale))
     return configs.normalise(ConfigDict(c))
 
 
@@ -164,10 +184,7 @@ def to_run(pipeline: Pipeline, workdir: str | Path, size: int = 0, dtype: str = 
     run = RunDir(workdir)
     if run.path.exists():
         raise UserError(f"{run.path} is there already; name another directory")
-    if len(pipeline.tokenizers) < len(pipeline.encoders):
-        raise UserError(
-            "a single file holds no tokenizer; name the folder of CLIP's: --tokenizer=DIR (with merges.txt)"
-        )
+    refuse_tokenizers(pipeline)
     kept = run.path.resolve() / "frozen"
     config = config_of(pipeline, kept, size, dtype)
     try:
@@ -232,13 +249,22 @@ def of_run(workdir: str | Path, weights: str = "ema", step: int = -1) -> Pipelin
     (choice,) = trained.choose([weights])
     encoders = exp.method.text_encoder or ()
     encoders = encoders if isinstance(encoders, tuple) else (encoders,)
-    folders = [Path(one.file).parent for one in exp.tokenizers]
+    net = pipelines.part_of(exp.method.net.module, choice.weights().nets["net"])
+    name, process = net.config["_class_name"], exp.config.method.process
+    if process.name == "linear" and process.scale != (times := MULTIPLIED.get(name, 1000.0)):
+        raise UserError(
+            f"{workdir}: its net is told times up to {process.scale:g}, and a {name} in diffusers up to {times:g}; train one with "
+            f"method.process.scale={times:g}"
+        )
+    folders = [Path(one.file).parent for one in exp.tokenizers if isinstance(one, Published)]
+    sigma = name == "PixArtTransformer2DModel" and exp.tokenizers[0].length > 120  # of the two, that with long texts
     codec = next((stage.task for stage in exp.stages if isinstance(stage.task, Codec)), None)
     names = exp.spec[exp.spec.label].names if exp.spec.label else ()
     return Pipeline(
-        net=pipelines.part_of(exp.method.net.module, choice.weights().nets["net"]),
+        net=net,
+        kind="PixArtSigmaPipeline" if sigma else "",
         scheduler=schedulers.scheduler_config(exp.config.method.to_dict()),
-        vae=_autoencoder(codec, trained.state.frozen["codec"]) if codec else None,
+        vae=_autoencoder(codec, trained.state.frozen["codec"], name in MULTIPLIED) if codec else None,
         encoders=tuple(pipelines.read_encoder(one.run.path) for one in encoders),
         tokenizers=tuple(folders * len(encoders) if len(folders) == 1 else folders),
         papers=tuple(sorted((kept / "papers").glob("*"))),
@@ -247,8 +273,11 @@ def of_run(workdir: str | Path, weights: str = "ema", step: int = -1) -> Pipelin
     )
 
 
-def _autoencoder(codec: Codec, lent: Frozen) -> Part:
-    """The first stage of a run, with the statistics by which it brings latents to mean 0 and deviation 1."""
+def _autoencoder(codec: Codec, lent: Frozen, shifts: bool) -> Part:
+    """The first stage of a run, with the statistics by which it brings latents to mean 0 and deviation 1.
+
+    shifts: whether the pipeline looks at shift_factor, as those of flows do; others pass over it.
+    """
     if isinstance(codec.run, PublishedCodec):
         found = codecs.load(codec.run.path, codec.run.groups)
         module, variables, config = found.module, found.variables, found.config
@@ -256,13 +285,12 @@ def _autoencoder(codec: Codec, lent: Frozen) -> Part:
         module, variables, config = lent.model.ae.module, lent.weights.nets["ae"], {}
     if isinstance(module, TinyAutoencoder):
         found = tiny_autoencoders.to_diffusers(module, variables, config)
-        told = {"scaling_factor": 1.0, "shift_factor": 0.0}
     else:
         found = autoencoders.config_of(module), autoencoders.to_diffusers(module, variables)
-        told = {"scaling_factor": 1.0}
+    told, mean = {"scaling_factor": 1.0} | ({"shift_factor": 0.0} if shifts else {}), codec.mean or (0.0,)
     even = all(max(values) - min(values) < 1e-12 for values in (codec.mean, codec.std) if values)
-    if codec.std and even:
-        told = {"scaling_factor": 1 / codec.std[0]} | ({"shift_factor": codec.mean[0]} if any(codec.mean) else {})
+    if codec.std and even and (shifts or not any(mean)):
+        told = {"scaling_factor": 1 / codec.std[0]} | ({"shift_factor": mean[0]} if shifts else {})
     elif (
         codec.std
     ):  # pipelines know one number for all channels: the others go into the layers on both sides of the latents
@@ -277,7 +305,8 @@ def lora_of(src: str | Path, base: str | Path = "", step: int = -1) -> lora.Lora
     if path.is_file():
         if not base:
             raise UserError(f"{src} is a LoRA, whose names depend on its net; name that of its base: --base=SRC")
-        return lora.read(path, pipelines.kind_of(read(base).net, base).module(read(base).net))
+        net = read(base).net
+        return lora.read(path, pipelines.kind_of(net, base).module(net))
     trained = Trained.open(path, step)
     net = trained.exp.method.net
     if not net.adapter:
@@ -323,6 +352,8 @@ def convert(
         say(line)
     if to == "run":
         return to_run(pipeline, dst, size, DTYPES.get(dtype, "float32"))
+    if to == "diffusers":
+        refuse_tokenizers(pipeline)
     (pipelines.write if to == "diffusers" else single_files.write)(dst, pipeline, dtype)
     return dst
 

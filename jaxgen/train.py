@@ -119,12 +119,10 @@ def resume(config: ConfigDict, run: RunDir, began: float, allow_data_change: boo
             for i in ahead[1:]:
                 refuse_shrinking(i, experiment(i - 1).spec, experiment(i).spec)
             loop(ahead[0]).prepare(newest)
-            found = checkpoints.restore(
-                like, part=not newest
-            )  # of step 0 is what was imported: nothing was trained yet
+            found = checkpoints.restore(like)
             if found:
                 at, state, notes = found[0], experiment(owner(stages, found[0])).lend(found[1]), []
-                if not newest:
+                if not at:  # what was imported: an optimizer begins now
                     fresh = first.init().nets
                     state = state.replace(nets={k: net.replace(opt=fresh[k].opt) for k, net in state.nets.items()})
             else:

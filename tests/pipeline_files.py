@@ -1,4 +1,4 @@
-"""A tiny Stable Diffusion as diffusers writes it: parts with random weights, and CLIP's tokenizer without a merge."""
+"""Tiny pipelines as diffusers writes them: parts with random weights, CLIP's tokenizer without a merge, T5's of letters."""
 
 import json
 
@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.nets.ldm_autoencoder import LdmAutoencoder, NormalRegularizer
-from jaxgen.nets.text import ClipText
+from jaxgen.nets.text import ClipText, T5Encoder
 from jaxgen.pretrained import autoencoders, text, unet_condition
-from jaxgen.pretrained.pipelines import Part, Pipeline
+from jaxgen.pretrained.pipelines import KINDS, Part, Pipeline, part_of
 
 MERGES = "#version: 0.2\n"
 VALUES = 2 * 256 + 2  # bytes, bytes that end a word, start and end
@@ -33,12 +33,19 @@ def unet(**changes):
     return module, Part(unet_condition.net_config(module), unet_condition.to_diffusers(module, variables))
 
 
-def vae():
+def net(name, **config):
+    """The part of a net of that class of theirs."""
+    module = KINDS[name].module(Part(config, {}))
+    x, t = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((1, *module.shape), (1,)))
+    return part_of(module, filled(jax.eval_shape(module.init, jax.random.key(0), x, t, module.conditions.abstract(1))))
+
+
+def vae(**changes):
     """The part of a KL autoencoder of factor 2."""
     module = LdmAutoencoder(NormalRegularizer(dim=4), (16, 16, 3), width=4, mults=(1, 2), blocks=1, z=4, groups=2)
     shapes = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32))
     params = {"params": filled(shapes["params"])}
-    config = autoencoders.config_of(module) | {"scaling_factor": 0.18215}
+    config = autoencoders.config_of(module) | {"scaling_factor": 0.18215} | changes
     return Part(config, autoencoders.to_diffusers(module, params))
 
 
@@ -105,3 +112,103 @@ def pipeline_xl(folder):
         tokenizers=(tokenizer(folder / "tokenizer"), tokenizer(folder / "tokenizer_2", "!")),
         told={"force_zeros_for_empty_prompt": True},
     )  # fmt: skip
+
+
+def t5(width=24):
+    """The part of T5's encoder."""
+    config = dict(
+        model_type="t5", architectures=["T5EncoderModel"], vocab_size=32, d_model=width, d_kv=4, d_ff=16, num_layers=2, num_heads=2,
+        feed_forward_proj="gated-gelu", is_encoder_decoder=False, tie_word_embeddings=True, pad_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    module = T5Encoder(**text.fields(config)[1])
+    return Part(config, text.to_transformers(module, filled(text.abstract(module))))
+
+
+def t5_tokenizer(folder):
+    """T5's file."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+
+    folder.mkdir(parents=True)
+    pieces = ["<pad>", "</s>", "<unk>", "\u2581", *"abcdefghijklmnopqrstuvwxyz"]
+    library = Tokenizer(models.Unigram([(piece, -float(i)) for i, piece in enumerate(pieces)], unk_id=2))
+    library.pre_tokenizer, library.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    library.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    library.add_special_tokens(pieces[:3])
+    library.save(str(folder / "tokenizer.json"))
+    told = dict(tokenizer_class="T5Tokenizer", model_max_length=512, extra_ids=0)
+    told |= dict(eos_token="</s>", pad_token="<pad>", unk_token="<unk>")
+    (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    return folder
+
+
+FLOW = dict(
+    _class_name="FlowMatchEulerDiscreteScheduler", num_train_timesteps=1000, shift=3.0, use_dynamic_shifting=False
+)
+ATTENTION = dict(num_attention_heads=2, attention_head_dim=8, num_layers=1)  # of the transformers
+PATCHES = dict(sample_size=8, patch_size=2, in_channels=4)
+
+
+def pipeline_sd3(folder):
+    """The form of Stable Diffusion 3: two projected CLIPs side by side, T5 behind them."""
+    return Pipeline(
+        net=net(
+            "SD3Transformer2DModel", **ATTENTION | PATCHES, out_channels=4, joint_attention_dim=24, caption_projection_dim=16,
+            pooled_projection_dim=14, pos_embed_max_size=8,
+        ),
+        scheduler=FLOW,
+        vae=vae(scaling_factor=1.5, shift_factor=0.1),
+        encoders=(encoder(8, projection=6), encoder(12, "gelu", 8), t5()),
+        tokenizers=(tokenizer(folder / "tokenizer"), tokenizer(folder / "tokenizer_2", "!"), t5_tokenizer(folder / "tokenizer_3")),
+    )  # fmt: skip
+
+
+def pipeline_flux(folder):
+    """The form of FLUX.1 schnell: what CLIP pools, and T5's states."""
+    return Pipeline(
+        net=net(
+            "FluxTransformer2DModel", num_attention_heads=1, attention_head_dim=16, num_layers=1, num_single_layers=1,
+            in_channels=16, joint_attention_dim=24, pooled_projection_dim=16, axes_dims_rope=(4, 6, 6),
+        ),
+        scheduler=FLOW | {"shift": 1.0},
+        vae=vae(scaling_factor=0.4, shift_factor=0.1),
+        encoders=(encoder(), t5()),
+        tokenizers=(tokenizer(folder / "tokenizer"), t5_tokenizer(folder / "tokenizer_2")),
+    )  # fmt: skip
+
+
+def pipeline_pixart(folder):
+    """The form of PixArt: T5 with its mask, and a variance that no sampler looks at."""
+    return Pipeline(
+        net=net(
+            "PixArtTransformer2DModel", **ATTENTION | PATCHES, out_channels=8, cross_attention_dim=16, caption_channels=24,
+            use_additional_conditions=False,
+        ),
+        scheduler=dict(_class_name="DPMSolverMultistepScheduler", beta_schedule="linear", beta_start=1e-4, beta_end=0.02),
+        vae=vae(),
+        encoders=(t5(),),
+        tokenizers=(t5_tokenizer(folder / "tokenizer"),),
+    )  # fmt: skip
+
+
+def pipeline_dit(folder):
+    """The form of DiT: labels, and a variance too."""
+    return Pipeline(
+        net=net("DiTTransformer2DModel", **ATTENTION | PATCHES, out_channels=8, num_embeds_ada_norm=1000),
+        scheduler=dict(_class_name="DDIMScheduler", clip_sample=False),
+        vae=vae(),
+        told={"id2label": {str(i): f"class {i}" for i in range(1000)}},
+    )
+
+
+def pipeline_ddpm(folder):
+    """The form of DDPM: pixels, and told nothing."""
+    blocks = dict(block_out_channels=[8, 8], layers_per_block=1, norm_num_groups=4, attention_head_dim=4)
+    types = dict(down_block_types=["DownBlock2D"] * 2, up_block_types=["UpBlock2D"] * 2)
+    return Pipeline(
+        net=net("UNet2DModel", sample_size=16, **blocks, **types), scheduler=dict(_class_name="DDPMScheduler")
+    )
+
+
+FAMILIES = dict(
+    sd3=pipeline_sd3, flux=pipeline_flux, pixart=pipeline_pixart, dit=pipeline_dit, ddpm=pipeline_ddpm
+)  # all of pictures of 16 x 16

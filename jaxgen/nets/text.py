@@ -246,7 +246,7 @@ def buckets(length: int, count: int, far: int) -> np.ndarray:
 class T5Encoder(TextEncoder):
     """The encoder of T5 v1.1: RMS norms, GELU with a gate, distances in the attention. Defaults are those of XXL.
 
-    There is nothing pooled. States of pads (`pad`) mean nothing.
+    There is nothing pooled. States of pads (`pad`) mean nothing; with `pads` all tokens look at all.
     """
 
     values: Count = 32_128
@@ -259,6 +259,7 @@ class T5Encoder(TextEncoder):
     far: Count = 128
     eps: Positive = 1e-6
     pad: Natural = 0
+    pads: bool = False
 
     @property
     def whole(self) -> int:
@@ -270,7 +271,7 @@ class T5Encoder(TextEncoder):
         mask = (ids != self.pad).astype(jnp.float32)
         bias = self.param("distance", init, (self.buckets, self.heads))[buckets(ids.shape[1], self.buckets, self.far)]
         fields = dict(head_dim=self.head_dim, hidden=self.hidden, eps=self.eps)
-        args = bias.transpose(2, 0, 1), mask[:, None, None] > 0
+        args = bias.transpose(2, 0, 1), (mask[:, None, None] > 0) | self.pads
         x, _ = self.through(T5Block, fields, self.embed(self.values, 0, ids), *args)
         return {"states": RmsNorm(self.eps, name="norm")(x), "text_mask": mask}
 

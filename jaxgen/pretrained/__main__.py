@@ -78,7 +78,8 @@ def run(argv: list[str]) -> None:
         return
     told |= {k: getattr(args, k) for k in ("to", "dtype", "weights", "step", "size")}
     made = convert.convert(args.src, args.dst, **told)
-    then = f"; python -m jaxgen.main --workdir={made} --mode=sample" if args.to == "run" else ""
+    asked = " --prompt=TEXT" if (made / "frozen/text").is_dir() else ""
+    then = f"; python -m jaxgen.main --workdir={made} --mode=sample{asked}" if args.to == "run" else ""
     print(f"written: {made}{then}", file=sys.stderr)
 
 

@@ -252,12 +252,14 @@ def to_diffusers(module: LdmAutoencoder, variables: Any) -> Tensors:
     return weights
 
 
-def standardised(module: LdmAutoencoder, variables: Any, mean: Sequence[float], std: Sequence[float]) -> dict[str, Any]:
+def standardised(
+    module: LdmAutoencoder | TinyAutoencoder, variables: Any, mean: Sequence[float], std: Sequence[float]
+) -> dict[str, Any]:
     """Variables of the same autoencoder with latents (z - mean) / std of each channel: its 1x1 layers on both sides take that on.
 
     Raises UserError for one without these layers, or whose latents are codes.
     """
-    if not isinstance(module.regularizer, NormalRegularizer) or module.project != 1:
+    if not isinstance(getattr(module, "regularizer", None), NormalRegularizer) or module.project != 1:
         raise UserError(
             "latents of this codec are standardised channel by channel, which diffusers cannot express of it; train on one number "
             "for all (tasks.codec.mean and std), or on a KL autoencoder with project=1"

@@ -205,7 +205,8 @@ def write(folder: str | Path, pipeline: Pipeline, dtype: str = "") -> None:
             "tokenizers of text; export its net alone (jaxgen.pretrained.text_nets.save)"
         )
     kind, encoders, tokenizers = known
-    kind, place = pipeline.kind or kind, NETS["Transformer" in net]
+    place, first = NETS["Transformer" in net], FIRST_STAGES[net == "UNet2DModel"]
+    kind = pipeline.kind or ("LDMPipeline" if pipeline.vae and first == "vqvae" else kind)
     index: dict[str, Any] = {
         "_class_name": kind,
         **pipeline.told,
@@ -214,8 +215,8 @@ def write(folder: str | Path, pipeline: Pipeline, dtype: str = "") -> None:
     index[place] = ["diffusers", net]
     write_folder(folder / place, pipeline.net.config, cast(pipeline.net.tensors, dtype))
     if pipeline.vae:
-        index["vae"] = ["diffusers", pipeline.vae.config["_class_name"]]
-        write_folder(folder / "vae", pipeline.vae.config, cast(pipeline.vae.tensors, dtype))
+        index[first] = ["diffusers", pipeline.vae.config["_class_name"]]
+        write_folder(folder / first, pipeline.vae.config, cast(pipeline.vae.tensors, dtype))
     for n, part, source, encoder, tokenizer in zip(
         NUMBERS, pipeline.encoders, pipeline.tokenizers, encoders, tokenizers, strict=False
     ):

@@ -190,7 +190,9 @@ def _told_by(method: Mapping[str, Any]) -> dict[str, Any]:
     """The scheduler_config.json that these keys most likely are."""
     process, solver = method["process"], method["solver"]
     if process["name"] == "linear":
-        return dict(_class_name="FlowMatchEulerDiscreteScheduler", shift=solver["grid"].get("shift", 1.0))
+        shift = solver["grid"].get("shift", 1.0)
+        told = dict(num_train_timesteps=1000, shift=shift, use_dynamic_shifting=False)
+        return dict(_class_name="FlowMatchEulerDiscreteScheduler", **told)
     total = process["steps"]
     betas = {ours: theirs for theirs, ours in BETAS.items()}
     config = dict(

@@ -150,9 +150,13 @@ PROJECTION, LEFT = "text_projection", ("logit_scale", "attn_mask")
 
 
 def from_openclip(weights: Mapping[str, np.ndarray], projected: bool = True) -> Tensors:
-    """OpenCLIP's tensors -> transformers'. projected: SDXL's; else SD 2's, which is not told the last block nor what is pooled."""
+    """OpenCLIP's tensors -> transformers'. projected: SDXL's; else SD 2's, which is not told the last block nor what is pooled.
+
+    A file without a projection is one of ours, in which that block is left aside already.
+    """
     found: Tensors = {}
     depth = 1 + max((int(m[1]) for m in map(_BLOCK.match, weights) if m), default=-1)
+    whole = projected or PROJECTION not in weights
     for name, value in weights.items():
         if name in LEFT or (name == PROJECTION and not projected):
             continue
@@ -162,7 +166,7 @@ def from_openclip(weights: Mapping[str, np.ndarray], projected: bool = True) -> 
             found[_OPEN_TOP[name]] = value
         elif not (block := _BLOCK.fullmatch(name)) or block[2] not in (*_OPEN, "attn.in_proj"):
             raise UserError(f"{name} is no tensor of OpenCLIP's encoder of text; is this another model?")
-        elif projected or int(block[1]) < depth - 1:
+        elif whole or int(block[1]) < depth - 1:
             stem = f"text_model.encoder.layers.{block[1]}"
             if block[2] == "attn.in_proj":
                 parts = np.split(value, 3)
@@ -279,13 +283,15 @@ def read(
     """
     tensors = read_tensors(path, "state_dict")
     net, averages = _unets(path, tensors)
-    encoders, left = [], []
+    encoders, aside = [], []
     for stem in (*TRANSFORMERS, *OPENCLIP):
         own = {name.removeprefix(stem): value for name, value in tensors.items() if name.startswith(stem)}
         if not own:
             continue
-        opened = stem in OPENCLIP
-        found = from_openclip(own, stem.startswith(XL)) if opened else own
+        opened, projected = stem in OPENCLIP, stem.startswith(XL)
+        found = from_openclip(own, projected) if opened else own
+        if opened and not projected and PROJECTION in own:
+            aside.append("the last block and the projection of OpenCLIP, of which Stable Diffusion 2 is told nothing")
         encoders.append(Part(_text_config(found, text_heads, opened), found))
     config = _unet_config(net, heads, groups)
     vae = None
@@ -298,14 +304,15 @@ def read(
         )
         vae = Part(vae_config, autoencoders.to_diffusers(found.module, found.variables))
     known = (UNET, EMA, FIRST_STAGE, *TRANSFORMERS, *OPENCLIP)
-    left += [name for name in tensors if not name.startswith(known)]
+    if left := [name for name in tensors if not name.startswith(known)]:
+        aside.append(f"{len(left)} tensors such as {left[0]}")
     folders = [Path(one) for one in tokenizers]
     return Pipeline(
         net=Part(config, net), averages=averages, encoders=tuple(encoders), vae=vae,
         scheduler=_scheduler(config["cross_attention_dim"], prediction),
         tokenizers=tuple(folders * len(encoders) if len(folders) == 1 else folders),
         told={"force_zeros_for_empty_prompt": True} if len(encoders) == 2 else {},
-        left=(f"{len(left)} tensors such as {left[0]}",) if left else (),
+        left=tuple(aside),
     )  # fmt: skip
 
 

@@ -205,6 +205,7 @@ class PublishedText:
 
     path: FilePath = ""  # transformers' folder of a CLIP, T5 v1.1 or BERT, or a pipeline, whose text_encoder counts
     states: Literal["last", "penultimate"] = "last"  # of CLIP: behind the last norm, or before the last block (SDXL)
+    pads: bool = False  # of T5: whether its tokens look at pads too, as the pipelines of SD 3 and Flux have it
     dtype: Precision = "float32"  # of its weights and products
 
     @cached_property
@@ -214,7 +215,8 @@ class PublishedText:
         except ValueError as error:
             raise UserError(f"{self.path}/config.json is not valid JSON ({error}); load it anew") from None
         kind, found = fields(config)
-        return kind(**found, dtype=self.dtype, **({"states": self.states} if kind is ClipText else {}))
+        own = {ClipText: {"states": self.states}, T5Encoder: {"pads": self.pads}}
+        return kind(**found, dtype=self.dtype, **own.get(kind, {}))
 
     @property
     def abstract(self) -> Frozen:

@@ -163,7 +163,8 @@ def to_diffusers(
     """config.json (the one that it was loaded with, where there is any) and tensors of an `AutoencoderTiny`."""
     if module.mid_norm:
         raise UserError(
-            "diffusers' AutoencoderTiny cannot express mid_norm=True; write the author's form by --to=author"
+            "diffusers' AutoencoderTiny cannot express mid_norm=True, which TAEF2 has; keep the run as it is, or write the "
+            "autoencoder alone in its author's form (jaxgen.pretrained.tiny_autoencoders.save_author)"
         )
     weights = to_tensors(module, variables, DIFFUSERS)
     widths, channels = (module.width,) * len(module.blocks), weights["encoder.layers.0.weight"].shape[1]

@@ -214,7 +214,8 @@ class Checkpoints(Steps):
     ) -> tuple[int, TrainState] | None:
         """The newest whole checkpoint (or that of `step`) -> (step, state) on `like`'s shardings; None if there is none.
 
-        `like(step)` is the abstract state at a step; its leaves carry shardings (of any mesh). With `part` no optimizer is read.
+        `like(step)` is the abstract state at a step; its leaves carry shardings (of any mesh). With `part` no optimizer is read,
+        nor at step 0, where nothing has been trained: what was imported has none.
         A damaged checkpoint is passed over with one warning that names it; if every one is damaged, or `step` is, that is a
         UserError.
         """
@@ -225,7 +226,7 @@ class Checkpoints(Steps):
         for at in candidates:
             try:
                 target = like(at)
-                if not part:
+                if at and not part:
                     return at, target.replace(**self.read(at, _saved(target)))
                 found = self.read(at, _shown(target), part=True)
                 nets = {name: net.replace(opt=(), **found["nets"][name]) for name, net in target.nets.items()}

@@ -10,6 +10,7 @@ import pytest
 from arrays import images_last
 from safetensors.numpy import load_file
 
+from jaxgen.errors import UserError
 from jaxgen.nets.tiny_autoencoder import TinyAutoencoder
 from jaxgen.pretrained.codecs import load
 from jaxgen.pretrained.tiny_autoencoders import load_author, save_author, save_diffusers, to_tensors
@@ -79,3 +80,7 @@ def test_the_form_of_diffusers(tmp_path):
     assert found.module == module and found.latents == {"mean": [0.0] * 4, "std": [1.0] * 4}
     jax.tree.map(np.testing.assert_array_equal, found.variables, jax.device_get(variables))
     assert to_tensors(module, variables).keys() != names
+    with pytest.raises(
+        UserError, match=r"cannot express mid_norm=True.* \(jaxgen\.pretrained\.tiny_autoencoders\.save_author\)"
+    ):
+        save_diffusers(tmp_path, module.clone(mid_norm=True), variables)

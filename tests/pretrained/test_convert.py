@@ -4,16 +4,18 @@ import json
 import shutil
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
-from pipeline_files import SCHEDULER, encoder, pipeline, pipeline_xl, unet, vae
+from pipeline_files import FAMILIES, SCHEDULER, encoder, pipeline, pipeline_xl, unet, vae
 
 from jaxgen import convert
+from jaxgen.core import conditions
 from jaxgen.errors import UserError
 from jaxgen.pretrained import pipelines, single_files
 from jaxgen.pretrained.__main__ import run as command
 from jaxgen.pretrained.pipelines import Part
-from jaxgen.pretrained.torch_files import read_tensors
+from jaxgen.pretrained.torch_files import read_tensors, write_tensors
 from jaxgen.runs.directory import RunDir
 from jaxgen.runs.experiment import Experiment
 from jaxgen.runs.trained import Trained
@@ -106,6 +108,65 @@ def test_two_encoders_and_sizes(tmp_path):
     alike(pipelines.read(tmp_path / "xl"), single_files.read(tmp_path / "xl.safetensors", **OPTIONS))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_a_run_that_samples(family, tmp_path):
+    """Traced, not computed: tests/system/test_peers.py compares the pixels with those of diffusers."""
+    whole = FAMILIES[family](tmp_path)
+    workdir = convert.to_run(whole, tmp_path / "run", size=16)
+    exp = Trained.open(workdir, changes={"method.solver.steps": 2}).exp
+    made = jax.eval_shape(
+        lambda w, rng: exp.show(w.frozen, exp.method.sample(w, rng, 2, conditions.read(exp.spec, {}, 2))),
+        exp.abstract.view(), jax.random.key(0),
+    )  # fmt: skip
+    assert made.shape == (2, 16, 16, 3)
+    found = convert.of_run(workdir)
+    alike(whole, found, of=("net", "vae") if whole.vae else ("net",))
+    assert found.scheduler.items() >= whole.scheduler.items()
+    assert found.told == whole.told and (not whole.vae or found.vae.config == whole.vae.config)
+    pipelines.write(tmp_path / "back", found)
+    assert pipelines.read(tmp_path / "back").net.config == whole.net.config
+
+
+def test_a_flow_that_is_told_other_times_is_not_diffusers(tmp_path):
+    workdir = convert.to_run(FAMILIES["flux"](tmp_path), tmp_path / "run", size=16)
+    file = workdir / "config.json"
+    told = json.loads(file.read_text())
+    told["method"]["process"]["scale"] = 1000.0
+    file.write_text(json.dumps(told))
+    with pytest.raises(
+        UserError, match=r"told times up to 1000, and a FluxTransformer2DModel in diffusers up to 1; train"
+    ):
+        convert.of_run(workdir)
+
+
+def test_latents_without_a_condition_go_to_the_pipeline_that_decodes_them(folder, tmp_path):
+    """Those of a run with a codec: DDPMPipeline would show the latents themselves."""
+    whole = replace(pipelines.read(folder), net=FAMILIES["ddpm"](tmp_path).net, encoders=(), tokenizers=())
+    pipelines.write(tmp_path / "ldm", replace(whole, kind=""))
+    index = json.loads((tmp_path / "ldm/model_index.json").read_text())
+    assert (index["_class_name"], index["vqvae"]) == (
+        "LDMPipeline",
+        ["diffusers", "AutoencoderKL"],
+    ) and "vae" not in index
+    assert pipelines.read(tmp_path / "ldm").vae.config == whole.vae.config
+
+
+def test_openclip_of_sd2_loses_its_last_block_once(tmp_path):
+    """What is left aside of a published file is told; a file of ours holds no more than what is used."""
+    file, whole = tmp_path / "sd2.safetensors", pipeline(tmp_path, encoders=(encoder(16, "gelu"),))
+    single_files.write(file, whole)
+    alike(whole, again := single_files.read(file, **OPTIONS))
+    assert again.left == ()
+    stem, tensors = "cond_stage_model.model.", read_tensors(file)
+    more = {k.replace("resblocks.1.", "resblocks.2."): v for k, v in tensors.items() if ".resblocks.1." in k}
+    more[f"{stem}text_projection"] = np.zeros((16, 16), np.float32)
+    write_tensors(tmp_path / "theirs.safetensors", {**tensors, **more})
+    found = single_files.read(tmp_path / "theirs.safetensors", **OPTIONS)
+    alike(whole, found)
+    assert found.left == ("the last block and the projection of OpenCLIP, of which Stable Diffusion 2 is told nothing",)
+    assert "left aside      the last block" in convert.described(found)[-1]
+
+
 @pytest.mark.parametrize(
     "scheduler",
     [
@@ -133,6 +194,7 @@ def test_schedulers_come_back(scheduler):
 @pytest.mark.slow
 def test_it_is_sampled_trained_on_and_given_back_as_any_run(folder, tmp_path):
     from jaxgen.config import files as configs
+    from jaxgen.evaluate import evaluate
     from jaxgen.images import save_png
     from jaxgen.train import train
 
@@ -141,14 +203,26 @@ def test_it_is_sampled_trained_on_and_given_back_as_any_run(folder, tmp_path):
     for i in range(12):
         save_png(tmp_path / f"data/{i}.png", np.full((16, 16, 3), 20 * i, np.uint8))
         (tmp_path / f"data/{i}.txt").write_text(f"number {i}")
-    config = configs.override(
-        configs.load(str(workdir)), {"data.path": str(tmp_path / "data"), "steps": 1, "mesh": {"data": 1}}
-    )
+    changes = {"data.path": str(tmp_path / "data"), "steps": 1, "mesh": {"data": 1}}
+    figures = evaluate(workdir, changes={**changes, "eval.loss.num": 2})
+    assert figures and all(map(np.isfinite, figures.values()))
+    config, whole = configs.override(configs.load(str(workdir)), changes), pipelines.read(folder)
+
+    def trained_one_step(found):
+        alike(whole, found, of=("vae",))
+        steps = [np.abs(found.net.tensors[k] - v).max() for k, v in whole.net.tensors.items()]
+        return 0 < max(steps) < 1e-4  # of Adam with its rate of 1e-5
+
+    train(configs.override(config, {"init": str(workdir)}), tmp_path / "tuned")
+    assert trained_one_step(convert.of_run(tmp_path / "tuned"))
     train(config, workdir)
-    assert Trained.open(workdir).at == 1
-    whole, found = pipelines.read(folder), convert.of_run(workdir)
-    alike(whole, found, of=("vae",))
-    assert any((found.net.tensors[k] != v).any() for k, v in whole.net.tensors.items())
+    assert Trained.open(workdir).at == 1 and trained_one_step(convert.of_run(workdir))
+    for file in (workdir / "checkpoints/1/state").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(file.read_bytes()[:20])
+    with pytest.warns(UserWarning, match="checkpoint 1 in .* is damaged.*; falling back to step 0"):
+        train(config, workdir)  # from what was imported, with a fresh optimizer
+    assert Trained.open(workdir).at == 1 and trained_one_step(convert.of_run(workdir))
 
 
 def without(part):
@@ -198,7 +272,9 @@ def test_the_command_line(folder, imported, tmp_path, capsys):
         (["convert", str(folder), str(tmp_path), "--to=run"], "is there already"),
         (["inspect", str(tmp_path / "nothing")], "does not exist; name a folder of a pipeline"),
         (["inspect", str(folder / "unet")], "holds no model_index.json and is no run directory"),
-        (["convert", *single], "name the folder of CLIP's: --tokenizer=DIR"),
+        (["convert", *single], r"0 tokenizers for 1 encoders of text: .* name the folder of CLIP's .*: --tokenizer=DIR"),
+        (["convert", *single[:2], "--to=diffusers", "--groups=4"], "0 tokenizers for 1 encoders of text"),
+        (["convert", *single, *[f"--tokenizer={folder}/tokenizer"] * 2], "2 tokenizers for 1 encoders of text"),
         (["convert", str(imported), str(tmp_path / "l"), "--to=peft"], "has trained no LoRA"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=said):

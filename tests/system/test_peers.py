@@ -1,10 +1,13 @@
 """diffusers and transformers open what jaxgen wrote, and make the same pictures. Runs where the extra `peers` is installed."""
 
+import sys
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from pipeline_files import filled, pipeline, pipeline_xl
+from pipeline_files import FAMILIES, filled, pipeline, pipeline_xl
 
 from jaxgen import convert
 from jaxgen.core import conditions, keys
@@ -60,6 +63,49 @@ def test_a_pipeline_makes_the_same_pixels(which, request, tmp_path):
     for name, tokenizer in zip(tokens, (theirs.tokenizer, getattr(theirs, "tokenizer_2", None)), strict=False):
         ids = tokenizer(PROMPTS, padding="max_length", max_length=12, truncation=True).input_ids
         np.testing.assert_array_equal(tokens[name], ids)
+
+
+FAMILY = dict(  # what each pipeline is called with besides
+    sd3=dict(prompt=PROMPTS, guidance_scale=7.0, height=16, width=16),
+    flux=dict(prompt=PROMPTS, height=16, width=16, max_sequence_length=256),
+    pixart=dict(prompt=[text.lower() for text in PROMPTS], guidance_scale=4.5, height=16, width=16, use_resolution_binning=False),
+    dit=dict(class_labels=[3, 7], guidance_scale=4.0),
+    ddpm=dict(batch_size=2),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILY)
+def test_every_family_makes_the_same_pixels(family, tmp_path, monkeypatch):
+    whole = FAMILIES[family](tmp_path)
+    if family == "ddpm":  # whose own scheduler draws noise in every step
+        whole = replace(whole, scheduler={"_class_name": "DDIMScheduler"})
+    workdir = convert.to_run(whole, tmp_path / "run", size=16)
+    convert.convert(workdir, tmp_path / "theirs", to="diffusers")
+    theirs = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "theirs")
+    theirs.set_progress_bar_config(disable=True)
+    trained = Trained.open(workdir, changes={"method.solver.steps": 3, "mesh": {"data": 1}})
+    exp, w = trained.exp, trained.choose(["ema"])[0].weights()
+    start = np.asarray(exp.method.draw_latents(keys.root(0), 2))
+    prompts = FAMILY[family].get("prompt")
+    asked = exp.tokens(prompts) if prompts else {"label": np.array([3, 7])} if exp.spec.label else {}
+
+    @jax.jit
+    def make(w, noise, asked):
+        return exp.show(w.frozen, exp.method.from_latents(w, noise, conditions.read(exp.spec, asked, 2)))
+
+    latents = channels_first(start)
+    if family == "flux":
+        latents = theirs._pack_latents(latents, 2, 4, 8, 8)
+    if prompts:
+        options = {"latents": latents}
+    else:  # they cannot be told
+        options = {}
+        monkeypatch.setattr(sys.modules[type(theirs).__module__], "randn_tensor", lambda *a, **k: latents)
+    with torch.no_grad():
+        want = theirs(**FAMILY[family], **options, num_inference_steps=3, output_type="np").images
+    got = (np.asarray(make(w, start, {k: jnp.asarray(v) for k, v in asked.items()})) + 1) / 2
+    np.testing.assert_allclose(got, want, **CLOSE)
+    assert want.std() > 0.02  # no grey picture
 
 
 def test_openclip_is_written_as_they_read_it(run_xl, tmp_path):
