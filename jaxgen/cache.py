@@ -95,11 +95,8 @@ def texts_of(config: ConfigDict, folder: Path, dtype: str) -> bool:
             made = heard(lambda ids: lent.model.encode_text(lent.weights, ids), ids)
             return {k: v.astype("float32" if k == "text_mask" else dtype) for k, v in made.items()}
 
-        program, batch, found = (
-            jax.jit(encode, out_shardings=parallel.replicated(exp.mesh)),
-            exp.spread(exp.feed.batch),
-            [],
-        )
+        program = jax.jit(encode, out_shardings=parallel.replicated(exp.mesh))
+        batch, found = exp.spread(exp.feed.batch), []
         for start in tqdm(range(0, len(ids), batch), "texts", leave=False, disable=None):
             rows = ids[start : start + batch]
             filled = np.concatenate([rows, np.repeat(rows[-1:], batch - len(rows), 0)])
@@ -196,9 +193,8 @@ def _write(config: ConfigDict, source: Source, folder: Path, dtype: str) -> None
             raise UserError(_broken(source, first + int(np.argmax(broken)), dtype))
         for name, array in arrays.items():
             array[first : first + rows] = (z if name == target else given[name])[:rows]
-        new = slice(
-            max(told["done"] - first, 0), rows
-        )  # of another batch size the first may have some that were summed
+        # of another batch size the first may have some that were summed
+        new = slice(max(told["done"] - first, 0), rows)
         more = (new.stop - new.start, *(v[new].astype(np.float64).sum(0) for v in (mean, square)))
         sums = [a + b for a, b in zip(sums, more, strict=True)]
         if (i + 1) % EVERY == 0 or first + rows == len(source):

@@ -8,6 +8,8 @@ import json
 import math
 import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +189,7 @@ def to_run(pipeline: Pipeline, workdir: str | Path, size: int = 0, dtype: str = 
     refuse_tokenizers(pipeline)
     kept = run.path.resolve() / "frozen"
     config = config_of(pipeline, kept, size, dtype)
-    try:
+    with _whole(run.path):
         if pipeline.vae:
             write_folder(kept / "codec", pipeline.vae.config, pipeline.vae.tensors)
         for name, part in zip(NAMES, pipeline.encoders, strict=False):
@@ -203,10 +205,17 @@ def to_run(pipeline: Pipeline, workdir: str | Path, size: int = 0, dtype: str = 
         keeper = Checkpoints(run.path)
         keeper.save(0, state, {"config": json.loads(configs.to_json(config)), "spec": spec.to_json()})
         keeper.close()
-    except BaseException:
-        shutil.rmtree(run.path, ignore_errors=True)  # nobody takes half a run for one
-        raise
     return run.path
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """What is written there is taken away again where it does not come to its end: nobody takes half of it for one."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+        raise
 
 
 def _state(pipeline: Pipeline, exp: Experiment) -> TrainState:
@@ -291,9 +300,8 @@ def _autoencoder(codec: Codec, lent: Frozen, shifts: bool) -> Part:
     even = all(max(values) - min(values) < 1e-12 for values in (codec.mean, codec.std) if values)
     if codec.std and even and (shifts or not any(mean)):
         told = {"scaling_factor": 1 / codec.std[0]} | ({"shift_factor": mean[0]} if shifts else {})
-    elif (
-        codec.std
-    ):  # pipelines know one number for all channels: the others go into the layers on both sides of the latents
+    elif codec.std:
+        # pipelines know one number for all channels: the others go into the layers on both sides of the latents
         variables = autoencoders.standardised(module, variables, codec.mean, codec.std)
         found = found[0], autoencoders.to_diffusers(module, variables)
     return Part({**found[0], **{k: v for k, v in config.items() if k in found[0]}, **told}, found[1])
@@ -354,7 +362,8 @@ def convert(
         return to_run(pipeline, dst, size, DTYPES.get(dtype, "float32"))
     if to == "diffusers":
         refuse_tokenizers(pipeline)
-    (pipelines.write if to == "diffusers" else single_files.write)(dst, pipeline, dtype)
+    with _whole(dst):
+        (pipelines.write if to == "diffusers" else single_files.write)(dst, pipeline, dtype)
     return dst
 
 

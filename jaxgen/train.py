@@ -166,11 +166,6 @@ def as_read(config: ConfigDict, spec: dict[str, Any]) -> dict[str, Any]:
     return read_spec(config, Spec.from_json(spec)).to_json()
 
 
-def _tokenizer_paths(config: ConfigDict) -> list[str]:
-    several = isinstance(config.data.tokenizer, tuple)
-    return [f"data.tokenizer.{i}" for i in range(len(config.data.tokenizer))] if several else ["data.tokenizer"]
-
-
 def settled(config: ConfigDict, run: RunDir) -> ConfigDict:
     """The config with what a first start decides: the length of schedules, and what its tasks find out of the data.
 
@@ -181,7 +176,7 @@ def settled(config: ConfigDict, run: RunDir) -> ConfigDict:
     config = laid_out(config, run.config() if run.begun else None)
     if run.begun:
         old = run.config()
-        for path in (*_tokenizer_paths(config), *(f"tasks.{name}" for name in config.tasks)):
+        for path in (*configs.places(config, "data.tokenizer"), *(f"tasks.{name}" for name in config.tasks)):
             now, then = (configs.find(configs.plain(c), path) or {} for c in (config, old))
             stored = {k: v for k, v in then.items() if now.get(k) == () != v}  # left open now, found then
             config = override(config, {f"{path}.{k}": v for k, v in stored.items()}) if stored else config
@@ -191,7 +186,9 @@ def settled(config: ConfigDict, run: RunDir) -> ConfigDict:
         return config
     source = open_source(config, "train")
     if isinstance(source, Tokenized):
-        for path, name, one in zip(_tokenizer_paths(config), TOKENIZERS, source.tokenizers, strict=False):
+        for path, name, one in zip(
+            configs.places(config, "data.tokenizer"), TOKENIZERS, source.tokenizers, strict=False
+        ):
             config = override(config, {f"{path}.{k}": v for k, v in one.found.items()})
             if parallel.is_lead():
                 run.keep_files(name, one.sources())

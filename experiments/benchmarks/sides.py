@@ -18,14 +18,8 @@ from typing import Any
 import numpy as np
 from turns import Contenders, measure, summary
 
-WHATS = (
-    "sample",
-    "generate",
-    "train",
-    "features",
-    "encode",
-    "decode",
-)  # as in a process that only samples that is first
+# sampling first: as in a process that only samples
+WHATS = ("sample", "generate", "train", "features", "encode", "decode")
 TOLERANCE = {"cpu": 1e-3, "cuda": 3e-2}  # of outputs and losses; TF32 products aside, the two are the same function
 
 

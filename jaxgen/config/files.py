@@ -221,6 +221,12 @@ def find(tree: Any, path: str) -> Any:
     return reduce(_under, path.split("."), tree)
 
 
+def places(config: ConfigDict, path: str) -> list[str]:
+    """The paths of the members that a key holds: itself, or path.0, path.1, ... of several; [] where it holds none."""
+    held = find(plain(config), path)
+    return [f"{path}.{i}" for i in range(len(held))] if isinstance(held, tuple) else [path] if held else []
+
+
 def _put(tree: dict[str, Any], path: str, value: Any) -> None:
     node, (*parents, last), here = tree, path.split("."), "config"
     for key in parents:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -62,10 +61,7 @@ class Agree:
                 "(config.eval.agree.judge.path=DIR)"
             )
         lender = self.judge
-        if not (Path(lender.path) / "config.json").is_file():
-            raise UserError(
-                f"config.eval.agree.judge.path={lender.path} holds no run (no config.json); train one or name another"
-            )
+        lender.refuse_absent("config.eval.agree.judge.path")
         missing = (
             {*scenes.attributes(1)} - {*lender.spec.conditions} if isinstance(lender.method, Answers) else {"kind"}
         )

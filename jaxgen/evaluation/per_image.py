@@ -80,7 +80,7 @@ def examine(name: str, evaluator: Evaluator, exp: Experiment) -> None:
 # Which way figures improve, by the start of their names; of the others (perplexity, d_real, ...) none is the best
 RISING = re.compile(
     r"elbo|likelihood_nats|(.*_)?(psnr|ssim)|r?(is|precision|recall|density|coverage)|agreement|accuracy"
-    r"|bleu_.|rouge_l|cider_d|(said|agree|real|retrieval)_.*"
+    r"|bleu_.|rouge_l|cider_d|(said|agree|real)_.*|retrieval_(?!shuffled_).*"
 )
 FALLING = re.compile(r"loss|mse|nll|vlb|(likelihood_)?bits_per_dim|r?(s?fid|fid_infinity|intra_fid|kid)")
 

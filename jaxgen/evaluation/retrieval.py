@@ -1,9 +1,8 @@
 """Pictures and texts that find each other, by a contrastive model: `retrieval`, and the best of several samples of a text."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
@@ -44,8 +43,7 @@ class Matcher:
             raise UserError(
                 f"{key} is empty: train a contrastive model on such pictures (configs/clip_shapes.py) and name its run ({key}=DIR)"
             )
-        if not (Path(lender.path) / "config.json").is_file():
-            raise UserError(f"{key}={lender.path} holds no run (no config.json); train one or name another")
+        lender.refuse_absent(key)
         if not isinstance(lender.method, Compares) or lender.spec.shape != exp.pictures.shape:
             raise UserError(
                 f"{key}: {lender.path} is {type(lender.method).__name__} of {lender.spec}, and pictures {exp.pictures.shape} are "
@@ -72,6 +70,11 @@ class Matcher:
 
         return Viewer(Judge(NATIVE, see, self.frozen, weights_hash(self.frozen.weights.nets)), self.exp.mesh)
 
+    @cached_property
+    def embed_texts(self) -> Callable[[Weights, np.ndarray], Array]:
+        """The program of texts."""
+        return jax.jit(self.frozen.model.embed_texts)
+
     def pictures(self, images: np.ndarray) -> np.ndarray:
         """uint8 [N, H, W, C] -> [N, D]."""
         return self.viewer(images)["features"]
@@ -80,7 +83,7 @@ class Matcher:
         """[N, D]; each text that differs is looked at once."""
         each = {text: i for i, text in enumerate(dict.fromkeys(texts))}
         ids = self.tokenizer.encode(list(each))
-        found = jax.device_get(jax.jit(self.frozen.model.embed_texts)(self.frozen.weights, ids))
+        found = jax.device_get(self.embed_texts(self.frozen.weights, ids))
         return found[[each[text] for text in texts]]
 
 

@@ -305,6 +305,11 @@ def read_config(folder: str | Path, what: str) -> dict[str, Any]:
     file = Path(folder) / "config.json"
     if not file.is_file():
         raise UserError(f"{folder} has no {file.name}: give the folder of a diffusers {what} in safetensors format")
+    return read_json(file)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """What a file of theirs says; a UserError where it is damaged."""
     try:
         return json.loads(file.read_text())
     except ValueError as error:

@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from jaxgen.errors import UserError
 from jaxgen.pretrained import diffusers, dit, text, text_nets
-from jaxgen.pretrained.diffusers import read_config, read_folder, write_folder
+from jaxgen.pretrained.diffusers import read_config, read_folder, read_json, write_folder
 from jaxgen.pretrained.layout import Tensors
 from jaxgen.pretrained.shards import read_weights
 from jaxgen.pretrained.torch_files import write_tensors
@@ -135,10 +135,7 @@ def read(folder: str | Path, variant: str = "") -> Pipeline:
     Raises UserError for a part that the index names and that is not there, and for one that has no counterpart here.
     """
     folder = Path(folder)
-    try:
-        index = json.loads((folder / INDEX).read_text())
-    except ValueError as error:
-        raise UserError(f"{folder / INDEX} is not valid JSON ({error}); load it anew") from None
+    index = read_json(folder / INDEX)
     named = {k: v for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[1]}
     wanted = [name for name in named if name not in LEFT]
     if missing := [name for name in wanted if not (folder / name).is_dir()]:
@@ -169,12 +166,9 @@ def read(folder: str | Path, variant: str = "") -> Pipeline:
 
 def _scheduler(folder: Path) -> dict[str, Any]:
     file = folder / "scheduler_config.json"
-    try:
-        return json.loads(file.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{folder} has no {file.name}; load the pipeline whole") from None
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON ({error}); load it anew") from None
+    if not file.is_file():
+        raise UserError(f"{folder} has no {file.name}; load the pipeline whole")
+    return read_json(file)
 
 
 # the net's class, how many encoders of text -> the pipeline's class, the class of each encoder and of each tokenizer
@@ -274,7 +268,7 @@ def tokenizer_of(folder: Path) -> dict[str, Any]:
 
     def told(name: str) -> dict[str, Any]:
         file = folder / name
-        return json.loads(file.read_text()) if file.is_file() else {}
+        return read_json(file) if file.is_file() else {}
 
     config = told("tokenizer_config.json")
     kind = config.get("tokenizer_class", "").removesuffix("Fast").removesuffix("Tokenizer").lower()

@@ -139,9 +139,8 @@ def method_keys(config: Mapping[str, Any], steps: int) -> dict[str, Any]:
         return dict(process=dict(name="linear"), predict=dict(name="flow"), solver=solver)
     total = c["num_train_timesteps"]
     process = dict(name="vp", schedule=BETAS[c["beta_schedule"]], steps=total, zero_snr=c["rescale_betas_zero_snr"])
-    if c["use_karras_sigmas"] and not name.startswith(
-        "Euler"
-    ):  # the net is told whole steps, between which the levels may lie
+    if c["use_karras_sigmas"] and not name.startswith("Euler"):
+        # the net is told whole steps, between which the levels may lie
         process["whole_clock"] = name.startswith("UniPC") or c["beta_schedule"] != "squaredcos_cap_v2"
     process |= dict(beta_min=c["beta_start"] * total / 1000, beta_max=c["beta_end"] * total / 1000)
     solver = _solver(name, c) | dict(steps=steps, grid=_grid(name, c))

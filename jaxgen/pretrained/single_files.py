@@ -323,9 +323,8 @@ def _unets(path: str | Path, tensors: Tensors) -> tuple[Tensors, Tensors]:
         raise UserError(f"{path} has no tensor {UNET}...; name a single file of Stable Diffusion")
     if not any(name.startswith(EMA) for name in tensors):
         return to_diffusers(unet), {}
-    short = {
-        name: f"{EMA}{f'diffusion_model.{name}'.replace('.', '')}" for name in unet
-    }  # its names have lost their dots
+    # the names of averages have lost their dots
+    short = {name: f"{EMA}{f'diffusion_model.{name}'.replace('.', '')}" for name in unet}
     if lacking := [key for key in short.values() if key not in tensors]:
         raise UserError(f"{path} has averages, and lacks {lacking[0]}; load it anew")
     return to_diffusers(unet), to_diffusers({name: tensors[key] for name, key in short.items()})

@@ -1,6 +1,5 @@
 """Published encoders of text <-> ours: transformers' CLIP (with and without `text_model.`), T5 (v1.1) and BERT."""
 
-import json
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from jaxgen.core.spec import Spec
 from jaxgen.errors import UserError
 from jaxgen.nets.text import BertText, ClipText, T5Encoder, TextEncoder
 from jaxgen.pretrained import layout
+from jaxgen.pretrained.diffusers import read_json
 from jaxgen.pretrained.layout import Tensors, fill, theirs
 from jaxgen.pretrained.shards import read_weights, weight_files
 
@@ -210,11 +210,7 @@ class PublishedText:
 
     @cached_property
     def _module(self) -> TextEncoder:
-        try:
-            config = json.loads(files(self.path)[0].read_text())
-        except ValueError as error:
-            raise UserError(f"{self.path}/config.json is not valid JSON ({error}); load it anew") from None
-        kind, found = fields(config)
+        kind, found = fields(read_json(files(self.path)[0]))
         own = {ClipText: {"states": self.states}, T5Encoder: {"pads": self.pads}}
         return kind(**found, dtype=self.dtype, **own.get(kind, {}))
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from jaxgen.config import registry
-from jaxgen.config.files import FEED, Feed, find, override, plain, span, to_json
+from jaxgen.config.files import FEED, Feed, find, override, places, plain, span, to_json
 from jaxgen.core import conditions, keys, parallel
 from jaxgen.core.inputs import Input, holding
 from jaxgen.core.layout import Layout
@@ -137,7 +137,7 @@ def _beyond(config: ConfigDict, batches: int, examples: int, shards: int) -> str
 
 
 def build_method(config: ConfigDict, spec: Spec, kept: Path | None = None) -> Method:
-    """The method of a config for batches of that Spec; `kept`: where a copies of its encoders of text may be."""
+    """The method of a config for batches of that Spec; `kept`: where copies of its encoders of text may be."""
     facts = given(spec, config.data.batch, config.steps, span(config))
     if not (text := config.method.get("text_encoder")):
         return registry.build("method", config.method.to_dict(), facts, "config.method")
@@ -160,9 +160,7 @@ def in_rows(config: ConfigDict, data: Spec) -> Spec:
 
 def without_states(config: ConfigDict) -> ConfigDict:
     """A config whose texts are encoded when they are needed, whatever was cached of them for training."""
-    text = plain(config.method.get("text_encoder"))
-    paths = [f".{i}" for i in range(len(text))] if isinstance(text, tuple) else [""] if text else []
-    changes = {f"method.text_encoder{path}.cache": "" for path in paths}
+    changes = {f"{path}.cache": "" for path in places(config, "method.text_encoder")}
     return override(config, changes) if any(find(plain(config), path) for path in changes) else config
 
 

@@ -82,12 +82,16 @@ class FrozenRun:
         chosen = choose(state, self.weights, Averages(self.path, read_only=True)).weights()
         return Frozen(jax.device_put(chosen, places.weights), self.method)
 
+    def refuse_absent(self, key: str) -> None:
+        """A UserError unless a run is there; `key` names its directory."""
+        if not (RunDir(self.path).path / "config.json").is_file():
+            raise UserError(f"{key}={self.path} holds no run (no config.json); train it first or name another")
+
     def check(self, name: str, role: Role, spec: Spec, borrower: Any) -> None:
         """A UserError unless it is there and can serve in that role; `name` is the key that holds it."""
         if not self.path:
             raise UserError(f"{name}.path is empty: name the directory of a trained run ({name}.path=DIR)")
-        if not (RunDir(self.path).path / "config.json").is_file():
-            raise UserError(f"{name}.path={self.path} holds no run (no config.json); train it first or name another")
+        self.refuse_absent(f"{name}.path")
         role.refuse(name, self.path, self.method, self.spec, spec, borrower)
         known = RunDir(self.path).spec(self.at)  # also labels that its method was not told
         for key, field in spec.conditions.items():

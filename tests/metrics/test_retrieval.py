@@ -38,7 +38,7 @@ def test_chance_and_equal_texts():
 
 def test_a_ranker_that_is_not_there_is_named_by_its_flag(tmp_path):
     with pytest.raises(
-        UserError, match=r"^--ranker=.*nowhere holds no run \(no config.json\); train one or name another"
+        UserError, match=r"^--ranker=.*nowhere holds no run \(no config.json\); train it first or name another"
     ):
         Matcher.of(FrozenRun(str(tmp_path / "nowhere")), None, "--ranker")
 

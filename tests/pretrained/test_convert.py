@@ -259,6 +259,20 @@ def test_half_a_pipeline_is_one_line(folder, tmp_path, broken, said):
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("to", ["run", "diffusers", "ldm"])
+def test_what_does_not_come_to_its_end_leaves_nothing(folder, imported, tmp_path, monkeypatch, to):
+    def full(path, *args):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(pipelines, "write_tensors", full)
+    monkeypatch.setattr(single_files, "write_tensors", full)
+    with pytest.raises(OSError, match="no space"):
+        convert.convert(folder if to == "run" else imported, tmp_path / "made", to=to)
+    assert not (tmp_path / "made").exists()
+
+
 def test_the_command_line(folder, imported, tmp_path, capsys):
     command(["inspect", str(folder)])
     told = capsys.readouterr()
