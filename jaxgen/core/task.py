@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import jax
 
 from jaxgen.core.lender import Frozen, Loan
+from jaxgen.core.linear import Linear
 from jaxgen.core.spec import PICTURES, Field, Spec
 from jaxgen.errors import UserError
 
@@ -61,6 +62,31 @@ class Enlarges(Protocol):
 
     def told(self, small: Array, rng: Array) -> Batch:
         """The conditions of small pictures [B, ..., h, w, C] in [-1, 1]."""
+
+
+@runtime_checkable
+class Asks(Protocol):
+    """A task whose conditions a person's picture can give, where nothing is known of the target."""
+
+    def given(self, spec: Spec) -> Field:
+        """What that picture must be, of data of that Spec."""
+
+    def ask(self, images: Array, known: Array | None = None) -> Batch:
+        """The conditions of pictures [B, ..., h, w, C] in [-1, 1]; known [B, ..., H, W, 1]: 1 where a pixel is to stay as it is.
+
+        A UserError for a mask where there can be none, and for none where there must be one.
+        """
+
+    def finish(self, cond: Batch, made: Array) -> Array:
+        """Samples as the task's data are, with what its conditions say put back: pixels that are known have their very bits."""
+
+
+@runtime_checkable
+class Measures(Protocol):
+    """A task whose conditions are a linear map of the target and noise: what no net was told of can be undone (zero-shot)."""
+
+    def linear(self, cond: Batch) -> Linear:
+        """The map and what was seen through it, of the task's own conditions."""
 
 
 def is_cached(spec: Spec) -> bool:

@@ -75,6 +75,6 @@ class Traversals:
         def made(latents: Array) -> Array:
             latents = latents.reshape(-1, len(z))
             cond = jax.tree.map(lambda c: jnp.repeat(c, len(latents), 0), told)
-            return exp.show(w.frozen, exp.method.from_latents(w, latents, cond))
+            return exp.show(w.frozen, exp.method.from_latents(w, latents, cond), cond)
 
         return {name: made(latents) for name, latents in grids.items()}

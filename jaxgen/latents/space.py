@@ -177,7 +177,7 @@ class Space:
         """Pure: latents [N, ...] -> pictures as the data are [N, H, W, C]."""
         latents = latents.reshape(-1, *self.shape)
         made = method.from_styles(w, latents) if self.styled else method.from_latents(w, latents, cond)
-        return self.exp.show(w.frozen, made)
+        return self.exp.show(w.frozen, made, cond)
 
     def _run(self, owner: str, points: Points, function: Callable) -> np.ndarray:
         """`function(method, weights, latents, cond)` in whole batches of samples, so that all have the same bits as these."""

@@ -25,7 +25,7 @@ from jaxgen.core.method import Borrows, Describes, Encodes, Inherits, Method, Me
 from jaxgen.core.net import Net
 from jaxgen.core.spec import Field, Spec, given
 from jaxgen.core.state import Array, NetState, PyTree, TrainState, Variables, Weights
-from jaxgen.core.task import Batch, Task, is_cached
+from jaxgen.core.task import Asks, Batch, Task, is_cached
 from jaxgen.core.text import STATES, CachedStates, kept_in, told_by
 from jaxgen.data.pipeline import eval_batches, share
 from jaxgen.data.prompts import weights
@@ -433,10 +433,12 @@ class Experiment:
                 batch = task(before, frozen, batch, keys.named(rng, "task", i))
         return batch
 
-    def show(self, frozen: dict[str, Frozen], x: Array) -> Array:
-        """Samples of the method as samples of the data: what the tasks did is undone."""
-        for _, task, _ in reversed(self.stages):
+    def show(self, frozen: dict[str, Frozen], x: Array, cond: Batch | None = None) -> Array:
+        """Samples of the method as samples of the data: what the tasks did is undone, and what `cond` says of them put back."""
+        for before, task, after in reversed(self.stages):
             x = task.undo(frozen, x)
+            if cond and isinstance(task, Asks) and after.keys() - before.keys() <= cond.keys():
+                x = task.finish(cond, x)
         return x
 
     @cached_property
@@ -809,7 +811,7 @@ class Experiment:
             x = method.sample(w, rng, num, cond)
             x = jax.lax.with_sharding_constraint(x, parallel.batch_sharding(self.mesh))
             sound = jnp.isfinite(x).reshape(num, -1).all(1)  # a codec may make fine pictures of NaN
-            shown = self.show(w.frozen, x)
+            shown = self.show(w.frozen, x, cond)
             return jnp.where(sound.reshape(-1, *(1,) * (shown.ndim - 1)), shown, jnp.nan), cond
 
         return self.jit(("sample", num), make, self.shared)

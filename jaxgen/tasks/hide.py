@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.lender import Frozen
+from jaxgen.core.linear import Linear, masked
 from jaxgen.core.ranges import Inside
 from jaxgen.core.spec import Field, Spec
 from jaxgen.core.task import Batch, Task, picture_target, with_conditions
@@ -78,3 +79,22 @@ class Hide(Task):
         hidden = hidden.reshape(num, *[1] * (x.ndim - 4), height, width, 1)
         mask = jnp.broadcast_to(hidden, (*x.shape[:-1], 1)).astype(jnp.float32)
         return {**batch, "mask": mask, "shown": jnp.where(hidden, 0.0, x).astype(jnp.float32)}
+
+    def given(self, spec: Spec) -> Field:
+        """A picture of the target's size."""
+        return spec[spec.target]
+
+    def ask(self, images: Array, known: Array | None = None) -> Batch:
+        """mask and shown of pictures [B, ..., H, W, C] with what is to be made anew."""
+        if known is None:
+            raise UserError("task hide needs a mask that says which part of the picture is to be made anew; give one")
+        known = jnp.broadcast_to(known, (*images.shape[:-1], 1)) > 0
+        return {"mask": 1.0 - known.astype(jnp.float32), "shown": jnp.where(known, images, 0.0).astype(jnp.float32)}
+
+    def finish(self, cond: Batch, made: Array) -> Array:
+        """What is shown stays."""
+        return jnp.where(cond["mask"] > 0, made, cond["shown"])
+
+    def linear(self, cond: Batch) -> Linear:
+        """The pixels that are shown."""
+        return masked(cond["shown"], 1.0 - cond["mask"])

@@ -5,18 +5,19 @@ sampling chooses one (Ho et al. 2021, arXiv:2106.15282, section 4; Saharia et al
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
 from jaxgen.core.lender import Frozen
+from jaxgen.core.linear import Linear, separable
 from jaxgen.core.ranges import Range, Share
 from jaxgen.core.spec import Field, Spec
 from jaxgen.core.task import Batch, Task, picture_target, with_conditions
 from jaxgen.errors import UserError
-from jaxgen.metrics.resize import resize, way
+from jaxgen.metrics.resize import matrix, resize, way
 
 Array = jax.Array
 
@@ -72,3 +73,24 @@ class Shrink(Task):
         angle = 0.5 * jnp.pi * level.reshape(-1, *(1,) * (small.ndim - 1))
         noisy = jnp.cos(angle) * small + jnp.sin(angle) * jax.random.normal(rng, small.shape)
         return {"small": noisy, "noise": level}
+
+    def given(self, spec: Spec) -> Field:
+        """A picture of 1 / `factor` of the target's size."""
+        return self.spec(spec)["small"]
+
+    def ask(self, images: Array, known: Array | None = None) -> Batch:
+        """The conditions of small pictures [B, ..., h, w, C], which are taken to be without noise unless a level is set."""
+        if known is not None:
+            raise UserError("task shrink enlarges whole pictures, and keeps no pixel: leave the mask out")
+        return replace(self, noise=0.0 if self.noise is True else self.noise).told(images, jax.random.key(0))
+
+    def finish(self, cond: Batch, made: Array) -> Array:
+        """The same."""
+        return made
+
+    def linear(self, cond: Batch) -> Linear:
+        """The resize without its rounding."""
+        small, how = cond["small"], self.how.removesuffix("_uint8")
+        tables = [matrix(how, side * self.factor, side) for side in small.shape[-3:-1]]
+        angle = 0.5 * jnp.pi * cond["noise"][:, 0] if "noise" in cond else jnp.zeros(())
+        return separable(small, *tables, gain=jnp.cos(angle), noise=jnp.sin(angle))

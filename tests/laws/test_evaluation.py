@@ -31,7 +31,7 @@ def test_evaluation_on_three_devices_is_that_on_one(kind, shared, advance):
         held_out, tests = open_source(config, "eval"), evaluate.evaluators(exp)
         found.append(list(evaluate.reports(exp, tests, placed.view(), placed.view(ema=True), held_out)))
         if isinstance(exp.method, Samples):
-            made.append(exp.sample(placed.view(), 13).images)
+            made.append(exp.sample(placed.view(), 13))
     assert len(found[0]) == len(config.eval)
     for (label, one), (_, three) in zip(*found, strict=True):
         assert one.scalars or one.images, label
@@ -40,7 +40,11 @@ def test_evaluation_on_three_devices_is_that_on_one(kind, shared, advance):
         for key, images in one.images.items():
             np.testing.assert_allclose(images, three.images[key], atol=2e-4, err_msg=f"{label} {key}")
     if made:
-        np.testing.assert_allclose(*made, atol=1e-3)
+        np.testing.assert_allclose(*(one.images for one in made), atol=1e-3)
+    for one in made if "mask" in exp.spec else ():  # what is known of a picture stays to the bit
+        stays = np.broadcast_to(one.cond["mask"] == 0, one.images.shape)
+        assert stays.any()
+        np.testing.assert_array_equal(to_uint8(one.images)[stays], one.data[exp.data.target][stays])
 
 
 def test_nothing_is_measured_of_broken_weights(kind, shared, advance):

@@ -11,6 +11,7 @@ from PIL import Image
 from jaxgen.config import registry
 from jaxgen.core import conditions
 from jaxgen.core.spec import PICTURES, Field, Spec, labels, pictures
+from jaxgen.core.task import Asks, Measures
 from jaxgen.errors import UserError
 from jaxgen.metrics.degrade import DEGRADATIONS
 from jaxgen.metrics.resize import resize
@@ -222,6 +223,68 @@ def test_what_is_hidden_is_grey_and_the_rest_is_shown(shape, kind):
         assert {(*a, *b) for a, b in zip(starts.tolist(), sides.tolist(), strict=True)} == places
     counts = np.unique(np.concatenate([starts, sides], 1), axis=0, return_counts=True)[1]
     assert counts.max() < 4 * len(mask) / len(counts)  # no place is preferred
+
+
+def measured(name, kind):
+    """(task, its conditions of examples, these in [-1, 1], the linear map)."""
+    task, spec = build(name), Spec({k: f for k, f in SPECS[kind].items() if f.kind != "mask"})
+    batch = examples(spec, 5)
+    cond = conditions.read(task.spec(spec), applied(task, spec)(batch, 0), 5)
+    return task, cond, conditions.prepare(spec, "image", batch["image"]), task.linear(cond)
+
+
+@pytest.mark.parametrize("kind", ["image", "wide", "frames"])
+@pytest.mark.parametrize("name", [name for name in TASKS if isinstance(build(name), Measures)])
+def test_what_is_measured_is_linear_and_its_parts_belong_together(name, kind):
+    _, _, x, a = measured(name, kind)
+
+    def close(left, right, atol=2e-5):
+        np.testing.assert_allclose(left, right, atol=atol)
+
+    with jax.default_matmul_precision("highest"):
+        z, y = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate((x.shape, a.y.shape)))
+        inner = lambda p, q: np.sum(np.float64(p) * np.float64(q))  # noqa: E731
+        ax = a.apply(z)
+        assert ax.shape == y.shape and abs(inner(ax, y) - inner(z, a.adjoint(y))) < 1e-3
+        close(a.apply(a.pseudo_inverse(ax)), ax)
+        least = a.pseudo_inverse(ax)
+        close(a.pseudo_inverse(a.apply(least)), least, 1e-4)
+        close(inner(z - least, least) / z.size, 0.0, 1e-5)  # the smallest of all that are seen as ax is
+        close(a.from_spectrum(a.to_spectrum(z)), z)
+        close(a.to_spectrum(a.from_spectrum(z)), z)
+        close(a.y, a.apply(x), 1 / 127.5)  # but for the rounding of files
+
+
+def test_a_small_picture_with_noise_is_what_its_map_says():
+    spec = SPECS["image"]
+    task, batch = Shrink(2, "pil_box", noise=True), examples(spec, 400)
+    out = applied(task, spec)(batch, 0)
+    a = task.linear(out)
+    rest = np.asarray((a.y - a.apply(conditions.prepare(spec, "image", batch["image"]))) / a.noise)
+    assert abs(rest.mean()) < 0.01 and abs(rest.std() - 1) < 0.01
+
+
+@pytest.mark.parametrize("kind", ["image", "floats", "frames"])
+@pytest.mark.parametrize("name", [name for name in TASKS if isinstance(build(name), Asks)])
+def test_a_persons_picture_is_told_as_the_data_are_and_what_is_known_of_it_stays(name, kind):
+    """What can be asked is what training would say of the same; nothing is put back but what is known."""
+    task, cond, x, _ = measured(name, kind)
+    spec = Spec({k: f for k, f in SPECS[kind].items() if f.kind != "mask"})
+    seen = x if task.given(spec).shape == spec.shape else cond["small"]
+    assert seen.shape[1:] == task.given(spec).shape
+    known = 1.0 - cond["mask"] if "mask" in cond else None
+    told = task.ask(seen, known)
+    for key in task.spec(spec).keys() - spec.keys():
+        np.testing.assert_allclose(told[key], cond[key], atol=1e-6)
+    np.testing.assert_allclose(task.finish(told, x), x, atol=1e-6)
+    made = task.finish(told, jnp.full_like(x, 0.3))
+    np.testing.assert_array_equal(task.finish(told, made), made)
+    if known is not None:
+        stays = np.broadcast_to(known == 1, x.shape)
+        np.testing.assert_array_equal(made[stays], x[stays])
+        assert (np.asarray(made)[~stays] == np.float32(0.3)).all()
+    with pytest.raises(UserError, match="mask"):
+        task.ask(seen, None if known is not None else jnp.ones((5, SIDE, SIDE, 1)))
 
 
 def test_half_is_half():
