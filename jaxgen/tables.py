@@ -108,6 +108,8 @@ TABLES: dict[str, dict[str, str]] = {
         "stylegan2_generator": "jaxgen.nets.stylegan2:StyleGan2Generator",
         "stylegan2_discriminator": "jaxgen.nets.stylegan2:StyleGan2Discriminator",
         "patchgan": "jaxgen.nets.patchgan:PatchGan",
+        "unet_translator": "jaxgen.nets.translator:UNetTranslator",
+        "resnet_translator": "jaxgen.nets.translator:ResnetTranslator",
         "progan_generator": "jaxgen.nets.progan:ProganGenerator",
         "progan_discriminator": "jaxgen.nets.progan:ProganDiscriminator",
         "level_generator": "jaxgen.nets.lapgan:LevelGenerator",

@@ -14,14 +14,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import flatten_dict, unflatten_dict
+from flax.traverse_util import flatten_dict
 
 from jaxgen.errors import UserError
 from jaxgen.nets.ldm_autoencoder import LdmAutoencoder, NormalRegularizer
 from jaxgen.nets.patchgan import PatchGan
 from jaxgen.nets.quantize import GradientQuantizer, GumbelQuantizer, MultiscaleQuantizer
 from jaxgen.nets.tiny_autoencoder import TinyAutoencoder
-from jaxgen.pretrained import layout
+from jaxgen.pretrained import layout, translation
 from jaxgen.pretrained.diffusers import LEGACY, read_folder, their_modules, write_folder
 from jaxgen.pretrained.layout import Tensors, fill, suffix
 from jaxgen.pretrained.torch_files import read_tensors
@@ -394,7 +394,7 @@ def load_author(
     weights = {name: v for name, v in weights.items() if not name.startswith(aside)}
     module = _ldm_module(what, weights, groups, sizes)
     variables = _variables(what, module, weights, module.shape[-1], lambda path: _ldm_names(path, weights))
-    return Autoencoder(module, variables, disc=patchgan(disc) if disc else None)
+    return Autoencoder(module, variables, disc=translation.from_author(disc) if disc else None)
 
 
 def to_author(module: LdmAutoencoder, variables: Any) -> Tensors:
@@ -408,26 +408,3 @@ def to_author(module: LdmAutoencoder, variables: Any) -> Tensors:
         dense = path[-2] in ("qkv", "out") and path[-1] == "kernel"
         weights |= dict(zip(names, [a[:, :, None, None] if dense else a for a in tensors], strict=True))
     return weights
-
-
-def patchgan(weights: Tensors) -> tuple[PatchGan, dict[str, Any]]:
-    """The tensors of a PatchGAN of pix2pix or taming-transformers (main.0.weight, ...) -> (module, variables)."""
-    layers: dict[int, dict[str, np.ndarray]] = {}
-    for name, value in weights.items():
-        place, leaf = name.removeprefix("main.").split(".", 1)
-        layers.setdefault(int(place), {})[leaf] = np.asarray(value, np.float32)
-    params: dict[Leaf, np.ndarray] = {}
-    stats: dict[Leaf, np.ndarray] = {}
-    convs = [layer for _, layer in sorted(layers.items()) if layer["weight"].ndim == 4]
-    for i, layer in enumerate(convs):
-        params[f"Conv_{i}", "kernel"] = layout.ours("kernel", [layer["weight"]])
-        params |= {(f"Conv_{i}", "bias"): layer["bias"]} if "bias" in layer else {}
-    norms = [layer for _, layer in sorted(layers.items()) if layer["weight"].ndim == 1]
-    for i, layer in enumerate(norms):
-        at = (f"Norm_{i}", "BatchNorm_0")
-        params |= {(*at, "scale"): layer["weight"], (*at, "bias"): layer["bias"]}
-        stats |= {(*at, "mean"): layer["running_mean"], (*at, "var"): layer["running_var"]}
-    if not norms:
-        raise UserError("the discriminator has no batch norm: PatchGANs with other norms are not read")
-    module = PatchGan(width=convs[0]["weight"].shape[0], layers=len(convs) - 2)
-    return module, {"params": unflatten_dict(params), "batch_stats": unflatten_dict(stats)}

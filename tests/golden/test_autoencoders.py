@@ -10,7 +10,8 @@ import pytest
 from arrays import case_of, images_first, images_last
 from safetensors.numpy import load_file
 
-from jaxgen.pretrained.autoencoders import load_author, load_diffusers, patchgan, save_diffusers, to_diffusers
+from jaxgen.pretrained import translation
+from jaxgen.pretrained.autoencoders import load_author, load_diffusers, save_diffusers, to_diffusers
 from jaxgen.pretrained.torch_files import read_tensors
 
 
@@ -87,6 +88,6 @@ def test_the_first_stage_of_a_latent_diffusion_model(folder, file):
 @pytest.mark.golden("taming_vq*")
 def test_the_discriminator_of_a_first_stage(folder):
     _, a, close = case_of(folder)
-    module, variables = patchgan(load_file(folder / "weights.safetensors"))
+    module, variables = translation.from_author(load_file(folder / "weights.safetensors"))
     run = jax.jit(lambda x: module.apply(variables, x))
     np.testing.assert_allclose(run(images_last(a["disc_x"])), a["disc_eval"][:, 0], **close)

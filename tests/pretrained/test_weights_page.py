@@ -12,9 +12,10 @@ from jaxgen.core.spec import Field, Spec, labels
 from jaxgen.errors import UserError
 from jaxgen.nets.dit import DiT, position_waves
 from jaxgen.nets.ldm_autoencoder import LdmAutoencoder, NormalRegularizer
+from jaxgen.nets.translator import UNetTranslator
 from jaxgen.nets.unet import UNet
 from jaxgen.nets.unet_condition import UNetCondition
-from jaxgen.pretrained import lora, text_nets, unet_condition
+from jaxgen.pretrained import lora, text_nets, translation, unet_condition
 from jaxgen.pretrained.diffusers import load_unet, save_unet
 from jaxgen.pretrained.dit import to_author
 from jaxgen.pretrained.edm import edm_module, to_edm
@@ -75,6 +76,17 @@ def test_dit_of_its_authors(here):
     assert names["module"] == module
     again = read_tensors("again.safetensors")
     assert again.keys() == stored.keys() - {"pos_embed"}
+
+
+def test_generators_of_pix2pix():
+    module = UNetTranslator(shape=(256, 256, 3), width=2, downs=2, norm="batch")
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 4, 4, 3), jnp.float32))
+    stored = translation.to_author(module, jax.tree.map(lambda a: np.full(a.shape, 0.1, np.float32), shapes))
+    write_tensors("latest_net_G.pth", stored)
+    names = {"picture": np.zeros((1, 4, 8, 3), np.float32)}
+    exec(block("translation import"), names)
+    assert names["gen"] == module and names["made"].shape == (1, 4, 8, 3)
+    assert read_tensors("generator.safetensors").keys() == stored.keys()
 
 
 def test_nets_that_read_a_text(here):
