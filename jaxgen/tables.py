@@ -11,6 +11,9 @@ TABLES: dict[str, dict[str, str]] = {
         "shapes": "jaxgen.data.sources.shapes:Shapes",
         "arrays": "jaxgen.data.sources.arrays:Arrays",
         "latents": "jaxgen.data.sources.latents:Latents",
+        "pairs": "jaxgen.data.sources.pairs:Pairs",
+        "unpaired": "jaxgen.data.sources.unpaired:Unpaired",
+        "negative": "jaxgen.data.sources.unpaired:Negative",
         "ring": "jaxgen.data.sources.points:Ring",
         "grid": "jaxgen.data.sources.points:Lattice",
     },
@@ -355,6 +358,7 @@ KEYS: dict[str, str] = {
     "corrupt": "corruption", "loss": "gan_loss",
     "disc_penalties": "penalty", "gen_penalties": "gen_penalty", "augment": "gan_augment", "truncate": "truncate",
     "fade": "fade", "draw": "draw",
+    "source": "source", "source_a": "source", "source_b": "source",
     "run": "run", "teacher": "run", "weak": "run", "judge": "run", "ranker": "run",
     "curriculum": "curriculum", "perceptual": "perceptual",
 }  # fmt: skip

@@ -27,7 +27,7 @@ from jaxgen.core.lender import Role
 from jaxgen.core.method import Method, Samples
 from jaxgen.core.spec import PICTURES, Spec
 from jaxgen.core.state import PyTree, TrainState, adopt, renewed
-from jaxgen.data.pipeline import index_stream, load_all, train_stream
+from jaxgen.data.pipeline import index_stream, lengths, load_all, train_stream
 from jaxgen.data.sources import Source, Tokenized
 from jaxgen.errors import UserError
 from jaxgen.evaluation.per_image import Evaluator
@@ -352,7 +352,7 @@ class Loop:
     def compile(self, num: int) -> Ahead[Compiled]:
         """The program of `num` steps, begun to be compiled."""
         if num not in self.programs:
-            data = self.read.abstract(len(self.source)) if self.resident else {}
+            data = self.read.abstract(lengths(self.source)) if self.resident else {}
             self.programs[num] = Ahead(lambda: self.compiled(num, data))
         return self.programs[num]
 
@@ -399,7 +399,7 @@ class Loop:
         exp, feed, mesh = self.exp, self.exp.feed, self.exp.mesh
         host = {"host": jax.process_index(), "hosts": jax.process_count()}
         if self.resident:
-            stream = index_stream(len(self.source), exp.batch, self.config.seed, **host)
+            stream = index_stream(lengths(self.source), exp.batch, self.config.seed, **host)
             limit, quiet = feed.device_mb << 20, None if parallel.is_lead() else True
             with tqdm(desc="loading", total=len(self.source), unit="img", delay=2, disable=quiet) as bar:
                 whole = load_all(self.source, limit, lambda done, _: bar.update(done - bar.n), feed.workers)

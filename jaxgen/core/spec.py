@@ -38,6 +38,7 @@ class Field:
     empty: tuple[float, ...] = ()  # of tokens the empty text's; of an embedding what says nothing, where not zeros
     end: int = -1  # tokens of a text: the one behind its last piece; what follows it is pad
     levels: int = 256  # of the values of a picture in uint8: evenly from 0 to 255; 0: unknown
+    order: int = 0  # fields of another number are of another set and drawn apart: they do not belong together
 
     def __post_init__(self) -> None:
         for value, known in ((self.kind, KINDS), (self.role, ROLES)):
@@ -172,10 +173,11 @@ class Spec(Mapping[str, Field]):
         """Values of a token of the target: codes, or the levels of pixels; 0: it is not made of tokens."""
         return self[self.target].values or self.levels
 
-    def abstract(self, num: int) -> dict[str, jax.ShapeDtypeStruct]:
-        """Shapes and dtypes of a batch of so many examples; text stays on the host."""
+    def abstract(self, num: int | tuple[int, ...]) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes and dtypes of so many examples, of several sets (by their order) so many of each; text stays on the host."""
         crossing = self.where(lambda _, field: field.kind != "text")
-        return {name: jax.ShapeDtypeStruct((num, *f.shape), f.dtype) for name, f in crossing.items()}
+        many = num if isinstance(num, tuple) else (num,) * (1 + max((f.order for f in crossing.values()), default=0))
+        return {name: jax.ShapeDtypeStruct((many[f.order], *f.shape), f.dtype) for name, f in crossing.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, the inverse of `from_json`."""

@@ -27,26 +27,27 @@ from jaxgen.errors import UserError
 Batch = dict[str, np.ndarray]
 
 
-@functools.lru_cache(maxsize=4)
-def permutation(num: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of one epoch: a uniformly random permutation of range(num), int32 [num]."""
-    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(epoch,))))
+@functools.lru_cache(maxsize=8)
+def permutation(num: int, seed: int, epoch: int, order: int = 0) -> np.ndarray:
+    """The order of one epoch: a uniformly random permutation of range(num), int32 [num]; `order` numbers independent ones."""
+    key = (epoch, order) if order else (epoch,)
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)))
     return rng.permutation(np.arange(num, dtype=np.int32))
 
 
 class Order(grain.MapDataset[int]):
     """Position in an endless run -> record index; it takes the place of Grain's own shuffle, at a tenth of its cost."""
 
-    def __init__(self, num: int, seed: int):
+    def __init__(self, num: int, seed: int, order: int = 0):
         super().__init__()
-        self.num, self.order_seed = num, seed
+        self.num, self.order_seed, self.order = num, seed, order
 
     def __len__(self) -> int:
         return sys.maxsize
 
     def __getitem__(self, position: int) -> int:
         epoch, i = divmod(position, self.num)
-        return int(permutation(self.num, self.order_seed, epoch)[i])
+        return int(permutation(self.num, self.order_seed, epoch, self.order)[i])
 
     def take(self, start: int, count: int) -> np.ndarray:
         """Indices of positions start .. start + count, int32 [count]; they may reach over several epochs."""
@@ -54,8 +55,32 @@ class Order(grain.MapDataset[int]):
         for epoch in range(start // self.num, (start + count - 1) // self.num + 1):
             begin = epoch * self.num
             part = slice(max(0, start - begin), start + count - begin)
-            parts.append(permutation(self.num, self.order_seed, epoch)[part])
+            parts.append(permutation(self.num, self.order_seed, epoch, self.order)[part])
         return np.concatenate(parts)
+
+
+class Orders(grain.MapDataset[tuple[int, ...]]):
+    """The same of several sets, each in an order of its own: that of a set depends on no other."""
+
+    def __init__(self, lengths: Sequence[int], seed: int):
+        super().__init__()
+        self.orders = [Order(num, seed, i) for i, num in enumerate(lengths)]
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, position: int) -> tuple[int, ...]:
+        return tuple(order[position] for order in self.orders)
+
+    def take(self, start: int, count: int) -> np.ndarray:
+        """Indices of positions start .. start + count, int32 [count, sets]."""
+        return np.stack([order.take(start, count) for order in self.orders], -1)
+
+
+def ordered(lengths: int | Sequence[int], seed: int) -> Order | Orders:
+    """The order of a source of so many examples; of several lengths those of its sets."""
+    lengths = (lengths,) if isinstance(lengths, int) else lengths
+    return Order(lengths[0], seed) if len(lengths) == 1 else Orders(lengths, seed)
 
 
 class HostSlice(grain.MapDataset[Any]):
@@ -75,9 +100,9 @@ class HostSlice(grain.MapDataset[Any]):
 
 
 class IndexBatches(grain.MapDataset[np.ndarray]):
-    """Step -> this host's record indices, int32 [B / hosts]: all at once, no work per element."""
+    """Step -> this host's record indices, int32 [B / hosts] (or [B / hosts, sets]): all at once, no work per element."""
 
-    def __init__(self, order: Order, batch: int, host: int, hosts: int):
+    def __init__(self, order: Order | Orders, batch: int, host: int, hosts: int):
         super().__init__()
         self.order, self.global_batch, self.local = order, batch, batch // hosts
         self.offset = host * self.local
@@ -132,6 +157,11 @@ def threads(source: Source) -> int:
     return 1 if fastest < 2e-4 else min(8, os.cpu_count() or 1)
 
 
+def lengths(source: Source) -> tuple[int, ...]:
+    """Examples of each set that a source holds, in the `order` of their fields; mostly it is one set."""
+    return getattr(source, "lengths", (len(source),))
+
+
 def _refuse_impossible(num: int, batch: int, seed: int, host: int, hosts: int) -> None:
     if num < 1:
         raise UserError("the data set is empty")
@@ -142,7 +172,7 @@ def _refuse_impossible(num: int, batch: int, seed: int, host: int, hosts: int) -
     refuse_seed(seed)
 
 
-def _example(source: Source, fields: Collection[str], i: int) -> dict[str, Any]:
+def _example(source: Source, fields: Collection[str], i: int | tuple[int, ...]) -> dict[str, Any]:
     example = source[i]
     return {name: example[name] for name in fields}
 
@@ -182,7 +212,7 @@ def train_stream(
             f"data.transforms move pictures, and the data hold {source.spec}; set config.data.transforms=()"
         )
     draws = int(np.random.SeedSequence(seed).generate_state(1)[0])  # Grain's own seeds have 32 bits
-    stream = Order(len(source), seed).seed(draws).map(functools.partial(_example, source, fields))
+    stream = ordered(lengths(source), seed).seed(draws).map(functools.partial(_example, source, fields))
     for transform in transforms:
         stream = stream.random_map(functools.partial(_move, transform, pictures))
     batches = HostSlice(stream, batch, host, hosts).batch(batch // hosts, drop_remainder=True)
@@ -213,10 +243,13 @@ def share(source: Source, num: int, seed: int = 0) -> np.ndarray:
     return np.sort(order[np.argsort(place, kind="stable")[:num]])
 
 
-def index_stream(num: int, batch: int, seed: int, host: int = 0, hosts: int = 1) -> Stream:
-    """The record indices of `train_stream`'s batches, int32 [B/hosts]: for data that is kept on the device."""
-    _refuse_impossible(num, batch, seed, host, hosts)
-    return Stream(IndexBatches(Order(num, seed), batch, host, hosts), workers=1, prefetch=4)
+def index_stream(num: int | Sequence[int], batch: int, seed: int, host: int = 0, hosts: int = 1) -> Stream:
+    """The record indices of `train_stream`'s batches, int32 [B/hosts]: for data that is kept on the device.
+
+    num: of the examples; the `lengths` of a source of several sets: an index for each, [B/hosts, sets].
+    """
+    _refuse_impossible(min(num) if isinstance(num, Sequence) else num, batch, seed, host, hosts)
+    return Stream(IndexBatches(ordered(num, seed), batch, host, hosts), workers=1, prefetch=4)
 
 
 def eval_batches(
@@ -257,25 +290,26 @@ def _silent(done: int, total: int) -> None:
 def load_all(
     source: Source, limit_bytes: int, progress: Callable[[int, int], None] = _silent, workers: int = 0
 ) -> Batch:
-    """The whole set decoded: an array [N, ...] for every field but text.
+    """The whole set decoded: an array [N, ...] for every field but text; of several sets, each field has the N of its own.
 
     progress(done, total) is called every few hundred examples. Errors: more than `limit_bytes`.
     """
-    num, spec = len(source), on_device(source.spec)
-    size = sum(math.prod(each.shape) * each.dtype.itemsize for each in spec.abstract(num).values())
+    num, whole = len(source), source.spec.abstract(lengths(source))
+    size = sum(math.prod(each.shape) * each.dtype.itemsize for each in whole.values())
     if size > limit_bytes:
         raise UserError(
             f"the data set decodes to {size / 1e9:.2f} GB, over the limit of {limit_bytes / 1e9:.2f} GB: "
             "read it from the host, config.data.placement=host"
         )
-    out = {name: np.empty((num, *field.shape), field.dtype) for name, field in spec.items()}
+    out = {name: np.empty(each.shape, each.dtype) for name, each in whole.items()}
 
     def fill(start: int) -> int:
         stop = min(start + 256, num)
         for i in range(start, stop):
             example = source[i]
             for key, values in out.items():
-                values[i] = example[key]
+                if i < len(values):
+                    values[i] = example[key]
         return stop
 
     with ThreadPoolExecutor(workers or threads(source)) as pool:

@@ -541,7 +541,8 @@ class Experiment:
     def compile_steps(self, num: int, data: dict[str, Any] | None) -> Any:
         """The compiled program `(state, batches, data, root) -> (state, metrics [num])` of `num` steps in one dispatch.
 
-        With `data` (the whole set, on every device) `batches` are int32 indices [num, B]; without, fields [num, B, ...].
+        With `data` (the whole set, on every device) `batches` are int32 indices [num, B], of several sets [num, B, sets];
+        without, fields [num, B, ...].
         """
         self.refuse_batch()
         spread = parallel.batch_sharding(self.mesh, leading=1)
@@ -549,7 +550,8 @@ class Experiment:
         def steps(state: TrainState, batches: PyTree, data: PyTree, root: Array) -> tuple[TrainState, Metrics]:
             def one(state: TrainState, batch: PyTree) -> tuple[TrainState, Metrics]:
                 if data:
-                    batch = {k: v[batch] for k, v in data.items()}
+                    rows = {k: batch if batch.ndim == 1 else batch[:, self.data[k].order] for k in data}
+                    batch = {k: v[rows[k]] for k, v in data.items()}
                     batch = jax.lax.with_sharding_constraint(batch, parallel.batch_sharding(self.mesh))
                 state, metrics = self.step(self.apart(state), batch, root)
                 return self.join(state), metrics
@@ -564,7 +566,8 @@ class Experiment:
             return state.replace(nets=nets), metrics
 
         if data:
-            batches = jax.ShapeDtypeStruct((num, self.batch), jnp.int32)
+            sets = 1 + max(field.order for field in self.data.values())
+            batches = jax.ShapeDtypeStruct((num, self.batch, *([sets] if sets > 1 else [])), jnp.int32)
         else:
             abstract = self.read_spec.abstract(self.batch)
             batches = jax.tree.map(lambda s: jax.ShapeDtypeStruct((num, *s.shape), s.dtype), abstract)

@@ -17,9 +17,11 @@ from jaxgen.data import (
     Digits,
     Flip,
     Folder,
+    Pairs,
     Shapes,
     Source,
     Tfds,
+    Unpaired,
     eval_batches,
     index_stream,
     load_all,
@@ -30,7 +32,7 @@ from jaxgen.data.pipeline import permutation
 from jaxgen.errors import UserError
 
 DATA = Path(os.environ.get("JAXGEN_DATA", Path(__file__).parents[2] / "../shared/data"))
-KINDS = ("digits", "shapes", "arrays", "folder", "tfds")
+KINDS = ("digits", "shapes", "arrays", "folder", "tfds", "pairs", "unpaired")
 
 
 def _make(kind: str, tmp: Path) -> Source:
@@ -48,6 +50,12 @@ def _make(kind: str, tmp: Path) -> Source:
             image = rng.integers(0, 256, (10 + i % 4, 12, 3), np.uint8)
             Image.fromarray(image).save(tmp / f"class{i % 3}" / f"{i}.png")
         return Folder(str(tmp), size=8).open("train")
+    if kind == "pairs":
+        for i in range(29):
+            Image.fromarray(rng.integers(0, 256, (10, 24, 3), np.uint8)).save(tmp / f"{i}.png")
+        return Pairs(str(tmp), size=8).open("train")
+    if kind == "unpaired":
+        return Unpaired(Shapes(size=8, num=23), Shapes(size=8, num=37)).open("train")
     if not (DATA / "tfds" / "mnist").is_dir():
         pytest.skip(f"no MNIST in {DATA / 'tfds'}: set JAXGEN_DATA")
     return Tfds("mnist", str(DATA / "tfds"), split="train[:53]").open("train")
@@ -105,8 +113,8 @@ def test_hosts_see_parts_of_one_batch(source: Source, hosts: int):
     parts = [train_stream(source, 8, 3, transforms, host, hosts) for host in range(hosts)]
     for step in (0, 1, 11):
         _same(whole.batch_at(step), _union([part.batch_at(step) for part in parts]))
-        indices = [index_stream(len(source), 8, 3, host, hosts).batch_at(step) for host in range(hosts)]
-        np.testing.assert_array_equal(index_stream(len(source), 8, 3).batch_at(step), np.concatenate(indices))
+        indices = [index_stream(source.lengths, 8, 3, host, hosts).batch_at(step) for host in range(hosts)]
+        np.testing.assert_array_equal(index_stream(source.lengths, 8, 3).batch_at(step), np.concatenate(indices))
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -132,10 +140,12 @@ def test_seeking_far_is_as_good_as_near(source: Source):
 
 
 def test_indices_name_the_images_of_the_stream(source: Source):
-    stream, indices = train_stream(source, 16, 9), index_stream(len(source), 16, 9)
-    images = load_all(source, 1 << 30)["image"]
+    stream, indices = train_stream(source, 16, 9), index_stream(source.lengths, 16, 9)
+    whole = {k: v for k, v in load_all(source, 1 << 30).items() if source.spec[k].kind == "image"}
     for step in range(3 * len(source) // 16 + 1):
-        np.testing.assert_array_equal(images[indices.batch_at(step)], stream.batch_at(step)["image"])
+        rows, batch = indices.batch_at(step).reshape(16, -1), stream.batch_at(step)
+        for name, images in whole.items():
+            np.testing.assert_array_equal(images[rows[:, source.spec[name].order]], batch[name])
     run = indices.start(2)
     np.testing.assert_array_equal(next(run), indices.batch_at(2))
     run.close()
@@ -199,7 +209,7 @@ def test_load_all_equals_reading_one_by_one(source: Source):
     assert stored.keys() == source.spec.keys() - {"caption"}
     for i in range(0, len(source), 5):
         for key in stored:
-            np.testing.assert_array_equal(stored[key][i], source[i][key])
+            np.testing.assert_array_equal(stored[key][i % len(stored[key])], source[i][key])
 
 
 def test_load_all_refuses_what_does_not_fit():

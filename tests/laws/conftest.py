@@ -8,7 +8,7 @@ import pytest
 
 from jaxgen.config import files as configs
 from jaxgen.core import parallel
-from jaxgen.data.pipeline import index_stream, load_all
+from jaxgen.data.pipeline import index_stream, lengths, load_all
 from jaxgen.runs.experiment import Experiment, open_source
 
 
@@ -21,7 +21,7 @@ def advance() -> Callable:
         exp = Experiment.open(config, source.spec)
         data = {k: v for k, v in load_all(source, 1 << 30).items() if k in exp.read_spec}
         data = parallel.put_replicated(exp.mesh, data)
-        stream = index_stream(len(source), exp.batch, config.seed)
+        stream = index_stream(lengths(source), exp.batch, config.seed)
         state = exp.init() if state is None else jax.device_put(state, exp.shardings)
         program, history = exp.compile_steps(per_call, data) if num else None, []
         for step in range(start, start + num, per_call):

@@ -69,14 +69,14 @@ def test_steps_per_call_do_not_change_a_bit(kind, shared, advance):
 SHIPPED = """
 import sys, numpy as np, jax
 from jaxgen.config import files as configs
-from jaxgen.data.pipeline import index_stream, load_all
+from jaxgen.data.pipeline import index_stream, lengths, load_all
 from jaxgen.core import parallel
 from jaxgen.runs.experiment import Experiment, open_source
 config = configs.override(configs.load(sys.argv[1]), {"steps": 4})
 source = open_source(config, "train")
 exp = Experiment.open(config, source.spec)
 data = parallel.put_replicated(exp.mesh, {k: v for k, v in load_all(source, 1 << 30).items() if k in exp.read_spec})
-stream = index_stream(len(source), exp.batch, 0)
+stream = index_stream(lengths(source), exp.batch, 0)
 index = np.stack([stream.batch_at(i) for i in range(4)])
 ends = []
 for each in (1, 4):

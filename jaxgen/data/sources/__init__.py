@@ -7,11 +7,13 @@ from jaxgen.data.sources.arrays import Arrays
 from jaxgen.data.sources.digits import Digits
 from jaxgen.data.sources.folder import Folder
 from jaxgen.data.sources.latents import CachedLatents, Latents
+from jaxgen.data.sources.pairs import Pairs
 from jaxgen.data.sources.points import Lattice, Points, Ring
 from jaxgen.data.sources.shapes import Shapes
 from jaxgen.data.sources.source import NothingHeldOut, OnLevels, Source
 from jaxgen.data.sources.tfds import Tfds
 from jaxgen.data.sources.tokenized import Templated, Tokenized
+from jaxgen.data.sources.unpaired import Negative, Unpaired
 
 __all__ = [
     "Arrays",
@@ -20,8 +22,10 @@ __all__ = [
     "Folder",
     "Latents",
     "Lattice",
+    "Negative",
     "NothingHeldOut",
     "OnLevels",
+    "Pairs",
     "Points",
     "Ring",
     "Shapes",
@@ -29,4 +33,5 @@ __all__ = [
     "Templated",
     "Tfds",
     "Tokenized",
+    "Unpaired",
 ]

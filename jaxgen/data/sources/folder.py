@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -16,7 +16,7 @@ from jaxgen.core.given import FilePath
 from jaxgen.core.ranges import BelowOne, Natural
 from jaxgen.core.spec import Field, Spec, pictures
 from jaxgen.data import decode
-from jaxgen.data.captions import captions_of
+from jaxgen.data.captions import Told, captions_of
 from jaxgen.data.files import find, natural, readable
 from jaxgen.data.sources.source import (
     Source,
@@ -154,22 +154,18 @@ class Folder:
         one_of(split, ("train", "eval"), "split")
         one_of(self.resize, decode.RESIZE, "resize policy")
         one_of(self.on_broken, ("skip", "stop"), "on_broken")
-        train, held, notes = self._parts()
+        train, held, notes = self.parts()
         classes = _classes(train.names)
         if not classes and (inside := next((name for name in train.names if "/" in name), "")):
             flat = next(name for name in train.names if "/" not in name)
             notes += (
                 f"labels: none, since pictures ('{readable(flat)}') lie beside folders ('{readable(_top(inside))}')",
             )
-        train, shape, looked = self._look(train, self.channels)
+        train, shape, looked = self.look(train, self.channels)
         labels, names = labels_of(train.names, classes), tuple(map(readable, classes))
         if held is None:
             said = captions_of(train.root, train.names, self.captions)
-            out, why = hold_out(train.names, self.eval_fraction, labels), f"eval_fraction={self.eval_fraction:g}"
-            splits = [said[name].split.lower() if name in said else "" for name in train.names]
-            apart = np.array([split not in TRAINING for split in splits])
-            if all(splits) and apart.any() and not apart.all():
-                out, why = apart, "as the file of captions says"
+            out, why = apart(train.names, said, self.eval_fraction, labels)
             notes += (*looked, *told_of_split(out, why, labels, names))
             rows = split_rows(out, split, f"folder '{readable(self.path)}'")
             part = Part(train.root, [train.names[row] for row in rows])
@@ -179,7 +175,7 @@ class Folder:
                     f"'{readable(held.root)}' holds '{readable(strange)}', which is in none of the {len(classes)} class "
                     f"folders of '{readable(train.root)}'; move it into one, or away"
                 )
-            held, own, also = self._look(held, shape[2])
+            held, own, also = self.look(held, shape[2])
             if own != shape:
                 raise UserError(
                     f"'{readable(held.root)}' has images {own}, '{readable(train.root)}' has {shape}: set config.data.size=64"
@@ -196,7 +192,7 @@ class Folder:
             spec, part.root, tuple(part.names), classes, self.size, self.resize, self.on_broken, notes, told
         )
 
-    def _parts(self) -> tuple[Part, Part | None, tuple[str, ...]]:
+    def parts(self) -> tuple[Part, Part | None, tuple[str, ...]]:
         """The pictures to be trained on; those of a held-out folder, if there is one; and what is to be said of them."""
         found = find(self.path)
         notes = found.notes()
@@ -212,7 +208,7 @@ class Folder:
             return part, Part(self.eval_path, other.names), (*notes, *other.notes())
         return part, Part(os.path.join(self.path, held), found.below(held).names) if held else None, notes
 
-    def _look(self, part: Part, channels: int) -> Look:
+    def look(self, part: Part, channels: int) -> Look:
         """Reads headers where the shape of the set depends on them, and tells what is broken."""
         natural_size = not self.size or self.resize == "none"
         if not natural_size and channels:
@@ -253,6 +249,17 @@ class Folder:
             if sum(map(len, broken.values())) == len(heads):
                 raise UserError(f"none of the {len(heads)} images in '{where}' can be read, such as '{first}': {why}")
             warn_once(f"{len(names)} of {len(heads)} images in '{where}' left out, such as '{first}': {why}")
+
+
+def apart(
+    names: Sequence[str], said: Mapping[str, Told], fraction: float, labels: np.ndarray | None = None
+) -> tuple[np.ndarray, str]:
+    """(bool [N], which pictures are held out, why): as the file of captions says, where it does of all, else by their names."""
+    splits = [said[name].split.lower() if name in said else "" for name in names]
+    told = np.array([split not in TRAINING for split in splits])
+    if all(splits) and told.any() and not told.all():
+        return told, "as the file of captions says"
+    return hold_out(names, fraction, labels), f"eval_fraction={fraction:g}"
 
 
 HOW = {

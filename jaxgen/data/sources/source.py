@@ -32,7 +32,12 @@ class Source(Protocol):
         """Number of examples."""
 
     def __getitem__(self, i: int) -> dict[str, Any]:
-        """Example i: an array or number for every field of the spec, str for text."""
+        """Example i: an array or number for every field of the spec, str for text. Of several sets also by a number for each."""
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Examples of each set that it holds, by the `order` of fields; mostly all fields of an example belong together."""
+        return (len(self),)
 
     @property
     def labels(self) -> np.ndarray | None:
@@ -124,6 +129,11 @@ class Wrapped(Source):
     def __len__(self) -> int:
         return len(self.inner)
 
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Those of the other."""
+        return self.inner.lengths
+
     def __getitem__(self, i: int) -> dict[str, Any]:
         return self.inner[i]
 
@@ -195,8 +205,10 @@ class OnLevels(Wrapped):
 
 
 def plain(spec: Spec) -> dict[str, Any]:
-    """A Spec as plain values, without the levels: what values mean is no fact of what they are."""
-    return {name: {k: v for k, v in field.items() if k != "levels"} for name, field in spec.to_json().items()}
+    """A Spec as plain values, without levels and order: what values mean, and how they are drawn, is no fact of what they are."""
+    return {
+        name: {k: v for k, v in field.items() if k not in ("levels", "order")} for name, field in spec.to_json().items()
+    }
 
 
 def one_of(value: str, known: Iterable[str], what: str) -> None:
