@@ -22,7 +22,7 @@ from jaxgen.core.ranges import Count, Inside, Natural, Remat
 from jaxgen.core.spec import Conditions, Spec, TargetShape
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import add_vectors, halvings, image_shape
-from jaxgen.nets.layers import BatchNorm, Conv, remat
+from jaxgen.nets.layers import BatchNorm, Conv, pixel_shuffle, pixel_unshuffle, remat
 
 Array = jax.Array
 Moved = tuple[Array, Array]  # what came out, log |det| [B]
@@ -33,20 +33,6 @@ zeros, ones = nn.initializers.zeros, nn.initializers.ones
 def summed(x: Array) -> Array:
     """Over all but the first axis -> [B]."""
     return x.reshape(len(x), -1).sum(1)
-
-
-def squeeze(x: Array) -> Array:
-    """[B, H, W, C] -> [B, H/2, W/2, 4C]; channel 4c + 2i + j is channel c of row i and column j: torch's pixel_unshuffle."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 5, 2, 4)
-    return x.reshape(b, h // 2, w // 2, 4 * c)
-
-
-def unsqueeze(x: Array) -> Array:
-    """The inverse of `squeeze`."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h, w, c // 4, 2, 2).transpose(0, 1, 4, 2, 5, 3)
-    return x.reshape(b, 2 * h, 2 * w, c // 4)
 
 
 class Bijector(nn.Module):
@@ -100,11 +86,11 @@ class Squeeze(Bijector):
 
     def forward(self, x: Array, train: bool = False) -> Moved:
         """Half the sides."""
-        return squeeze(x), jnp.zeros(len(x))
+        return pixel_unshuffle(x), jnp.zeros(len(x))
 
     def inverse(self, y: Array) -> Moved:
         """Twice the sides."""
-        return unsqueeze(y), jnp.zeros(len(y))
+        return pixel_shuffle(y), jnp.zeros(len(y))
 
 
 class ActNorm(Bijector):

@@ -301,6 +301,20 @@ class BatchNorm(nn.Module):
         return (x * a + (bias - mean * a)).astype(self.dtype)
 
 
+def pixel_unshuffle(x: Array, n: int = 2) -> Array:
+    """[B, H, W, C] -> [B, H/n, W/n, n n C]; channel n n c + n i + j is channel c of row i and column j, as torch has it."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // n, n, w // n, n, c).transpose(0, 1, 3, 5, 2, 4)
+    return x.reshape(b, h // n, w // n, n * n * c)
+
+
+def pixel_shuffle(x: Array, n: int = 2) -> Array:
+    """The inverse: [B, H, W, n n C] -> [B, n H, n W, C] (Shi et al. 2016, arXiv:1609.05158, eq. 4)."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, c // n**2, n, n).transpose(0, 1, 4, 2, 5, 3)
+    return x.reshape(b, n * h, n * w, c // n**2)
+
+
 def minibatch_std(x: Array, group: int, features: int = 1, train: bool = False) -> Array:
     """Karras et al. 2017 (arXiv:1710.10196), section 3: x [B, H, W, C] with how much its group differs behind its channels.
 

@@ -9,7 +9,8 @@ import pytest
 from arrays import images_last
 from safetensors.numpy import load_file
 
-from jaxgen.nets.flow import ActNorm, GlowStep, plu, squeeze, unsqueeze
+from jaxgen.nets.flow import ActNorm, GlowStep, plu
+from jaxgen.nets.layers import pixel_shuffle, pixel_unshuffle
 
 
 def halves(x):
@@ -49,8 +50,8 @@ def test_a_step_both_ways_its_squeeze_and_its_actnorm(folder):
     np.testing.assert_allclose(logdet + back, a["logdet_back"], **close)  # theirs counts on from the way there
 
     four = images_last(a["sq_in"])
-    np.testing.assert_array_equal(squeeze(four), images_last(a["sq_out"]))
-    np.testing.assert_array_equal(unsqueeze(squeeze(four)), four)
+    np.testing.assert_array_equal(pixel_unshuffle(four), images_last(a["sq_out"]))
+    np.testing.assert_array_equal(pixel_shuffle(pixel_unshuffle(four)), four)
 
     x = images_last(a["actnorm_x"])
     norm = ActNorm(x.shape[-1])
@@ -68,4 +69,4 @@ def test_squeeze_is_pixel_unshuffle(folder):
     x = images_last(a["x"])
     want = a["pixel_unshuffle"]
     even = x[:, : 2 * want.shape[2], : 2 * want.shape[3]]
-    np.testing.assert_array_equal(squeeze(even), images_last(want))
+    np.testing.assert_array_equal(pixel_unshuffle(even), images_last(want))
