@@ -28,7 +28,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.eval = dict(
         loss=dict(every=1_000),
         reconstruct=dict(every=1_000),
-        restoration=dict(every=1_000, degradation="noise", strength=0.5),
+        restoration=dict(every=1_000, degradation=dict(name="gaussian", sigma=0.5)),
     )
     small = {"method.net.encoder.width": 16, "method.net.decoder.width": 16, "method.net.latent": 8}
     return tiny(c, **small) if arg == "tiny" else c

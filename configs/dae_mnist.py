@@ -29,7 +29,7 @@ def get_config(arg: str = "") -> ConfigDict:
     c.eval = dict(
         loss=dict(every=2_000),
         reconstruct=dict(every=2_000),
-        restoration=dict(every=2_000, degradation="noise", strength=0.5),
+        restoration=dict(every=2_000, degradation=dict(name="gaussian", sigma=0.5)),
     )
     small = {f"method.net.{part}.{key}": 8 for part in ("encoder", "decoder") for key in ("width", "hidden")}
     return tiny(c, **small) if arg == "tiny" else c

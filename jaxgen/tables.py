@@ -7,6 +7,7 @@ TABLES: dict[str, dict[str, str]] = {
     "source": {
         "tfds": "jaxgen.data.sources.tfds:Tfds",
         "folder": "jaxgen.data.sources.folder:Folder",
+        "crops": "jaxgen.data.sources.crops:Crops",
         "digits": "jaxgen.data.sources.digits:Digits",
         "shapes": "jaxgen.data.sources.shapes:Shapes",
         "arrays": "jaxgen.data.sources.arrays:Arrays",
@@ -30,6 +31,7 @@ TABLES: dict[str, dict[str, str]] = {
     },
     "augment": {
         "flip": "jaxgen.tasks.augment:Flip",
+        "turn": "jaxgen.tasks.augment:Turn",
         "crop": "jaxgen.tasks.augment:Crop",
         "piece": "jaxgen.tasks.augment:Piece",
         "geometric": "jaxgen.tasks.augment:Geometric",
@@ -38,6 +40,7 @@ TABLES: dict[str, dict[str, str]] = {
     "task": {
         "hide": "jaxgen.tasks.hide:Hide",
         "shrink": "jaxgen.tasks.shrink:Shrink",
+        "degrade": "jaxgen.tasks.degrade:Degrade",
         "codec": "jaxgen.tasks.codec:Codec",
         "coarse": "jaxgen.tasks.coarse:Coarse",
         "levels": "jaxgen.tasks.levels:Levels",
@@ -67,6 +70,7 @@ TABLES: dict[str, dict[str, str]] = {
         "noisy_classifier": "jaxgen.methods.classifier:NoisyClassifier",
         "progressive_distillation": "jaxgen.methods.progressive_distillation:ProgressiveDistillation",
         "reflow": "jaxgen.methods.reflow:Reflow",
+        "regress": "jaxgen.methods.regress:Regress",
     },
     "module": {
         "unet": "jaxgen.nets.unet:UNet",
@@ -132,6 +136,12 @@ TABLES: dict[str, dict[str, str]] = {
         "vit_encoder": "jaxgen.nets.captioner:VitEncoder",
         "lstm_captioner": "jaxgen.nets.captioner:LstmCaptioner",
         "transformer_captioner": "jaxgen.nets.captioner:TransformerCaptioner",
+        "srcnn": "jaxgen.nets.super_resolution:Srcnn",
+        "edsr": "jaxgen.nets.super_resolution:Edsr",
+        "srresnet": "jaxgen.nets.super_resolution:SrResNet",
+        "rrdb": "jaxgen.nets.super_resolution:Rrdb",
+        "dncnn": "jaxgen.nets.dncnn:DnCnn",
+        "ffdnet": "jaxgen.nets.dncnn:FfdNet",
         "residual_classifier": "jaxgen.nets.classifier:ResidualClassifier",
         "timed_classifier": "jaxgen.nets.classifier:TimedClassifier",
     },
@@ -270,11 +280,29 @@ TABLES: dict[str, dict[str, str]] = {
         "importance": "jaxgen.losses.dequantise:Importance",
         "none": "jaxgen.losses.dequantise:NoNoise",
     },
-    "corruption": {
-        "none": "jaxgen.methods.corrupt:NoCorruption",
-        "gaussian": "jaxgen.methods.corrupt:GaussianNoise",
-        "mask": "jaxgen.methods.corrupt:Masking",
-        "salt_pepper": "jaxgen.methods.corrupt:SaltAndPepper",
+    "degradation": {
+        "none": "jaxgen.degradations.noise:Nothing",
+        "gaussian": "jaxgen.degradations.noise:Gaussian",
+        "poisson": "jaxgen.degradations.noise:Poisson",
+        "speckle": "jaxgen.degradations.noise:Speckle",
+        "impulse": "jaxgen.degradations.noise:Impulse",
+        "correlated": "jaxgen.degradations.noise:Correlated",
+        "mask": "jaxgen.degradations.noise:Mask",
+        "blur": "jaxgen.degradations.blur:Blur",
+        "motion": "jaxgen.degradations.blur:Motion",
+        "defocus": "jaxgen.degradations.blur:Defocus",
+        "downsample": "jaxgen.degradations.blur:Downsample",
+        "jpeg": "jaxgen.degradations.jpeg:Jpeg",
+        "grey": "jaxgen.degradations.film:Grey",
+        "fade": "jaxgen.degradations.film:Fade",
+        "sepia": "jaxgen.degradations.film:Sepia",
+        "scratches": "jaxgen.degradations.film:Scratches",
+        "dust": "jaxgen.degradations.film:Dust",
+    },
+    "distance": {
+        "l1": "jaxgen.losses.distance:L1",
+        "l2": "jaxgen.losses.distance:L2",
+        "charbonnier": "jaxgen.losses.distance:Charbonnier",
     },
     "gan_loss": {
         "saturating": "jaxgen.losses.gan:Saturating",
@@ -342,6 +370,7 @@ TABLES: dict[str, dict[str, str]] = {
         "captions": "jaxgen.evaluation.captions:Captions",
         "retrieval": "jaxgen.evaluation.retrieval:Retrieval",
         "agree": "jaxgen.evaluation.agree:Agree",
+        "benchmark": "jaxgen.evaluation.benchmark:Benchmark",
         "from_conditions": "jaxgen.evaluation.image_sets:FromConditions",
     },
 }
@@ -355,7 +384,7 @@ KEYS: dict[str, str] = {
     "process": "process", "predict": "predict", "weight": "weight", "times": "times", "objective": "objective",
     "solver": "solver", "pairs": "solver",
     "guide": "guide", "grid": "grid", "nll": "nll", "likelihood": "likelihood", "dequantise": "dequantise",
-    "corrupt": "corruption", "loss": "gan_loss",
+    "corrupt": "degradation", "degradation": "degradation", "loss": "gan_loss", "pixel_loss": "distance",
     "disc_penalties": "penalty", "gen_penalties": "gen_penalty", "augment": "gan_augment", "truncate": "truncate",
     "fade": "fade", "draw": "draw",
     "source": "source", "source_a": "source", "source_b": "source",
@@ -376,14 +405,15 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 
 # tables of which a key may hold several members, as a tuple
-MANY = ("ema", "penalty", "gen_penalty", "corruption", "tokenizer", "text_encoder")
+MANY = ("ema", "penalty", "gen_penalty", "degradation", "distance", "tokenizer", "text_encoder")
 
 # keys that each member of a table has of its own, whatever they are called elsewhere: another member begins with its defaults
 OWN: dict[str, tuple[str, ...]] = {
     "tokenizer": ("length", "path"),
     "penalty": ("strength",),
     "gen_penalty": ("strength",),
-    "corruption": ("p",),
+    "degradation": ("p", "sigma", "by", "number"),
+    "distance": ("strength",),
     "gan_augment": ("p", "brightness", "contrast", "saturation", "shift", "cutout"),
 }
 

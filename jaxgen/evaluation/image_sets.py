@@ -1,7 +1,7 @@
 """Evaluators that judge sets of images: sample quality, nearest neighbours, diversity, restoration."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -13,16 +13,17 @@ from jaxgen.config.registry import nearest
 from jaxgen.core import keys
 from jaxgen.core.given import FilePath
 from jaxgen.core.method import Reconstructs, Restores, Samples
-from jaxgen.core.ranges import Count, Natural, NonNegative, Range, Seed
+from jaxgen.core.ranges import Count, Natural, Range, Seed
 from jaxgen.core.state import Array, Weights
 from jaxgen.core.task import Batch
 from jaxgen.data.sources import Source
+from jaxgen.degradations.degradation import Degradation, called, degraded
+from jaxgen.degradations.noise import Gaussian
 from jaxgen.errors import UserError
 from jaxgen.evaluation import features
 from jaxgen.evaluation.per_image import Report, averages, drawn, fidelity, first_pictures, looked_at
 from jaxgen.evaluation.pictures import Pictures, bar, counter
 from jaxgen.images import beside, to_float, to_uint8, within
-from jaxgen.metrics.degrade import DEGRADATIONS
 from jaxgen.metrics.pixel import PERFECT, l1, levels, luma, psnr, shave
 from jaxgen.metrics.ssim import ssim
 from jaxgen.pretrained.features import Lpips
@@ -269,7 +270,7 @@ def _pairs(compare: Callable, images: np.ndarray, labels: np.ndarray | None, bat
 
 @dataclass(frozen=True)
 class Restoration:
-    """Held-out images degraded by a named operator (jaxgen.metrics.degrade), and restored by the method.
+    """Held-out images degraded (the table `degradation`), and restored by the method.
 
     PSNR and SSIM of the restored and of the degraded images; `y` measures luma alone and `border` leaves out pixels on
     every side, as papers on super-resolution do.
@@ -279,20 +280,14 @@ class Restoration:
     reads: ClassVar[bool] = True
     every: Natural = 0
     num: Natural = 0
-    degradation: str = "noise"
-    strength: NonNegative = 0.25
+    degradation: Degradation | tuple[Degradation, ...] = field(default_factory=lambda: Gaussian(sigma=0.25))
     y: bool = False
     border: Natural = 0
     shown: Natural = 16
 
-    def prepare(self, exp: Experiment) -> None:
-        """A UserError for a degradation that is not known."""
-        if self.degradation not in DEGRADATIONS:
-            raise UserError(f"degradation {self.degradation!r} is unknown{nearest(self.degradation, DEGRADATIONS)}")
-
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """psnr, ssim, and psnr_degraded: what doing nothing would give."""
-        degrade, target = DEGRADATIONS[self.degradation], exp.spec.target
+        target = exp.spec.target
 
         def seen(x: Array) -> Array:
             x = levels(within(x), SPAN, quantise=True)  # as a file would hold it
@@ -301,7 +296,7 @@ class Restoration:
         def restore(w: Weights, batch: Batch, rng: Array) -> tuple[Array, Array, Array]:
             x = to_float(batch[target])
             bad_rng, restore_rng = jax.random.split(rng)
-            bad = degrade(x, self.strength, bad_rng)
+            bad, _ = degraded(self.degradation, x, bad_rng)
             return x, bad, exp.method.restore(w, {**batch, target: bad}, restore_rng)
 
         def figures(w: Weights, batch: Batch, rng: Array) -> dict[str, Array]:
@@ -309,13 +304,12 @@ class Restoration:
             found = {k: jnp.minimum(psnr(y, x), PERFECT) for k, y in (("psnr", good), ("psnr_degraded", bad))}
             return found | ({"ssim": ssim(good, x)} if min(x.shape[1:3]) >= 11 else {})
 
-        name = f"{self.degradation}_"
+        name = f"{called(self.degradation)}_"
         scalars = averages(exp, ema, source, self.num, self, figures)
         pictures = beside(first_pictures(exp, ema, source, self.shown, self, restore))
         about = {
             **drawn(source, self.num),
-            "degradation": self.degradation,
-            "strength": self.strength,
+            "degradation": repr(self.degradation),
             "luma": self.y,
             "border": self.border,
         }

@@ -12,9 +12,10 @@ import jax
 
 from jaxgen.core.method import Batch, Loss, LossMethod
 from jaxgen.core.state import Array, Weights
+from jaxgen.degradations.degradation import Degradation, degraded
+from jaxgen.degradations.noise import Nothing
 from jaxgen.images import to_float
 from jaxgen.losses.pixel_likelihood import Gaussian, Likelihood
-from jaxgen.methods.corrupt import Corruption, NoCorruption, corrupted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +25,7 @@ class Autoencoder(LossMethod):
     makes = ("image",)  # its losses are of pixels
 
     likelihood: Likelihood = field(default_factory=Gaussian)
-    corrupt: Corruption | tuple[Corruption, ...] = field(default_factory=NoCorruption)
+    corrupt: Degradation | tuple[Degradation, ...] = field(default_factory=Nothing)
 
     @property
     def channels(self) -> int:
@@ -39,7 +40,7 @@ class Autoencoder(LossMethod):
         """-log p of the whole picture given what is left of it, nats per value [B]; `mse` in units of [-1, 1]."""
         see_rng, spoil_rng, net_rng = jax.random.split(rng, 3)
         x = self.likelihood.prepare(self.target(batch), see_rng)
-        spoilt = corrupted(self.corrupt, x, spoil_rng)
+        spoilt, _ = degraded(self.corrupt, x, spoil_rng)
         out, vars = self.net.apply(w.nets["net"], spoilt, self.channels, train=train, rngs={"dropout": net_rng})
         mse = ((self.likelihood.mean(out) - x) ** 2).reshape(len(x), -1).mean(-1)
         return Loss(-self.likelihood.log_prob(out, x) / x[0].size, {"mse": mse}, vars)

@@ -3,6 +3,8 @@
     pil_F               Pillow on floats (mode F); F is nearest, box, bilinear, bicubic or lanczos
     pil_F_uint8         Pillow on bytes, bit by bit: rounded to levels after each of its two passes
     clean               clean-fid (Parmar et al. 2022, arXiv:2104.11222): pil_bicubic clipped to [0, 255]
+    matlab_bicubic      MATLAB's imresize: Keys' a = -1/2, widened where it shrinks, edge pixels repeated past the border
+    matlab_bicubic_uint8    the same of bytes, rounded half up to levels after each pass
     torch_F             torch's interpolate without antialias, half-pixel centres: bilinear, bicubic (a = -3/4)
     torch_antialias_F   the same with antialias=True: Pillow's weights (bicubic has a = -1/2)
     tf1                 TensorFlow 1's bilinear: sample i sits at i * in / out, no half-pixel centres, no antialias
@@ -10,9 +12,11 @@
 All are separable and linear but for the rounding: out = V x H^T with a weight matrix per axis, tabulated in float64 on
 the host from the filter's definition, applied as two matrix products at the highest precision. The order of the passes
 matters to bytes alone: along rows first, but since Pillow 13 along columns where the height loses more than twice what
-the width does (python-pillow/Pillow#9549); for square images both are the same.
+the width does (python-pillow/Pillow#9549); for square images both are the same. MATLAB takes the axis that
+shrinks more first, at a tie columns.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -86,6 +90,20 @@ def _interpolated(size: int, out: int, kernel: Filter, reach: int, half_pixel: f
     return weights
 
 
+def _matlab(size: int, out: int) -> np.ndarray:
+    """Keys' kernel widened to the output's pitch; places outside count as the border."""
+    pitch = size / out
+    wide = max(pitch, 1.0)
+    place = (np.arange(out) + 0.5) * pitch - 0.5
+    first, reach = np.floor(place - 2.0 * wide).astype(int), math.ceil(4.0 * wide) + 2
+    source = first[:, None] + np.arange(reach)
+    shares = _cubic((place[:, None] - source) / wide, -0.5)
+    shares /= shares.sum(1, keepdims=True)
+    weights = np.zeros((out, size))
+    np.add.at(weights, (np.arange(out)[:, None], np.clip(source, 0, size - 1)), shares)
+    return weights
+
+
 def _nearest(size: int, out: int) -> np.ndarray:
     """One pixel each; where two are as near, Pillow's running sum decides."""
     pitch = size / out
@@ -100,6 +118,7 @@ class Resize:
     weights: Callable[[int, int], np.ndarray]
     rounded: bool = False  # to levels after each axis
     clipped: bool = False  # to [0, 255] at the end
+    matlab: bool = False  # the axis that loses more comes first; weights of bytes are not rounded
 
 
 RESIZES: dict[str, Resize] = {
@@ -108,6 +127,8 @@ RESIZES: dict[str, Resize] = {
     "pil_nearest": Resize(_nearest),
     "pil_nearest_uint8": Resize(_nearest),
     "clean": Resize(partial(_antialiased, name="bicubic"), clipped=True),
+    "matlab_bicubic": Resize(_matlab, matlab=True),
+    "matlab_bicubic_uint8": Resize(_matlab, rounded=True, matlab=True),
     "torch_bilinear": Resize(partial(_interpolated, kernel=_triangle, reach=1, half_pixel=0.5)),
     "torch_bicubic": Resize(partial(_interpolated, kernel=partial(_cubic, a=-0.75), reach=2, half_pixel=0.5)),
     "torch_antialias_bilinear": Resize(partial(_antialiased, name="bilinear")),
@@ -139,10 +160,12 @@ def resize(x: Array, size: tuple[int, int], how: str) -> Array:
     rule = way(how)
     if x.ndim < 3 or min(*size, *x.shape[-3:-1]) < 1:
         raise UserError(f"images of shape {x.shape} cannot be resized to {tuple(size)}; they must be [..., H, W, C]")
-    product = _fixed_point if rule.rounded else _product
+    product = partial(_fixed_point, bits=not rule.matlab) if rule.rounded else _product
     x = floats(x)
     height, width = x.shape[-3:-1]
-    columns_first = height - size[0] > 2 * max(width - size[1], 0)
+    columns_first = (
+        size[0] / height <= size[1] / width if rule.matlab else height - size[0] > 2 * max(width - size[1], 0)
+    )
     for axis in (0, 1) if columns_first else (1, 0):
         side = (height, width)[axis]
         if side != size[axis]:
@@ -155,9 +178,10 @@ def _product(table: np.ndarray, x: Array, axis: int) -> Array:
     return jnp.einsum(letters, jnp.asarray(table, x.dtype), x, precision=jax.lax.Precision.HIGHEST)
 
 
-def _fixed_point(table: np.ndarray, x: Array, axis: int) -> Array:
-    """Weights rounded to 2^-22 and sums rounded half up to levels, without error: coarse and fine bits summed apart."""
-    whole = np.trunc(table * 2.0**FIXED + np.copysign(0.5, table))
+def _fixed_point(table: np.ndarray, x: Array, axis: int, bits: bool) -> Array:
+    """Weights (with `bits` rounded to 2^-22) and sums rounded half up to levels, exactly: coarse and fine bits are summed apart."""
+    whole = table * 2.0**FIXED
+    whole = np.trunc(whole + np.copysign(0.5, table)) if bits else whole
     high = np.rint(whole / 2 ** (FIXED - COARSE)) * 2 ** (FIXED - COARSE)
     high_sum = _product(high / 2.0**FIXED, x, axis) + 0.5
     fine = _product((whole - high) / 2.0**FIXED, x, axis)

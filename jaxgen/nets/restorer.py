@@ -22,6 +22,7 @@ class Restorer(nn.Module, kw_only=True):
     """
 
     takes: ClassVar[tuple[str, ...]] = ("image", "mask", "embedding")
+    of_pictures: ClassVar[bool] = True  # a generator of a GAN too
     scale: ClassVar[int] = 1  # nets that enlarge have a field of this name
 
     shape: TargetShape = (96, 96, 3)

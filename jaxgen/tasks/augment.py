@@ -66,6 +66,24 @@ class Flip(Augment):
 
 
 @dataclass(frozen=True)
+class Turn(Augment):
+    """Turned by any number of quarters; pictures that are not square by none or two. With `flip` all eight forms of a square."""
+
+    def __call__(self, spec: Spec, frozen: dict[str, Frozen], batch: Batch, rng: Array) -> Batch:
+        """Every picture turned."""
+        square = all(field.shape[-3] == field.shape[-2] for field in pictures_of(spec, self).values())
+        quarter_rng, half_rng = jax.random.split(rng)
+        num = (len(batch[spec.target]),)
+        quarter, half = jax.random.bernoulli(quarter_rng, 0.5, num), jax.random.bernoulli(half_rng, 0.5, num)
+
+        def turned(x: Array, _: Field) -> Array:
+            x = choose(quarter, x.swapaxes(-3, -2)[..., ::-1, :, :], x) if square else x
+            return choose(half, x[..., ::-1, ::-1, :], x)
+
+        return self.move(spec, batch, turned)
+
+
+@dataclass(frozen=True)
 class Crop(Augment):
     """Pad by reflection on every side and cut out the original size at a random place.
 

@@ -33,6 +33,8 @@ QUICK = (*CHOSEN, "ddpm_digits")  # tracing the paper's nets takes seconds each:
 def exp(request, tmp_path_factory) -> Experiment:
     config = configs.override(configs.load(f"{ROOT}/configs/{request.param}.py"), {"mesh": {"data": 1}})
     own = {"digits": Digits().open("train").spec, "folder": pictures((32, 32, 3), 10)}
+    if config.data.name == "crops":
+        own |= {"crops": pictures((config.data.size, config.data.size, config.data.channels or 3))}
     own |= dict.fromkeys(("ring", "grid"), Spec(image=Field((1, 1, 2), "float32", "image", "target")))
     own |= {"shapes": Shapes(size=32, attributes=config.data.get("attributes", False)).open("train").spec}
     spec = own.get(config.data.name) or SPECS[config.data.dataset]

@@ -219,6 +219,6 @@ def test_the_table_marks_the_best_where_there_is_one():
     }
     marks = {metric: best(metric, values) for metric, values in rows.items()}
     assert marks == {"loss": 1, "psnr": 2, "fid@297:native": 0, "d_real": -1}
-    assert best("fid@297:native +-", [1.0, 2.0]) == -1 and best("noise_psnr", [1.0, 2.0]) == 1
+    assert best("fid@297:native +-", [1.0, 2.0]) == -1 and best("gaussian_psnr", [1.0, 2.0]) == 1
     lines = table(["std0.05", "std0.1", "std0.2"], rows, marks).splitlines()
     assert [line.count("*") for line in lines] == [0, 1, 1, 1, 0] and "0.1*" in lines[1]

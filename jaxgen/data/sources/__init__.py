@@ -4,6 +4,7 @@ What is wrong with the data is said when it is opened, in one line.
 """
 
 from jaxgen.data.sources.arrays import Arrays
+from jaxgen.data.sources.crops import Crops
 from jaxgen.data.sources.digits import Digits
 from jaxgen.data.sources.folder import Folder
 from jaxgen.data.sources.latents import CachedLatents, Latents
@@ -18,6 +19,7 @@ from jaxgen.data.sources.unpaired import Negative, Unpaired
 __all__ = [
     "Arrays",
     "CachedLatents",
+    "Crops",
     "Digits",
     "Folder",
     "Latents",

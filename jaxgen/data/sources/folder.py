@@ -213,10 +213,7 @@ class Folder:
         natural_size = not self.size or self.resize == "none"
         if not natural_size and channels:
             return Look(part, (self.size, self.size, channels), ())
-        with ThreadPoolExecutor(4) as pool:
-            heads = list(pool.map(_head, (os.path.join(part.root, name) for name in part.names)))
-        sound = {name: head for name, head in zip(part.names, heads, strict=True) if isinstance(head, decode.Head)}
-        self._tell_broken(part, heads)
+        sound = self.heads(part)
         part = Part(part.root, list(sound))
         channels = channels or (3 if any(head.colour for head in sound.values()) else 1)
         sizes = Counter(head.size for head in sound.values())
@@ -234,6 +231,13 @@ class Folder:
             )
         ((w, h),) = sizes
         return Look(part, (h, w, channels), notes)
+
+    def heads(self, part: Part) -> dict[str, decode.Head]:
+        """Name -> what the header says, of all files that have one; the others are told."""
+        with ThreadPoolExecutor(4) as pool:
+            heads = list(pool.map(_head, (os.path.join(part.root, name) for name in part.names)))
+        self._tell_broken(part, heads)
+        return {name: head for name, head in zip(part.names, heads, strict=True) if isinstance(head, decode.Head)}
 
     def _tell_broken(self, part: Part, heads: Sequence[decode.Head | str]) -> None:
         """One line for each way of being broken: how many files, and the first."""
