@@ -26,13 +26,9 @@ def get_config(arg: str = "") -> ConfigDict:
         ),
         pixel_loss="l2",
     )  # fmt: skip
-    c.eval = dict(
-        loss=dict(every=5_000, num=2_048),
-        from_conditions=dict(every=5_000),
-        restoration=dict(every=5_000, num=256, degradation=dict(name="gaussian", sigma=50 / 127.5)),
-    )
+    c.eval = dict(loss=dict(every=5_000, num=2_048), from_conditions=dict(every=5_000))
     return tiny(c, **TINY) if arg == "tiny" else c
 
 
-TINY = {"method.net.name": "ffdnet", "tasks.degrade.told": True, "eval.restoration": None}
+TINY = {"method.net.name": "ffdnet", "tasks.degrade.told": True}
 TINY |= {"method.net.depth": 3, "method.net.width": 8}

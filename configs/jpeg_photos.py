@@ -22,7 +22,11 @@ def get_config(arg: str = "") -> ConfigDict:
         ),
         pixel_loss=dict(name="charbonnier", eps=1e-3),
     )  # fmt: skip
-    c.eval = dict(loss=dict(every=5_000, num=2_048), from_conditions=dict(every=5_000))
+    c.eval = dict(
+        loss=dict(every=5_000, num=2_048),
+        from_conditions=dict(every=5_000),
+        restoration=dict(every=5_000, num=256, degradation=dict(name="jpeg", quality=10)),
+    )
     return tiny(c, **TINY) if arg == "tiny" else c
 
 

@@ -27,7 +27,7 @@ from jaxgen.data.files import find
 from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
 from jaxgen.evaluation.per_image import Report
-from jaxgen.evaluation.pictures import bar
+from jaxgen.evaluation.pictures import counter
 from jaxgen.images import to_uint8
 from jaxgen.metrics.pixel import PERFECT, floats, luma, psnr, shave
 from jaxgen.metrics.resize import resize
@@ -142,19 +142,21 @@ class Benchmark:
         pictures = examples(self.path, factor, 3 if by_luma else exp.data.shape[-1])
         self._refuse_seen(exp, pictures)
         program, total = _Whole(exp, self), {}
-        for i, one in enumerate(bar("benchmark", len(pictures))(pictures)):
-            whole, small = one.whole, one.small
-            if small is None and factor > 1:
-                small = np.asarray(resize(whole[None], _sides(whole, factor), _how(exp)))[0].round().clip(0, 255)
-            rng = keys.named(keys.root(self.seed), "benchmark", i)
-            told = [None if x is None else np.asarray(luma(x[None]))[0] if by_luma else x for x in (whole, small)]
-            made, seen = program(ema, told[0], told[1], rng)
-            if factor > 1:
-                base = bicubic(small.astype(np.uint8), whole.shape[:2])
-                seen = np.asarray(luma(base[None]))[0] if by_luma else base
-            for measure in measures:
-                for prefix, x in (("", made), ("baseline_", seen)):
-                    total.setdefault(prefix + measure.name, []).append(measure(x, told[0]))
+        with counter("benchmark", len(pictures)) as shown:
+            for i, one in enumerate(pictures):
+                whole, small = one.whole, one.small
+                if small is None and factor > 1:
+                    small = np.asarray(resize(whole[None], _sides(whole, factor), _how(exp)))[0].round().clip(0, 255)
+                rng = keys.named(keys.root(self.seed), "benchmark", i)
+                told = [None if x is None else np.asarray(luma(x[None]))[0] if by_luma else x for x in (whole, small)]
+                made, seen = program(ema, told[0], told[1], rng)
+                if factor > 1:
+                    base = bicubic(small.astype(np.uint8), whole.shape[:2])
+                    seen = np.asarray(luma(base[None]))[0] if by_luma else base
+                for measure in measures:
+                    for prefix, x in (("", made), ("baseline_", seen)):
+                        total.setdefault(prefix + measure.name, []).append(measure(x, told[0]))
+                shown.update(1)
         figures = {name: float(np.mean(values)) for name, values in total.items()}
         return Report(figures, about={"N": len(pictures), "benchmark": str(self.path), "seeds": [self.seed]})
 

@@ -15,6 +15,7 @@ from cases import ROOT
 from jaxgen.config import files as configs
 from jaxgen.config import registry
 from jaxgen.core.ranges import Range
+from jaxgen.core.spec import Field, Spec
 from jaxgen.diffusion.process import VP
 from jaxgen.errors import UserError
 from jaxgen.nets.causal import Around
@@ -161,12 +162,15 @@ def test_a_net_at_the_edge_is_built_or_refused(member):
     if any(f.default is dataclasses.MISSING and k != "classes" for k, f in registry.fields(cls).items()):
         return
     given = {"shape": (8, 8, 3), "classes": 2}
+    takes = inspect.signature(cls.__call__).parameters
+    answers = "cond" in takes and takes["cond"].default is inspect.Parameter.empty  # a picture by a picture
+    given |= {"conditions": Spec(seen=Field((8, 8, 3), "float32", "image"))} if answers else {}
     net = cls(**least(cls), **{k: given[what] for k, what in registry.asked(cls).items() if what in given})
     image, vector = jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 1))
     ids = jnp.zeros((1, 8 * 8 * 3), jnp.int32)
     inputs = {"x": image, "z": vector, "ids": ids, "t": jnp.ones(1), "clock": jnp.ones(1), "channels": 3}
-    inputs["around"] = Around.of(image)
-    wanted = [k for k in inspect.signature(cls.__call__).parameters if k in inputs]
+    inputs |= {"around": Around.of(image), **({"cond": {"seen": image}} if answers else {})}
+    wanted = [k for k in takes if k in inputs]
     if "quantizer" in member:
         inputs["z"] = jnp.zeros((1, 1, 1, 1))
     if member == "normal":
