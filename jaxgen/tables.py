@@ -225,6 +225,14 @@ TABLES: dict[str, dict[str, str]] = {
         "tcd": "jaxgen.diffusion.solvers.fewstep:Tcd",
         "predictor_corrector": "jaxgen.diffusion.solvers.corrector:PredictorCorrector",
     },
+    "restorer": {
+        "none": "jaxgen.diffusion.restorers.restorer:NoRestorer",
+        "ddnm": "jaxgen.diffusion.restorers.ddnm:Ddnm",
+        "dps": "jaxgen.diffusion.restorers.dps:Dps",
+        "pigdm": "jaxgen.diffusion.restorers.pigdm:PiGdm",
+        "repaint": "jaxgen.diffusion.restorers.repaint:RePaint",
+        "ddrm": "jaxgen.diffusion.restorers.ddrm:Ddrm",
+    },
     "grid": {
         "even": "jaxgen.diffusion.grid:Even",
         "leading": "jaxgen.diffusion.grid:Leading",
@@ -382,7 +390,7 @@ KEYS: dict[str, str] = {
     "text": "module", "text_encoder": "text_encoder", "decoder": "module", "quantizer": "module", "regularizer": "module",
     "optimizer": "optimizer", "ema": "ema", "adapter": "adapter", "tokenizer": "tokenizer",
     "process": "process", "predict": "predict", "weight": "weight", "times": "times", "objective": "objective",
-    "solver": "solver", "pairs": "solver",
+    "solver": "solver", "pairs": "solver", "restorer": "restorer",
     "guide": "guide", "grid": "grid", "nll": "nll", "likelihood": "likelihood", "dequantise": "dequantise",
     "corrupt": "degradation", "degradation": "degradation", "loss": "gan_loss", "pixel_loss": "distance",
     "disc_penalties": "penalty", "gen_penalties": "gen_penalty", "augment": "gan_augment", "truncate": "truncate",

@@ -6,10 +6,11 @@ undone after sampling, last task first.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 
+from jaxgen.core.given import Given
 from jaxgen.core.lender import Frozen, Loan
 from jaxgen.core.linear import Linear
 from jaxgen.core.spec import PICTURES, Field, Spec
@@ -87,6 +88,9 @@ class Measures(Protocol):
 
     def linear(self, cond: Batch) -> Linear:
         """The map and what was seen through it, of the task's own conditions."""
+
+
+Measured = Annotated[Any, Given("measures")]  # the task that a method undoes without having learned to, a `Measures`
 
 
 def is_cached(spec: Spec) -> bool:

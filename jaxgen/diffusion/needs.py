@@ -20,6 +20,10 @@ NEEDS = {
     "straight": Need("straight paths", "set method.process.name=linear, in a teacher's run too"),
     "interpolant": Need("an interpolant of data and noise", "set method.process.name=linear"),
     "signal": Need("some signal to be left at t=1", "set method.predict=v (or x0, flow, edm)"),
+    # of the task that a restorer undoes
+    "seen": Need("a task that is a linear map of the picture", "set tasks.hide.shape=box"),
+    "clean": Need("pictures that are told without noise", "set method.restorer.name=pigdm"),
+    "pixels": Need("a model of pixels", "set method.restorer.name=none"),
     # of the prediction: from eps or the score no image follows where no signal is left
     "start": Need("a prediction that gives an image at t=1", "set method.predict=v (or x0), in a teacher's run too"),
     # of the times

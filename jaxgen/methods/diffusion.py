@@ -19,7 +19,7 @@ from jaxgen.core.net import Net
 from jaxgen.core.ranges import BelowOne
 from jaxgen.core.spec import Spec
 from jaxgen.core.state import BASE, Array, TrainState, Variables, Weights
-from jaxgen.core.task import Batch
+from jaxgen.core.task import Batch, Measured
 from jaxgen.core.text import encode, loans, refuse_null
 from jaxgen.diffusion.flow_likelihood import FlowLikelihood
 from jaxgen.diffusion.guide import CondModel, Guide, NoGuide, missing, uphill, with_x0, worse
@@ -27,6 +27,7 @@ from jaxgen.diffusion.needs import refuse_unmet
 from jaxgen.diffusion.objective import Objective, Predicted, Weighted
 from jaxgen.diffusion.predict import Eps, Prediction
 from jaxgen.diffusion.process import VP, Process, level_at
+from jaxgen.diffusion.restorers.restorer import NoRestorer, Restorer
 from jaxgen.diffusion.solvers.chain import Ancestral
 from jaxgen.diffusion.solvers.table import Denoiser, Estimate, NegativeLogLikelihood, Solver, prepared, x0_of
 from jaxgen.diffusion.times import Times, Uniform
@@ -70,6 +71,8 @@ class Diffusion(LossMethod):
     objective: Objective = field(default_factory=Weighted)
     solver: Solver = field(default_factory=Ancestral)
     guide: Guide = field(default_factory=NoGuide)
+    restorer: Restorer = field(default_factory=NoRestorer)  # of a picture of which something is told to samples alone
+    measures: Measured = None
     nll: NegativeLogLikelihood = field(default_factory=FlowLikelihood)
     text_encoder: Any = None  # frozen ones, for a net that is told states of a text (jaxgen.core.text)
     condition_dropout: BelowOne = 0.0  # share of examples that lose their conditions in training: for guidance
@@ -96,6 +99,8 @@ class Diffusion(LossMethod):
         """What net, data and dropout have for the parts."""
         uncertainty = hasattr(self.net.module, "uncertainty")
         there = {"null": learns_null(self), "label": self.spec.label, "uncertainty": uncertainty}
+        there |= {"seen": self.measures, "clean": not getattr(self.measures, "noise", False)}
+        there |= {"pixels": self.spec[self.spec.target].kind in ("image", "frames")}
         return tuple(what for what, has in there.items() if has)
 
     @property
@@ -232,11 +237,13 @@ class Diffusion(LossMethod):
     @property
     def nfe(self) -> int:
         """Network evaluations per image of `sample`, guidance included."""
-        return self.solver.nfe(self.process) * self.guide.evaluations
+        return self.restorer.nfe(self.solver, self.process) * self.guide.evaluations
 
     def settings(self) -> dict[str, Input]:
-        """Guide and solver."""
-        return {"guide": Input(self.guide), "solver": Input(prepared(self.solver, self.process))}
+        """Guide, solver, restorer."""
+        process = self.process
+        follow = {k: Input(prepared(v, process)) for k, v in (("solver", self.solver), ("restorer", self.restorer))}
+        return {"guide": Input(self.guide), **follow}
 
     def sample(self, w: Weights, rng: Array, num: int, cond: Cond) -> Array:
         """float32 [num, *spec.shape]; pictures in [-1, 1]."""
@@ -250,7 +257,9 @@ class Diffusion(LossMethod):
     def from_latents(self, w: Weights, z: Array, cond: Cond, rng: Array | None = None) -> Array:
         """Pictures of that noise; a solver that draws more on its way draws the same each time without rng."""
         rng = jax.random.key(0) if rng is None else rng
-        return bounded(self.spec, self.solver(self.denoiser(w, cond), self.process, z, rng))
+        told = {name: value for name, value in cond.items() if name in self.spec}
+        seen = self.measures.linear(cond) if self.measures else None
+        return bounded(self.spec, self.restorer(self.denoiser(w, told), self.solver, self.process, z, rng, seen))
 
     def log_prob(self, w: Weights, batch: Batch, rng: Array) -> Array:
         """[B] log-likelihood (or its bound, see `nll`) in nats, without guidance."""

@@ -23,7 +23,6 @@ import jax
 from ml_collections import ConfigDict
 
 from jaxgen.config import files as configs
-from jaxgen.config.registry import lookup
 from jaxgen.core import parallel
 from jaxgen.core.given import expand
 from jaxgen.core.lender import Lender
@@ -31,6 +30,7 @@ from jaxgen.core.spec import Spec
 from jaxgen.data.sources import Source
 from jaxgen.errors import UserError
 from jaxgen.runs.checkpoint import Checkpoints, saved
+from jaxgen.runs.experiment import restores, taught, untaught
 from jaxgen.runs.lock import Lock
 from jaxgen.runs.writers import write_text
 
@@ -47,7 +47,6 @@ FREE = re.compile(
     r"|.*\.schedule_steps"
     r"|.*\.optimizer\.(lr|warmup|schedule|final|hold|clip|weight_decay|decay|b1|b2|rho|eps|eps_in_root)"
 )
-SHOWN = re.compile(r"tasks\.hide\b.*")  # by a method that completes pictures without learning to
 OLD = "was written by a jaxgen that stored no Spec of its data (0.1); train it anew, or keep that version for it"
 
 
@@ -112,13 +111,18 @@ class RunDir:
                 f"--workdir={self.path} belongs to method {old.method.name!r} and the config says "
                 f"{config.method.name!r}; choose another --workdir"
             )
-        self._refuse(configs.differences(old, config), config)
+        if learned := [name for name in untaught(config) if name in old.tasks and name not in untaught(old)]:
+            raise UserError(
+                f"--workdir={self.path} has learned what task {learned[0]} is about, and needs no restorer; leave "
+                "--config.method.restorer out"
+            )
+        self._refuse(old, config)
 
     def refuse_rewritten(self, step: int, story: dict[str, Any], config: ConfigDict) -> None:
         """A UserError where `config`, of the phase that owns a checkpoint's step, is not the one that made it."""
         if "config" in story:
             made = configs.from_json(json.dumps(story["config"]))
-            self._refuse(configs.differences(made, config), config, f" up to step {step}")
+            self._refuse(made, config, f" up to step {step}")
 
     def changed_data(self, step: int, old: dict[str, Any], new: dict[str, Any], allow: bool) -> str:
         """What changed since a checkpoint between two `facts` of the data, in words; a UserError unless it can and may be."""
@@ -141,16 +145,17 @@ class RunDir:
         words = _other_examples(self.data(), now)
         return f"the data are not those that {self.path} was trained on: {words}" if words else ""
 
-    def _refuse(self, differences: list[str], config: ConfigDict, when: str = "") -> None:
-        completes = getattr(lookup("method", config.method.name, "config.method"), "completes", False)
-        free = (FREE, SHOWN) if completes else (FREE,)
-        changed = [d for d in differences if not any(rule.fullmatch(d.partition(":")[0]) for rule in free)]
+    def _refuse(self, old: ConfigDict, config: ConfigDict, when: str = "") -> None:
+        differences = configs.differences(taught(old), taught(config))
+        changed = [d for d in differences if not FREE.fullmatch(d.partition(":")[0])]
         if changed:
+            tasks = not restores(config) and all(d.startswith("tasks.") for d in changed)
+            undo = ", have the task undone by --config.method.restorer=pigdm" * (tasks and "restorer" in config.method)
             listed = "; config.".join(changed[:3])
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             raise UserError(
                 f"--workdir={self.path} holds a run of another config{when} (config.{listed}{more}), which cannot "
-                "change after training; leave it out, or train anew in another --workdir"
+                f"change after training; leave it out{undo}, or train anew in another --workdir"
             )
 
     def changed(self, changes: Mapping[str, Any]) -> ConfigDict:

@@ -25,7 +25,7 @@ from jaxgen.core.method import Borrows, Describes, Encodes, Inherits, Method, Me
 from jaxgen.core.net import Net
 from jaxgen.core.spec import Field, Spec, given
 from jaxgen.core.state import Array, NetState, PyTree, TrainState, Variables, Weights
-from jaxgen.core.task import Asks, Batch, Task, is_cached
+from jaxgen.core.task import Asks, Batch, Measures, Task, is_cached
 from jaxgen.core.text import STATES, CachedStates, kept_in, told_by
 from jaxgen.data.pipeline import eval_batches, share
 from jaxgen.data.prompts import weights
@@ -136,9 +136,33 @@ def _beyond(config: ConfigDict, batches: int, examples: int, shards: int) -> str
     )
 
 
-def build_method(config: ConfigDict, spec: Spec, kept: Path | None = None) -> Method:
-    """The method of a config for batches of that Spec; `kept`: where copies of its encoders of text may be."""
-    facts = given(spec, config.data.batch, config.steps, span(config))
+def restores(config: ConfigDict) -> bool:
+    """Whether samples are of pictures of which something is told to a restorer."""
+    return config.method.get("restorer", {"name": "none"})["name"] != "none"
+
+
+def untaught(config: ConfigDict) -> list[str]:
+    """The tasks that a method undoes without having learned to: no net is told of them, and they may come after training."""
+    if getattr(registry.lookup("method", config.method.name, "config.method"), "completes", False):
+        return [name for name in config.get("tasks", {}) if name == "hide"]
+    linear = [name for name in config.get("tasks", {}) if hasattr(task_class(config, name), "linear")]
+    return linear if restores(config) else []
+
+
+def taught(config: ConfigDict) -> ConfigDict:
+    """What of a config training depends on: it knows neither a restorer nor what that is told."""
+    changed = config.copy_and_resolve_references().unlock()
+    changed.tasks = {name: task for name, task in config.get("tasks", {}).items() if name not in untaught(config)}
+    changed.method = {key: part for key, part in config.method.items() if key != "restorer"}
+    return changed
+
+
+def build_method(config: ConfigDict, spec: Spec, kept: Path | None = None, measures: Measures | None = None) -> Method:
+    """The method of a config for batches of that Spec; `kept`: where copies of its encoders of text may be.
+
+    measures: the task that it undoes without having learned to.
+    """
+    facts = {**given(spec, config.data.batch, config.steps, span(config)), "measures": measures}
     if not (text := config.method.get("text_encoder")):
         return registry.build("method", config.method.to_dict(), facts, "config.method")
     encoders = registry.build("text_encoder", plain(text), where="config.method.text_encoder")
@@ -171,6 +195,11 @@ class Stage(NamedTuple):
     task: Task
     after: Spec
 
+    @property
+    def adds(self) -> set[str]:
+        """The names of the fields that are new after it."""
+        return set(self.after.keys() - self.before.keys())
+
 
 def read_spec(config: ConfigDict, data: Spec) -> Spec:
     """The fields that are read and go to the devices: labels only where the run is told them, text only as tokens."""
@@ -181,10 +210,12 @@ def read_spec(config: ConfigDict, data: Spec) -> Spec:
 def task_names(config: ConfigDict) -> list[str]:
     """The tasks of a config in the order in which they see a batch: those that replace the target (codecs) come last."""
 
-    def last(name: str) -> bool:
-        return registry.lookup("task", config.tasks[name].get("name", name), f"config.tasks.{name}").last
+    return sorted(config.tasks, key=lambda name: (task_class(config, name).last, name))
 
-    return sorted(config.tasks, key=lambda name: (last(name), name))
+
+def task_class(config: ConfigDict, name: str) -> type[Task]:
+    """Of that task of a config."""
+    return registry.lookup("task", config.tasks[name].get("name", name), f"config.tasks.{name}")
 
 
 def stages(config: ConfigDict, data: Spec, kept: Path | None) -> tuple[Stage, ...]:
@@ -249,7 +280,7 @@ class Experiment:
                 f"config.method {self.config.method.name} makes {', '.join(self.method.makes)}, not {kind}; choose another method "
                 f"or task for the target {self.spec.target!r}"
             )
-        for name, field in self.spec.conditions.items():
+        for name, field in self.told.conditions.items():
             if field.kind not in self.method.takes:
                 takes = ", ".join(self.method.takes) or "no condition"
                 raise UserError(
@@ -269,7 +300,7 @@ class Experiment:
         if name in self.read_spec.of("tokens", "captions"):
             return "set config.data.tokenizer=none"
         augments = self.config.data.augment
-        adds = [i for i, stage in enumerate(self.stages) if name in stage.after.keys() - stage.before.keys()]
+        adds = [i for i, stage in enumerate(self.stages) if name in stage.adds]
         if not adds:
             return "choose another net"
         if adds[0] < len(augments):
@@ -310,14 +341,28 @@ class Experiment:
     @cached_property
     def method(self) -> Method:
         """What is trained."""
-        return build_method(self.config, self.spec, self.kept)
+        return build_method(self.config, self.told, self.kept, self.restored.task if self.restored else None)
+
+    @cached_property
+    def restored(self) -> Stage | None:
+        """The task that the method's restorer undoes."""
+        if not restores(self.config) or not (names := untaught(self.config)):
+            return None
+        if len(names) > 1:
+            more = " ".join(f"--config.tasks.{name}=None" for name in names[1:])
+            raise UserError(f"config.method.restorer undoes one task, and there are {', '.join(names)}; set {more}")
+        return self.stages[len(self.config.data.augment) + task_names(self.config).index(names[0])]
+
+    @cached_property
+    def told(self) -> Spec:
+        """Of what the method's nets see: all of a batch but what its restorer sees."""
+        aside = self.restored.adds if self.restored else ()
+        return self.spec.where(lambda name, _: name not in aside)
 
     @cached_property
     def from_data(self) -> list[str]:
         """Conditions that only an example can give when sampling: pictures and the like, not labels or augmentations."""
-        aside = {
-            name for stage in self.stages if not stage.task.always for name in stage.after.keys() - stage.before.keys()
-        }
+        aside = {name for stage in self.stages if not stage.task.always for name in stage.adds}
 
         def known(field: Field) -> bool:  # without an example
             return field.kind == "label" or (field.kind == "embedding" and bool(field.empty))
@@ -435,10 +480,10 @@ class Experiment:
 
     def show(self, frozen: dict[str, Frozen], x: Array, cond: Batch | None = None) -> Array:
         """Samples of the method as samples of the data: what the tasks did is undone, and what `cond` says of them put back."""
-        for before, task, after in reversed(self.stages):
-            x = task.undo(frozen, x)
-            if cond and isinstance(task, Asks) and after.keys() - before.keys() <= cond.keys():
-                x = task.finish(cond, x)
+        for stage in reversed(self.stages):
+            x = stage.task.undo(frozen, x)
+            if cond and isinstance(stage.task, Asks) and stage.adds <= cond.keys():
+                x = stage.task.finish(cond, x)
         return x
 
     @cached_property
@@ -651,7 +696,7 @@ class Experiment:
         config = self.config.copy_and_resolve_references().unlock()
         config.method = {k: v for k, v in config.method.items() if k not in self.settings}
         config.eval = {}
-        key = (to_json(config), self.data, self.kept, *self.loans.items())
+        key = (to_json(config), restores(self.config), self.data, self.kept, *self.loans.items())
         return SHARED.setdefault(key, Programs())
 
     def jit(self, owner: Hashable, function: Callable, programs: Programs | None = None) -> Callable:

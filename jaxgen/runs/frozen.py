@@ -20,7 +20,7 @@ from jaxgen.core.state import TrainState, Weights, adopt
 from jaxgen.errors import UserError
 from jaxgen.runs.checkpoint import Averages, Checkpoints
 from jaxgen.runs.directory import RunDir
-from jaxgen.runs.experiment import build_method, method_spec
+from jaxgen.runs.experiment import build_method, method_spec, taught
 from jaxgen.runs.posthoc import choose
 
 
@@ -44,7 +44,7 @@ class FrozenRun:
     def config(self) -> ConfigDict:
         """How that checkpoint was trained."""
         stages = configs.phases(RunDir(self.path).config())
-        return stages[configs.owner(stages, self.at)].config if self.at >= 0 else stages[-1].config
+        return taught(stages[configs.owner(stages, self.at)].config if self.at >= 0 else stages[-1].config)
 
     @cached_property
     def spec(self) -> Spec:

@@ -190,7 +190,7 @@ class Trained:
         labels: names or numbers, repeated over the samples; without them all take turns. prompt: a text or several, likewise;
         without one the captions of held-out examples. negative: a text to be guided away from, in place of the empty one.
         weights: ema, raw, the label of an average, or stdX. more: other conditions of the run, [n, ...] each; or keys of its
-        method, of the solver or of the guide (solver, steps, eta, guide, scale, ...), which hold for this call, as do `changes`
+        method, of solver, guide or restorer (solver, steps, eta, guide, scale, ...), which hold for this call, as do `changes`
         by path ({"method.solver.steps": 20}).
         """
         told = {k: more.pop(k) for k in tuple(more) if k in self.exp.spec.conditions}
@@ -201,10 +201,10 @@ class Trained:
         )
 
     def _paths(self, short: Mapping[str, Any]) -> dict[str, Any]:
-        """{"solver": "ddim", "eta": 0} -> {"method.solver": "ddim", "method.solver.eta": 0}: keys of the method, solver, guide."""
+        """{"solver": "ddim", "eta": 0} -> {"method.solver": "ddim", "method.solver.eta": 0}: keys of the method and its parts."""
         paths = {key: f"method.{key}" for key in short if key in self.exp.config.method}
         method = self.run.changed({**self.changes, **{path: short[k] for k, path in paths.items()}}).method
-        parts = {name: list(method.get(name, {})) for name in ("solver", "guide")}
+        parts = {name: list(method.get(name, {})) for name in ("solver", "guide", "restorer")}
         for key in short.keys() - paths.keys():
             places = [f"method.{name}.{key}" for name, known in parts.items() if key in known]
             if len(places) > 1:
@@ -212,7 +212,7 @@ class Trained:
                     f"{key} is a key of {' and of '.join(places)}; say which: changes={{{places[0]!r}: {short[key]!r}}}"
                 )
             if not places:
-                known = {*method, *parts["solver"], *parts["guide"], "labels", "seed", "weights", "changes"} - {"name"}
+                known = {*method, *itertools.chain(*parts.values()), "labels", "seed", "weights", "changes"} - {"name"}
                 told = f"it is told: {', '.join(self.exp.spec.conditions) or 'nothing'}"
                 raise UserError(
                     f"the run knows no condition {key!r}; {told}; nor is it a key of its method{nearest(key, known)}"

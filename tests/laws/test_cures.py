@@ -264,6 +264,9 @@ CASES = {
     "a caption without tokens": Case("captioner_shapes", {"data.tokenizer": "none"}),
     "heads of a captioner": Case("captioner_shapes", {"method.net.heads": 3}),
     "a patch of an encoder": Case("captioner_emoji", {"method.net.encoder.patch": 3}),
+    "nothing to restore": Case("ddpm_digits", {"method.restorer": "ddrm"}),
+    "two tasks to undo": Case("ddpm_digits", {"method.restorer": "pigdm", "tasks.hide": {}, "tasks.shrink": {}}),
+    "noise to be restored without": Case("ddpm_digits", {"method.restorer": "ddnm", "tasks.shrink": {"noise": 0.1}}),
     "no pictures told": Case("ddpm_digits", {"eval.from_conditions.num": 8}),
 }  # fmt: skip
 

@@ -64,7 +64,7 @@ ROOMS = {
     "images": {"errors"},
     "core": {"errors", "images"},
     "config": {"errors", "core.given", "core.ranges", "core.net"},
-    "diffusion": {"errors", "metrics", "core.conditions", *SPEC},
+    "diffusion": {"errors", "metrics", "core.conditions", "core.inputs", "core.linear", *SPEC},
     "losses": {"errors", "images", *SPEC},
     "metrics": {"errors"},
     "degradations": {"errors", "images", "metrics", "core.ranges"},

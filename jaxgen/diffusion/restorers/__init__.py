@@ -1,0 +1,1 @@
+"""Restorers: a finished model of pictures undoes what a task did to one, without having learned to."""
