@@ -103,7 +103,8 @@ def kinds() -> list[str]:
 
 
 def lend(config, spec, folder: Path, weights: bool = True):
-    """The config with the runs that it wants: a teacher of the same parts, a VQ-VAE as codec. Untrained, made once in `folder`.
+    """The config with the runs that it wants: a teacher of the same parts, a VQ-VAE as codec, the base of an adapter. Untrained,
+    made once in `folder`.
 
     `weights=False` leaves out their checkpoints, for those who look at shapes only.
     """
@@ -131,7 +132,12 @@ def lend(config, spec, folder: Path, weights: bool = True):
         own = configs.override(configs.load(f"{ROOT}/configs/{first}"), {"mesh": {"data": 1}, **sizes})
         untold = spec.where(lambda _, field: field.kind not in ("tokens", "captions"))
         changes["tasks.codec.run"] = untrained(own, untold, folder, weights)
-    return configs.override(config, changes)
+    config = configs.override(config, changes)
+    adapter = config.method.get("net", {}).get("adapter")
+    if adapter and not adapter.run.path:
+        base = configs.override(config, {"method.net.adapter": None, "eval": {}})
+        config = configs.override(config, {"method.net.adapter.run": untrained(base, spec, folder, weights)})
+    return config
 
 
 def untrained(config, spec, folder: Path, weights: bool) -> str:

@@ -19,11 +19,13 @@ sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
 
 from cases import CONFIGS, lend  # noqa: E402
 from operations import operations  # noqa: E402
+from published import full_size  # noqa: E402
 
 from jaxgen.config import files as configs  # noqa: E402
 from jaxgen.core import parallel  # noqa: E402
-from jaxgen.core.spec import Field, Spec, pictures  # noqa: E402
-from jaxgen.runs.experiment import Experiment, open_source  # noqa: E402
+from jaxgen.core.spec import Spec, pictures  # noqa: E402
+from jaxgen.data.sources.tokenized import CAPTIONS  # noqa: E402
+from jaxgen.runs.experiment import Experiment, build_tokenizers, open_source  # noqa: E402
 
 SPECS = {
     "cifar10": pictures((32, 32, 3), 10),
@@ -54,22 +56,20 @@ def duration(seconds: float) -> str:
     return "1 min" if seconds > 30 else "seconds"
 
 
-def spec_of(data: ConfigDict) -> Spec | None:
+def spec_of(config: ConfigDict) -> Spec | None:
     """What data hold that are not here; None of those that are."""
+    data = config.data
     if data.name not in ("tfds", "folder"):
         return None
     square = SPECS[data.dataset] if data.name == "tfds" else pictures((data.size, data.size, 3), 10)
-    if not (vocab := data.tokenizer.get("vocab")):
-        return square
-    length = data.tokenizer.length
-    caption = Field((length,), "int32", "tokens", values=vocab, empty=(1,) * length, end=1)
-    return Spec({**square.where(lambda _, f: f.kind != "label"), "caption": caption})
+    captions = {k: one.field() for k, one in zip(CAPTIONS, build_tokenizers(config), strict=False)}
+    return Spec({**square.where(lambda _, f: f.kind != "label"), **captions}) if captions else square
 
 
 def row(name: str, folder: Path) -> dict[str, str]:
     """A line of the table."""
-    config = configs.override(configs.load(name), {"mesh": {"data": 1}})
-    spec = spec_of(config.data) or open_source(config, "train").spec  # which comes with the package, or is drawn
+    config = full_size(name, folder)
+    spec = spec_of(config) or open_source(config, "train").spec  # which comes with the package, or is drawn
     total = 0.0
     for stage in configs.phases(lend(config, spec, folder, weights=False)):  # the last makes what the run is for
         exp = Experiment(stage.config, spec, parallel.make_mesh({"data": 1}))
@@ -83,7 +83,7 @@ def row(name: str, folder: Path) -> dict[str, str]:
         "config": f"`{name}`",
         "parameters": f"{parameters / 1e6:,.2f} M",
         "batch": str(exp.batch),
-        "GFLOP a step": f"{three:,g}",
+        "GFLOP a step": f"{three:,.10g}",
         "steps": f"{config.steps:,}",
         **{machine: duration(total / speed) for machine, speed in SPEEDS.items()},
     }

@@ -80,7 +80,7 @@ def tiny(c: ConfigDict, **overrides: Any) -> ConfigDict:
     c.update(steps=4, log_every=2, save_every=2, steps_per_call=1, snapshot_every=2 if c.get("snapshot_every") else 0)
     for name in c.get("eval", {}):
         c.eval[name].update(every=4, num=8)
-    with c.unlocked():
+    with c.unlocked(), c.ignore_type():
         for path, value in overrides.items():
             _set(c, path, value)
     return c
@@ -113,7 +113,8 @@ def available(folder: str | Path = "") -> dict[str, str]:
 def load(argument: str) -> ConfigDict:
     """`FILE.py`, or the name of a config that comes with jaxgen, or either with `:ARG` -> what its get_config(ARG) returns.
 
-    A run's directory stands for the config that it was trained with.
+    ARG is `tiny`, or a folder where the file's FOLDER says what it must hold. A run's directory stands for the config that it was
+    trained with.
     """
     name, _, arg = expand(argument).partition(":")
     path = Path(name)
@@ -131,15 +132,13 @@ def load(argument: str) -> ConfigDict:
         raise UserError(
             f"--config={name} is no config: that is a Python file with get_config(arg), or a name from --help"
         )
-    if arg not in ("", "tiny"):
-        raise UserError(f"--config={argument}: the argument {arg!r} is unknown{nearest(arg, ['tiny'])}")
     spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
             raise UserError(f"--config={name} defines no get_config(arg), which returns a ConfigDict")
-        config = module.get_config(arg)
+        config = module.get_config(_argument(argument, arg, getattr(module, "FOLDER", "")))
     except UserError:
         raise
     except Exception as error:  # whatever somebody's own file does
@@ -149,6 +148,17 @@ def load(argument: str) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise UserError(f"--config={name}: get_config returned a {type(config).__name__}; return a ConfigDict")
     return config
+
+
+def _argument(argument: str, arg: str, what: str) -> str:
+    """The argument of a config; a UserError for one that is not known. what: that it may name the folder of; "": no folder."""
+    if arg in ("", "tiny"):
+        return arg
+    if not what:
+        raise UserError(f"--config={argument}: the argument {arg!r} is unknown{nearest(arg, ['tiny'])}")
+    if not Path(expand(arg)).is_dir():
+        raise UserError(f"--config={argument}: there is no folder {arg}; name that of {what}, or tiny")
+    return expand(arg)
 
 
 def _line(error: Exception, path: Path) -> str:

@@ -202,6 +202,11 @@ def refuse_null(encoders: Encoders, net: Any) -> None:
         raise UserError(f"config.method.net.learned_null=True is never shown with {KEY}; set {key}.null=learned")
 
 
+def loses_each(encoders: Encoders) -> bool:
+    """Whether there are examples in training that every encoder says nothing of, as its own text is lost (SD 3)."""
+    return bool(encoders) and all(one.dropout for one in (encoders if isinstance(encoders, tuple) else (encoders,)))
+
+
 def loans(encoders: Encoders, spec: Spec) -> dict[str, Loan]:
     """The encoders, and what was cached of them."""
     found = {}

@@ -20,7 +20,7 @@ from jaxgen.core.ranges import BelowOne
 from jaxgen.core.spec import Spec
 from jaxgen.core.state import BASE, Array, TrainState, Variables, Weights
 from jaxgen.core.task import Batch, Measured
-from jaxgen.core.text import encode, loans, refuse_null
+from jaxgen.core.text import encode, loans, loses_each, refuse_null
 from jaxgen.diffusion.flow_likelihood import FlowLikelihood
 from jaxgen.diffusion.guide import CondModel, Guide, NoGuide, missing, uphill, with_x0, worse
 from jaxgen.diffusion.needs import refuse_unmet
@@ -98,7 +98,11 @@ class Diffusion(LossMethod):
     def gives(self) -> tuple[str, ...]:
         """What net, data and dropout have for the parts."""
         uncertainty = hasattr(self.net.module, "uncertainty")
-        there = {"null": learns_null(self), "label": self.spec.label, "uncertainty": uncertainty}
+        there = {
+            "null": learns_null(self) or loses_each(self.text_encoder),
+            "label": self.spec.label,
+            "uncertainty": uncertainty,
+        }
         there |= {"seen": self.measures, "clean": not getattr(self.measures, "noise", False)}
         there |= {"pixels": self.spec[self.spec.target].kind in ("image", "frames")}
         return tuple(what for what, has in there.items() if has)

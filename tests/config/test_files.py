@@ -31,7 +31,7 @@ def test_every_config_is_whole_and_survives_json(name, arg):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_is_a_document(name):
     assert len(configs.available()[name]) > 20
-    assert re.search(rf"--config=(configs/{name}\.py|{name}) ", (ROOT / f"configs/{name}.py").read_text())
+    assert re.search(rf"--config=(configs/{name}\.py|{name})[ :]", (ROOT / f"configs/{name}.py").read_text())
 
 
 def test_every_name_in_the_tables_can_be_imported():

@@ -8,11 +8,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from published import MODELS
 
+from jaxgen.config import files as configs
 from jaxgen.nets.flux import Flux
 from jaxgen.nets.unet_condition import UNetCondition
-from jaxgen.pretrained import single_files, text, unet_condition
+from jaxgen.pretrained import autoencoders, pipelines, single_files, text, unet_condition
 from jaxgen.pretrained.flux import FLUX
+from jaxgen.pretrained.schedulers import method_keys, same
 
 ROOT = Path(os.environ.get("JAXGEN_WEIGHTS", Path(__file__).parents[2] / "../shared/weights")).resolve()
 NOTHING = np.dtype([])  # numbers of no bytes: shapes of any size cost nothing
@@ -36,6 +39,54 @@ def test_every_tensor_has_its_place(case):
     assert sum(math.prod(a.shape) for a in jax.tree.leaves(shapes)) == listed["parameters"]
     tensors = found.to_diffusers(module, jax.tree.map(lambda a: np.zeros(a.shape, NOTHING), shapes))
     assert {name: list(a.shape) for name, a in tensors.items()} == listed["shapes"]
+
+
+@pytest.mark.parametrize(
+    "model, part", [(m, "unet") for m in ("sd15", "sd21", "sdxl")] + [("flux_schnell", "transformer")]
+)
+def test_the_shipped_configs_are_those_of_the_published_nets_and_schedulers(model, part):
+    folder = ROOT / f"configs/{model}"
+    if not folder.is_dir():
+        pytest.skip(f"there is no {folder}; set JAXGEN_WEIGHTS to the folder of it")
+    read = lambda name: json.loads((folder / name).read_text())  # noqa: E731
+    method = configs.normalise(configs.load(f"configs/{model}.py")).method.to_dict()
+    net, found = CASES[f"{model}.{part}"]
+    want = net(**found.net_fields(read(f"{part}/config.json")))
+    # what is given, and what import spells out by level
+    apart = ("name", "optimizer", "ema", "text", "shape", "conditions", "attend", "downsample", "upsample")
+    told = {k: v for k, v in method["net"].items() if k not in apart}
+    assert want.clone(**told) == want
+    keys = method_keys(read("scheduler/scheduler_config.json"), method["solver"]["steps"])
+    if model == "flux_schnell":  # whose pipeline names the times, which are even
+        keys["solver"]["grid"]["first"] = 0.0
+    assert all(same(keys[name], method[name]) for name in ("process", "predict", "solver"))
+
+
+@pytest.mark.parametrize("model, kinds", [
+    ("sd15", ("clip",)), ("sd21", ("clip",)), ("sdxl", ("clip", "clip")), ("flux_schnell", ("clip", "t5")),
+])  # fmt: skip
+def test_encoders_tokenizers_and_first_stages_of_the_tests_are_the_published_ones(model, kinds):
+    """What tests/laws/test_shapes.py opens the configs with."""
+    folder = ROOT / f"configs/{model}"
+    if not folder.is_dir():
+        pytest.skip(f"there is no {folder}; set JAXGEN_WEIGHTS to the folder of it")
+    stage, encoders, _ = MODELS[model]
+    theirs = json.loads((folder / "vae/config.json").read_text())
+    assert autoencoders.module_of(theirs) == autoencoders.module_of({**stage, "sample_size": theirs["sample_size"]})
+    for name in ("scaling_factor", "shift_factor"):
+        assert stage.get(name) == theirs.get(name)
+    told = configs.load(f"configs/{model}.py").data.tokenizer
+    for i, (config, kind) in enumerate(zip(encoders, kinds, strict=True)):
+        end = f"_{i + 1}" if i else ""
+        assert text.fields(config) == text.fields(json.loads((folder / f"text_encoder{end}/config.json").read_text()))
+        mine = told[i] if len(kinds) > 1 else told
+        if kind == "clip":
+            found = pipelines.tokenizer_of(folder / f"tokenizer{end}")
+            assert (mine["name"], mine.get("pad", "end"), mine.get("length", 77)) == (
+                "clip",
+                found["pad"],
+                found["length"],
+            )
 
 
 def listed(case):
