@@ -73,6 +73,42 @@ def read(src: str | Path, variant: str = "", weights: str = "ema", step: int = -
     raise UserError(f"{src} holds no {pipelines.INDEX} and is no run directory; name a folder of a whole pipeline")
 
 
+def alone(src: str | Path, variant: str = "") -> Part | None:
+    """What a folder or a file holds where that is one part and no whole model: `unet/` of a pipeline, a file of Flux's authors."""
+    path = Path(expand(src))
+    if not path.exists():
+        return None
+    return single_files.read_alone(path) if path.is_file() else pipelines.read_alone(path, variant)
+
+
+def _whole_of(src: str | Path, part: Part) -> Pipeline:
+    """A part as a pipeline: a net of pixels, whose scheduler lies with it or beside it. A UserError for any other part."""
+    name, path = part.config.get("_class_name", ""), Path(expand(src))
+    if name in pipelines.FIRST:
+        raise UserError(
+            f"{src} is a first stage, which other runs take as it is: --config.tasks.codec.run=pretrained "
+            f"--config.tasks.codec.run.path={src}"
+        )
+    if not name:
+        raise UserError(
+            f"{src} is an encoder of text, which other runs take as it is: --config.method.text_encoder=frozen "
+            f"--config.method.text_encoder.run=published_text --config.method.text_encoder.run.path={src}"
+        )
+    module = pipelines.net_of(part, src)
+    if set(module.conditions) - {"label"} or module.shape[-1] not in (1, 3):
+        raise UserError(
+            f"{src} is the net of a pipeline, and without its first stage and what tells it a text it makes no pictures; name the "
+            "folder of the whole, or convert it --to=diffusers"
+        )
+    there = path if (path / pipelines.SCHEDULER).is_file() else path.parent / "scheduler"
+    if not (there / pipelines.SCHEDULER).is_file():
+        raise UserError(
+            f"{src} is a net, and there is no {pipelines.SCHEDULER} in it, nor in {there}, which says what noise it knows; put one "
+            "there"
+        )
+    return Pipeline(net=part, scheduler=pipelines.read_scheduler(there))
+
+
 def first_stage(part: Part) -> autoencoders.Autoencoder:
     """The autoencoder of a pipeline, its tensors as stored."""
     kind = tiny_autoencoders if part.config.get("_class_name") == "AutoencoderTiny" else autoencoders
@@ -313,7 +349,7 @@ def lora_of(src: str | Path, base: str | Path = "", step: int = -1) -> lora.Lora
     if path.is_file():
         if not base:
             raise UserError(f"{src} is a LoRA, whose names depend on its net; name that of its base: --base=SRC")
-        net = read(base).net
+        net = alone(base) or read(base).net
         return lora.read(path, pipelines.kind_of(net, base).module(net))
     trained = Trained.open(path, step)
     net = trained.exp.method.net
@@ -355,9 +391,15 @@ def convert(
         say(f"{src}: {len(found)} pairs of rank {', '.join(map(str, sorted({pair.rank for pair in found.values()})))}")
         (lora.write_kohya if to == "kohya" else lora.write_peft)(dst, found)
         return dst
-    pipeline = read(src, variant, weights, step, **options)
-    for line in described(pipeline):
+    part = alone(src, variant)
+    pipeline = None if part else read(src, variant, weights, step, **options)
+    for line in described_part(part, src) if part else described(pipeline):
         say(line)
+    if part and to != "run":
+        with _whole(dst):
+            (pipelines.write_alone if to == "diffusers" else single_files.write_alone)(dst, part, dtype)
+        return dst
+    pipeline = pipeline or _whole_of(src, part)
     if to == "run":
         return to_run(pipeline, dst, size, DTYPES.get(dtype, "float32"))
     if to == "diffusers":
@@ -381,6 +423,17 @@ def described(pipeline: Pipeline) -> list[str]:
     lines.append(f"{'scheduler':<16}{pipeline.scheduler['_class_name']} ({_scheduler(pipeline)})")
     lines += [f"{'tokenizer':<16}{folder}" for folder in pipeline.tokenizers]
     return [*lines, *(f"{'left aside':<16}{what}" for what in pipeline.left)]
+
+
+def described_part(part: Part, src: str | Path) -> list[str]:
+    """A line for a part that is there alone, and one for what it is here."""
+    name = part.config.get("_class_name", "")
+    if name in pipelines.FIRST:
+        return [f"{'first stage':<16}{_told(part)}", f"{'here':<16}a codec: tasks.codec.run=pretrained, path={src}"]
+    module = pipelines.net_of(part, src) if name else pipelines.encoder_of(part)
+    here = registry.as_spec("module", module, "")["name"]
+    what = f", told {module.conditions or 'nothing'}" if name else f", states of {module.width} numbers"
+    return [f"{'net' if name else 'text encoder':<16}{_told(part)}", f"{'here':<16}{here}{what}"]
 
 
 def _told(part: Part) -> str:
@@ -415,5 +468,7 @@ def inspect(src: str | Path, variant: str = "", base: str | Path = "", **options
         return [
             f"{src}: a LoRA as {kind} writes it, {len(tensors):,} tensors, rank {', '.join(map(str, ranks))}; needs --base=SRC"
         ]
+    if part := alone(src, variant):
+        return [f"{src}: a part of a pipeline", *described_part(part, src)]
     kind = "a single file" if path.is_file() else "a pipeline" if pipelines.is_pipeline(path) else "a run directory"
     return [f"{src}: {kind}", *described(read(src, variant, **options))]

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.nets.ldm_autoencoder import LdmAutoencoder, NormalRegularizer
+from jaxgen.nets.quantize import GradientQuantizer
 from jaxgen.nets.text import ClipText, T5Encoder
 from jaxgen.pretrained import autoencoders, text, unet_condition
 from jaxgen.pretrained.pipelines import KINDS, Part, Pipeline, part_of
@@ -47,6 +48,19 @@ def vae(**changes):
     params = {"params": filled(shapes["params"])}
     config = autoencoders.config_of(module) | {"scaling_factor": 0.18215} | changes
     return Part(config, autoencoders.to_diffusers(module, params))
+
+
+def vq():
+    """The part of a VQ autoencoder of factor 2."""
+    quantizer = GradientQuantizer(codes=16, dim=3, start="uniform")
+    module = LdmAutoencoder(quantizer, (16, 16, 3), width=4, mults=(1, 2), blocks=1, z=3, groups=2)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 8, 8, 3), jnp.float32))
+    params = filled(shapes["params"])
+    table = params["regularizer"]
+    params = {**params, "regularizer": jax.tree.map(lambda a: 10 * a, table)}
+    variables = {"params": params, "codebook": jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes["codebook"])}
+    config = autoencoders.config_of(module) | {"scaling_factor": 0.8}
+    return Part(config, autoencoders.to_diffusers(module, variables))
 
 
 def encoder(width=16, act="quick_gelu", projection=0):
@@ -176,8 +190,8 @@ def pipeline_flux(folder):
     )  # fmt: skip
 
 
-def pipeline_pixart(folder):
-    """The form of PixArt: T5 with its mask, and a variance that no sampler looks at."""
+def pipeline_pixart(folder, kind=""):
+    """The form of PixArt: T5 with its mask, and a variance that no sampler looks at. kind: PixArtSigmaPipeline, of longer texts."""
     return Pipeline(
         net=net(
             "PixArtTransformer2DModel", **ATTENTION | PATCHES, out_channels=8, cross_attention_dim=16, caption_channels=24,
@@ -187,6 +201,7 @@ def pipeline_pixart(folder):
         vae=vae(),
         encoders=(t5(),),
         tokenizers=(t5_tokenizer(folder / "tokenizer"),),
+        kind=kind,
     )  # fmt: skip
 
 
@@ -200,15 +215,20 @@ def pipeline_dit(folder):
     )
 
 
-def pipeline_ddpm(folder):
+def pipeline_ddpm(folder, **changes):
     """The form of DDPM: pixels, and told nothing."""
     blocks = dict(block_out_channels=[8, 8], layers_per_block=1, norm_num_groups=4, attention_head_dim=4)
     types = dict(down_block_types=["DownBlock2D"] * 2, up_block_types=["UpBlock2D"] * 2)
-    return Pipeline(
-        net=net("UNet2DModel", sample_size=16, **blocks, **types), scheduler=dict(_class_name="DDPMScheduler")
-    )
+    part = net("UNet2DModel", **dict(sample_size=16) | blocks | types | changes)
+    return Pipeline(net=part, scheduler=dict(_class_name="DDPMScheduler"))
+
+
+def pipeline_ldm(folder):
+    """The form of latent diffusion without a condition: a VQ autoencoder's latents before they are codes."""
+    net = pipeline_ddpm(folder, sample_size=8).net
+    return Pipeline(net=net, vae=vq(), scheduler=dict(_class_name="DDIMScheduler", clip_sample=False))
 
 
 FAMILIES = dict(
-    sd3=pipeline_sd3, flux=pipeline_flux, pixart=pipeline_pixart, dit=pipeline_dit, ddpm=pipeline_ddpm
+    sd3=pipeline_sd3, flux=pipeline_flux, pixart=pipeline_pixart, dit=pipeline_dit, ddpm=pipeline_ddpm, ldm=pipeline_ldm
 )  # all of pictures of 16 x 16

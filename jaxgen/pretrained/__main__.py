@@ -3,11 +3,12 @@
 python -m jaxgen.pretrained inspect SRC                      what it is: parts, parameters, types, what it becomes here
 python -m jaxgen.pretrained convert SRC DST --to=run         a run directory: sample, evaluate, train on as with any run
 python -m jaxgen.pretrained convert SRC DST --to=diffusers   a folder that DiffusionPipeline.from_pretrained opens
-python -m jaxgen.pretrained convert SRC DST --to=ldm         a single file of Stable Diffusion (.safetensors)
+python -m jaxgen.pretrained convert SRC DST --to=ldm         a single file of Stable Diffusion or Flux
 python -m jaxgen.pretrained convert SRC DST --to=peft        a LoRA's file as diffusers reads it (or --to=kohya)
 
-SRC is a folder of a diffusers pipeline (with model_index.json), a single file of Stable Diffusion (.safetensors, .ckpt), a run
-directory (imported, or trained here), or a LoRA: its file with --base=SRC, or a run that has trained one. DST must not be there.
+SRC is a folder of a diffusers pipeline (with model_index.json) or of one part of it (unet, transformer, vae, ...), a single file
+of Stable Diffusion or Flux (.safetensors, .ckpt), a run directory (imported, or trained here), or a LoRA: its file with
+--base=SRC, or a run that has trained one. DST must not be there.
 Nothing in a file is run, and PyTorch is not needed. Numbers stay as they are stored, but for --dtype. docs/weights.md tells more.
 
   python -m jaxgen.pretrained convert stable-diffusion-v1-5 runs/sd15 --to=run

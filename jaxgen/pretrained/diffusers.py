@@ -22,6 +22,8 @@ from jaxgen.pretrained.shards import read_weights
 from jaxgen.pretrained.torch_files import write_tensors
 
 TENSORS_FILE = "diffusion_pytorch_model.safetensors"
+# norm_type of a Transformer2DModel, as published folders of DiT and PixArt call it -> what diffusers has made of it
+DIVIDED = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
 
 # diffusers' defaults: a config.json written by an older version may lack keys
 DEFAULTS = dict(
@@ -100,12 +102,17 @@ def options(
     return found
 
 
+def of_picture(c: Mapping[str, Any]) -> int:
+    """Channels of what a UNet makes: all that come out, or half of them where it says a variance too."""
+    return c["in_channels"] if c["out_channels"] == 2 * c["in_channels"] else c["out_channels"]
+
+
 def unet_fields(config: dict[str, Any]) -> dict[str, Any]:
     """config.json of a `UNet2DModel` -> fields of our `UNet`. Raises UserError naming an option we do not have."""
     c = options("diffusers UNet2DModel", config, DEFAULTS, FIXED)
     if c["norm_num_groups"] is None:
         raise UserError("diffusers UNet2DModel: norm_num_groups=None is not supported; give a number of groups")
-    channels = c["block_out_channels"]
+    channels, made = c["block_out_channels"], of_picture(c)
     down = [DOWN_BLOCKS[kind] for kind in c["down_block_types"]]
     up = [UP_BLOCKS[kind] for kind in c["up_block_types"]][::-1]  # finest first
     scale_shift = c["resnet_time_scale_shift"] == "scale_shift"
@@ -113,7 +120,8 @@ def unet_fields(config: dict[str, Any]) -> dict[str, Any]:
     size = c["sample_size"] or 32
     height, width = size if isinstance(size, list | tuple) else (size, size)
     return dict(
-        shape=(height, width, c["out_channels"]),
+        shape=(height, width, made),
+        out_channels=0 if made == c["out_channels"] else c["out_channels"],
         conditions=labels(c["num_class_embeds"] or 0),
         width=channels[0],
         mults=tuple(n // channels[0] if n % channels[0] == 0 else n / channels[0] for n in channels),
@@ -305,7 +313,10 @@ def read_config(folder: str | Path, what: str) -> dict[str, Any]:
     file = Path(folder) / "config.json"
     if not file.is_file():
         raise UserError(f"{folder} has no {file.name}: give the folder of a diffusers {what} in safetensors format")
-    return read_json(file)
+    config = read_json(file)
+    if config.get("_class_name") == "Transformer2DModel":
+        config["_class_name"] = DIVIDED.get(config.get("norm_type", ""), "Transformer2DModel")
+    return config
 
 
 def read_json(file: Path) -> dict[str, Any]:

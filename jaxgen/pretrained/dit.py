@@ -163,6 +163,10 @@ _FIXED = dict(  # what their net can be, and ours is
     dropout=(0.0,),
 )
 _ALWAYS = {name: only for name, (only,) in _FIXED.items()}
+_OLD = dict(  # of a Transformer2DModel, as published folders have it
+    cross_attention_dim=(None,), num_vector_embeds=(None,), only_cross_attention=(False,), use_linear_projection=(False,),
+    double_self_attention=(False,), attention_type=("default",), caption_channels=(None,), interpolation_scale=(None,),
+)  # fmt: skip
 _DEFAULTS = dict(
     num_attention_heads=16, attention_head_dim=72, in_channels=4, out_channels=None, num_layers=28, sample_size=32,
     patch_size=2, num_embeds_ada_norm=1000, norm_eps=1e-5, **_ALWAYS,
@@ -172,7 +176,7 @@ _DEFAULTS = dict(
 
 def dit_fields(config: dict[str, Any]) -> dict[str, Any]:
     """config.json of a `DiTTransformer2DModel` -> fields of our `DiT`. Raises UserError naming what we do not have."""
-    c = options("diffusers DiT", config, _DEFAULTS, _FIXED)
+    c = options("diffusers DiT", config, _DEFAULTS, _FIXED | _OLD)
     channels, side = c["in_channels"], c["sample_size"]
     return dict(
         shape=(side, side, channels),

@@ -23,6 +23,7 @@ from jaxgen.pretrained.shards import read_weights
 from jaxgen.pretrained.torch_files import write_tensors
 
 INDEX = "model_index.json"
+SCHEDULER = "scheduler_config.json"
 NETS = ("unet", "transformer")  # the folder of a pipeline's net
 FIRST_STAGES = ("vae", "vqvae")
 NUMBERS = ("", "_2", "_3")  # of text_encoder and tokenizer
@@ -104,6 +105,15 @@ OURS = {kind.net: name for name, kind in text_nets.CLASSES.items()} | {
 }
 
 
+FIRST = ("AutoencoderKL", "VQModel", "AutoencoderTiny")  # classes of first stages
+
+
+def net_of(part: Part, where: str | Path) -> nn.Module:
+    """The net that a part is, also one of those that no pipeline here has (ControlNet, aMUSEd)."""
+    other = text_nets.CLASSES.get(part.config.get("_class_name", ""))
+    return other.net(**other.net_fields(part.config)) if other else kind_of(part, where).module(part)
+
+
 def kind_of(part: Part, where: str | Path) -> Kind:
     """Of a net's part; a UserError for a class that is not among ours."""
     name = part.config.get("_class_name")
@@ -138,7 +148,8 @@ def read(folder: str | Path, variant: str = "") -> Pipeline:
     index = read_json(folder / INDEX)
     named = {k: v for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[1]}
     wanted = [name for name in named if name not in LEFT]
-    if missing := [name for name in wanted if not (folder / name).is_dir()]:
+    place = {name: _place(folder, name) for name in wanted}
+    if missing := [name for name in wanted if not place[name].is_dir()]:
         raise UserError(
             f"{folder} is half a pipeline: {INDEX} names {missing[0]}, and there is no such folder; load it whole"
         )
@@ -148,12 +159,12 @@ def read(folder: str | Path, variant: str = "") -> Pipeline:
         raise UserError(f"{folder}: {INDEX} names {odd[0]}, which is no part of a pipeline that is read here")
     if len(nets) != 1 or "scheduler" not in wanted:
         raise UserError(f"{folder}: {INDEX} must name a scheduler and a {' or a '.join(NETS)}; load it whole")
-    net = Part(*read_folder(folder / nets[0], nets[0], variant))
-    kind_of(net, folder / nets[0])
+    net = Part(*read_folder(place[nets[0]], nets[0], variant))
+    kind_of(net, place[nets[0]])
     encoders = [folder / f"text_encoder{n}" for n in NUMBERS if f"text_encoder{n}" in wanted]
     return Pipeline(
         net=net,
-        scheduler=_scheduler(folder / "scheduler"),
+        scheduler=read_scheduler(place["scheduler"]),
         vae=Part(*read_folder(folder / firsts[0], "autoencoder", variant)) if firsts else None,
         encoders=tuple(read_encoder(one, variant) for one in encoders),
         kind=index.get("_class_name", ""),
@@ -164,8 +175,16 @@ def read(folder: str | Path, variant: str = "") -> Pipeline:
     )  # fmt: skip
 
 
-def _scheduler(folder: Path) -> dict[str, Any]:
-    file = folder / "scheduler_config.json"
+def _place(folder: Path, name: str) -> Path:
+    """The folder of a part; that of the pipeline itself where the part lies there, as the published DDPMs have it."""
+    file = SCHEDULER if name == "scheduler" else "config.json"
+    alone = name in (*NETS, "scheduler") and not (folder / name).is_dir() and (folder / file).is_file()
+    return folder if alone else folder / name
+
+
+def read_scheduler(folder: Path) -> dict[str, Any]:
+    """Its config; a UserError where it is missing."""
+    file = folder / SCHEDULER
     if not file.is_file():
         raise UserError(f"{folder} has no {file.name}; load the pipeline whole")
     return read_json(file)
@@ -219,10 +238,28 @@ def write(folder: str | Path, pipeline: Pipeline, dtype: str = "") -> None:
         shutil.copytree(source, folder / f"tokenizer{n}", dirs_exist_ok=True)
     if kind == "StableDiffusionPipeline":  # parts that it asks for, and that may be missing
         index |= {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}
-    _json(folder / "scheduler/scheduler_config.json", pipeline.scheduler)
+    _json(folder / "scheduler" / SCHEDULER, pipeline.scheduler)
     for file in pipeline.papers:
         shutil.copyfile(file, folder / file.name)
     _json(folder / INDEX, index)  # last: a folder with it is whole
+
+
+def read_alone(folder: Path, variant: str = "") -> Part | None:
+    """What a folder of one part of a pipeline holds: a net, a first stage, an encoder of text; None of any other folder."""
+    if is_pipeline(folder) or not (folder / "config.json").is_file():
+        return None
+    config = read_config(folder, "model")
+    if name := config.get("_class_name"):
+        return Part(*read_folder(folder, name, variant))
+    return read_encoder(folder, variant) if "model_type" in config else None
+
+
+def write_alone(folder: Path, part: Part, dtype: str = "") -> None:
+    """A folder that the `from_pretrained` of its class opens."""
+    if "_class_name" in part.config:
+        write_folder(folder, part.config, cast(part.tensors, dtype))
+    else:
+        write_encoder(folder, part, dtype)
 
 
 def read_encoder(folder: str | Path, variant: str = "") -> Part:

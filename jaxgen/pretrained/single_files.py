@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jaxgen.errors import UserError
-from jaxgen.pretrained import autoencoders, text
+from jaxgen.pretrained import autoencoders, flux, text
 from jaxgen.pretrained.autoencoders import FIRST_STAGE
 from jaxgen.pretrained.layout import Tensors, placing
 from jaxgen.pretrained.pipelines import Part, Pipeline, cast
@@ -330,15 +330,53 @@ def _unets(path: str | Path, tensors: Tensors) -> tuple[Tensors, Tensors]:
     return to_diffusers(unet), to_diffusers({name: tensors[key] for name, key in short.items()})
 
 
+def read_alone(path: str | Path) -> Part | None:
+    """The transformer that a file of Flux's authors holds; None of any other file."""
+    if Path(path).suffix != ".safetensors":
+        return None
+    tensors = {name.removeprefix(UNET): value for name, value in read_tensors(path).items()}
+    if not flux.is_authors(tensors):
+        return None
+    found = flux.from_authors(tensors)
+    return Part(flux.config_of(found), found)
+
+
+def write_alone(path: str | Path, part: Part, dtype: str = "") -> None:
+    """A file of a net or a first stage without the rest, by the names that it has in a whole one; a UserError for other parts."""
+    name = part.config.get("_class_name", "")
+    if name == "UNet2DConditionModel":
+        found = {UNET + k: v for k, v in from_diffusers(part.tensors).items()}
+    elif name == "FluxTransformer2DModel":
+        found = flux.to_authors(part.tensors)
+    elif name in ("AutoencoderKL", "VQModel"):
+        found = _first_stage(part)
+    else:
+        raise UserError(
+            "single files are of Stable Diffusion 1, 2 and XL, of Flux, and of their first stages, not of a "
+            f"{name or 'model of transformers'}; convert it --to=diffusers"
+        )
+    write_tensors(path, cast(found, dtype))
+
+
+def _first_stage(part: Part) -> Tensors:
+    """A first stage's tensors by the names that they have in a whole file."""
+    with placing(lambda _, value: value):
+        vae = autoencoders.from_diffusers(part.config, part.tensors)
+    return {FIRST_STAGE + name: value for name, value in autoencoders.to_author(vae.module, vae.variables).items()}
+
+
 def write(path: str | Path, pipeline: Pipeline, dtype: str = "") -> None:
     """A single file with the net as it is (not its averages). dtype: of floats, see pipelines.DTYPES; "": as they are.
 
-    Raises UserError for a pipeline that such files do not hold: they are those of Stable Diffusion 1, 2 and XL.
+    Of Flux the net alone, as its authors have it. Raises UserError for a pipeline that such files do not hold: they are those of
+    Stable Diffusion 1, 2 and XL, and of Flux.
     """
     kind, several = pipeline.net.config["_class_name"], len(pipeline.encoders)
+    if kind == "FluxTransformer2DModel":
+        return write_alone(path, pipeline.net, dtype)
     if kind != "UNet2DConditionModel" or several not in (1, 2) or pipeline.vae is None:
         raise UserError(
-            f"single files are of Stable Diffusion 1, 2 and XL, not of a {kind} with {several} encoders of text; "
+            f"single files are of Stable Diffusion 1, 2 and XL, and of Flux, not of a {kind} with {several} encoders of text; "
             "convert it --to=diffusers"
         )
     tensors = {UNET + name: value for name, value in from_diffusers(pipeline.net.tensors).items()}
@@ -350,7 +388,4 @@ def write(path: str | Path, pipeline: Pipeline, dtype: str = "") -> None:
             found = text.cleaned(module[0](**module[1]), part.tensors)
             stem = f"{TRANSFORMERS[several - 1]}text_model."
         tensors |= {stem + name: value for name, value in found.items()}
-    with placing(lambda _, value: value):
-        vae = autoencoders.from_diffusers(pipeline.vae.config, pipeline.vae.tensors)
-    tensors |= {FIRST_STAGE + name: value for name, value in autoencoders.to_author(vae.module, vae.variables).items()}
-    write_tensors(path, cast(tensors, dtype))
+    write_tensors(path, cast(tensors | _first_stage(pipeline.vae), dtype))

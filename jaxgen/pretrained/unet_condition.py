@@ -96,10 +96,11 @@ def told(c: dict[str, Any], sizes: int) -> Spec:
         pooled = c["projection_class_embeddings_input_dim"] - sizes * c["addition_time_embed_dim"]
         spec["pooled"] = Field((pooled,), "float32", "embedding")
         spec["size"] = Field((sizes,), "float32", "embedding")
-    more = c["in_channels"] - c["out_channels"]
-    if more > c["out_channels"]:  # inpainting: a mask, and the latents of what is shown
-        spec["mask"] = Field((height, width, more - c["out_channels"]), "float32", "mask")
-        more = c["out_channels"]
+    made = diffusers.of_picture(c)
+    more = c["in_channels"] - made
+    if more > made:  # inpainting: a mask, and the latents of what is shown
+        spec["mask"] = Field((height, width, more - made), "float32", "mask")
+        more = made
     if more:
         spec["shown"] = Field((height, width, more), "float32", "latent")
     return Spec(spec, **labels(c["num_class_embeds"] or 0))

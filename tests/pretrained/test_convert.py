@@ -7,13 +7,14 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
-from pipeline_files import FAMILIES, SCHEDULER, encoder, pipeline, pipeline_xl, unet, vae
+from pipeline_files import FAMILIES, SCHEDULER, encoder, net, pipeline, pipeline_xl, unet, vae
 
 from jaxgen import convert
 from jaxgen.core import conditions
 from jaxgen.errors import UserError
 from jaxgen.pretrained import pipelines, single_files
 from jaxgen.pretrained.__main__ import run as command
+from jaxgen.pretrained.diffusers import write_folder
 from jaxgen.pretrained.pipelines import Part
 from jaxgen.pretrained.torch_files import read_tensors, write_tensors
 from jaxgen.runs.directory import RunDir
@@ -285,7 +286,7 @@ def test_the_command_line(folder, imported, tmp_path, capsys):
         (["inspect", str(folder), "--to=run"], "inspect writes nothing"),
         (["convert", str(folder), str(tmp_path), "--to=run"], "is there already"),
         (["inspect", str(tmp_path / "nothing")], "does not exist; name a folder of a pipeline"),
-        (["inspect", str(folder / "unet")], "holds no model_index.json and is no run directory"),
+        (["inspect", str(folder / "tokenizer")], "holds no model_index.json and is no run directory"),
         (["convert", *single], r"0 tokenizers for 1 encoders of text: .* name the folder of CLIP's .*: --tokenizer=DIR"),
         (["convert", *single[:2], "--to=diffusers", "--groups=4"], "0 tokenizers for 1 encoders of text"),
         (["convert", *single, *[f"--tokenizer={folder}/tokenizer"] * 2], "2 tokenizers for 1 encoders of text"),
@@ -326,3 +327,96 @@ def test_latents_standardised_by_channel_go_into_the_layers_beside_them():
     np.testing.assert_allclose(log_var2, log_var - 2 * np.log(std), rtol=1e-4, atol=1e-5)
     decoded = [run(v, z, method="decode") for v, z in ((found.variables, m), (variables, m2))]
     np.testing.assert_allclose(*decoded, rtol=1e-4, atol=1e-4)
+
+
+def test_a_part_alone(folder, tmp_path, capsys):
+    """A folder of a net, a first stage, an encoder: told, and written in another form; a net of pixels is a run."""
+    for part, said in (
+        ("unet", "UNet2DConditionModel, 206 tensors, 24,556 parameters, float32"),
+        ("unet", "here            unet_condition, told states"),
+        ("vae", "AutoencoderKL"),
+        ("text_encoder", "here            clip_text, states of 16 numbers"),
+    ):
+        command(["inspect", str(folder / part)])
+        assert said in capsys.readouterr().out
+        if not (tmp_path / part).exists():
+            command(["convert", str(folder / part), str(tmp_path / part), "--to=diffusers"])
+            assert files(tmp_path / part) == files(folder / part)
+    convert.convert(folder, tmp_path / "whole.safetensors", to="ldm")
+    whole, made = read_tensors(tmp_path / "whole.safetensors"), {}
+    for part in ("unet", "vae"):
+        convert.convert(folder / part, tmp_path / f"{part}.safetensors", to="ldm")
+        made |= read_tensors(tmp_path / f"{part}.safetensors")
+    assert {k: v.tobytes() for k, v in made.items()} == {
+        k: v.tobytes() for k, v in whole.items() if not k.startswith("cond_stage_model.")
+    }
+    for part, said in (
+        ("unet", "without its first stage and what tells it a text it makes no pictures"),
+        ("vae", "--config.tasks.codec.run=pretrained --config.tasks.codec.run.path="),
+        ("text_encoder", "--config.method.text_encoder.run=published_text"),
+    ):
+        with pytest.raises(UserError, match=said):
+            convert.convert(folder / part, tmp_path / "run", to="run")
+    with pytest.raises(UserError, match="not of a model of transformers; convert it --to=diffusers"):
+        convert.convert(folder / "text_encoder", tmp_path / "x", to="ldm")
+    pixels = FAMILIES["ddpm"](tmp_path)
+    pipelines.write_alone(tmp_path / "ddpm/unet", pixels.net)
+    with pytest.raises(UserError, match=r"no scheduler_config\.json in it, nor in .*ddpm/scheduler"):
+        convert.convert(tmp_path / "ddpm/unet", tmp_path / "run", to="run")
+    (tmp_path / "ddpm/unet/scheduler_config.json").write_text(json.dumps(pixels.scheduler))
+    alike(pixels, convert.of_run(convert.convert(tmp_path / "ddpm/unet", tmp_path / "run", to="run")), of=("net",))
+
+
+def test_parts_that_lie_in_the_pipeline_itself_and_old_names_of_classes(tmp_path):
+    """As the published folders of DDPM, DiT and PixArt are."""
+    whole = FAMILIES["ddpm"](tmp_path)
+    pipelines.write(tmp_path / "ddpm", whole)
+    for file in [*(tmp_path / "ddpm/unet").iterdir(), *(tmp_path / "ddpm/scheduler").iterdir()]:
+        shutil.move(file, tmp_path / "ddpm" / file.name)
+    for part in ("unet", "scheduler"):
+        (tmp_path / "ddpm" / part).rmdir()
+    found = pipelines.read(tmp_path / "ddpm")
+    alike(whole, found, of=("net",))
+    assert found.scheduler == whole.scheduler
+    old = dict(
+        cross_attention_dim=None, num_vector_embeds=None, only_cross_attention=False, use_linear_projection=False
+    )
+    for family, extra in (("dit", old), ("pixart", {})):
+        net = FAMILIES[family](tmp_path / family).net
+        write_folder(
+            tmp_path / f"{family}_net", {**net.config, **extra, "_class_name": "Transformer2DModel"}, net.tensors
+        )
+        part = pipelines.read_alone(tmp_path / f"{family}_net")
+        assert part.config["_class_name"] == net.config["_class_name"]
+        assert pipelines.net_of(part, family) == pipelines.net_of(net, family)
+
+
+def test_flux_goes_into_a_file_of_its_authors_and_back(tmp_path):
+    config = dict(
+        num_attention_heads=1, attention_head_dim=32, axes_dims_rope=[4, 14, 14], num_layers=1, num_single_layers=1
+    )
+    part = net("FluxTransformer2DModel", in_channels=16, joint_attention_dim=24, pooled_projection_dim=16, **config)
+    single_files.write_alone(tmp_path / "flux.safetensors", part)
+    convert.convert(tmp_path / "flux.safetensors", tmp_path / "net", to="diffusers")
+    again = pipelines.read_alone(tmp_path / "net")
+    assert again.config == part.config and again.tensors.keys() == part.tensors.keys()
+    for name, value in part.tensors.items():
+        assert (again.tensors[name] == value).all(), name
+    write_tensors(tmp_path / "odd.safetensors", {**read_tensors(tmp_path / "flux.safetensors"), "x.bias": np.zeros(1)})
+    with pytest.raises(UserError, match=r"x\.bias is no tensor of Flux"):
+        convert.inspect(tmp_path / "odd.safetensors")
+    with pytest.raises(UserError, match="name the folder of the whole"):
+        convert.convert(tmp_path / "flux.safetensors", tmp_path / "run", to="run")
+
+
+def test_a_net_of_pixels_that_says_a_variance(tmp_path):
+    """Its scheduler's learned_range is the solver's, its objective the hybrid one; it comes back as it was."""
+    whole = FAMILIES["ddpm"](tmp_path)
+    part = net("UNet2DModel", **{**whole.net.config, "out_channels": 6})
+    whole = replace(whole, net=part, scheduler={**whole.scheduler, "variance_type": "learned_range"})
+    workdir = convert.to_run(whole, tmp_path / "run", size=16)
+    method = Trained.open(workdir).exp.config.method
+    assert (method.objective.name, method.solver.variance, method.net.out_channels) == ("hybrid", "learned", 6)
+    found = convert.of_run(workdir)
+    alike(whole, found, of=("net",))
+    assert found.net.config == part.config and found.scheduler["variance_type"] == "learned_range"

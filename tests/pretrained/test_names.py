@@ -13,7 +13,7 @@ from published import MODELS
 from jaxgen.config import files as configs
 from jaxgen.nets.flux import Flux
 from jaxgen.nets.unet_condition import UNetCondition
-from jaxgen.pretrained import autoencoders, pipelines, single_files, text, unet_condition
+from jaxgen.pretrained import autoencoders, flux, pipelines, single_files, text, unet_condition
 from jaxgen.pretrained.flux import FLUX
 from jaxgen.pretrained.schedulers import method_keys, same
 
@@ -135,3 +135,14 @@ def test_the_last_block_of_openclip_is_left_aside_for_sd2():
     }
     whole = {**named, **last, "text_projection": np.zeros((1024, 1024), NOTHING), "logit_scale": np.zeros((), NOTHING)}
     assert shapes(single_files.from_openclip(whole, projected=False)) == shapes(listed("sd21.text_encoder"))
+
+
+def test_the_file_of_the_authors_of_flux():
+    """All 1,156 tensors have a place there, 780 in number, and come back; the shapes alone give the published net."""
+    tensors = listed("flux_schnell.transformer")
+    named = flux.to_authors(tensors)
+    assert len(named) == 19 * 24 + 38 * 8 + 16 and named["single_blocks.37.linear1.weight"].shape == (21_504, 3_072)
+    assert flux.is_authors(named) and not flux.is_authors(tensors)
+    assert shapes(flux.from_authors(named)) == shapes(tensors)
+    config = json.loads((ROOT / "configs/flux_schnell/transformer/config.json").read_text())
+    assert Flux(**FLUX.net_fields(flux.config_of(tensors))) == Flux(**FLUX.net_fields(config))

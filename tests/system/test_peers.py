@@ -11,8 +11,10 @@ from pipeline_files import FAMILIES, filled, pipeline, pipeline_xl
 
 from jaxgen import convert
 from jaxgen.core import conditions, keys
+from jaxgen.nets.flux import Flux
 from jaxgen.nets.tiny_autoencoder import TinyAutoencoder
-from jaxgen.pretrained import lora, single_files, tiny_autoencoders
+from jaxgen.pretrained import flux, lora, single_files, tiny_autoencoders
+from jaxgen.pretrained.flux import FLUX
 from jaxgen.pretrained.pipelines import kind_of
 from jaxgen.runs.trained import Trained
 
@@ -70,6 +72,7 @@ FAMILY = dict(  # what each pipeline is called with besides
     flux=dict(prompt=PROMPTS, height=16, width=16, max_sequence_length=256),
     pixart=dict(prompt=[text.lower() for text in PROMPTS], guidance_scale=4.5, height=16, width=16, use_resolution_binning=False),
     dit=dict(class_labels=[3, 7], guidance_scale=4.0),
+    ldm=dict(batch_size=2),
     ddpm=dict(batch_size=2),
 )  # fmt: skip
 
@@ -106,6 +109,71 @@ def test_every_family_makes_the_same_pixels(family, tmp_path, monkeypatch):
     got = (np.asarray(make(w, start, {k: jnp.asarray(v) for k, v in asked.items()})) + 1) / 2
     np.testing.assert_allclose(got, want, **CLOSE)
     assert want.std() > 0.02  # no grey picture
+
+
+def test_pixart_sigma_makes_the_same_pixels(tmp_path):
+    """Its texts have 300 tokens, of which the last is an end."""
+    whole = FAMILIES["pixart"](tmp_path, "PixArtSigmaPipeline")
+    workdir = convert.to_run(whole, tmp_path / "run", size=16)
+    convert.convert(workdir, tmp_path / "theirs", to="diffusers")
+    theirs = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "theirs")
+    assert type(theirs).__name__ == "PixArtSigmaPipeline"
+    theirs.set_progress_bar_config(disable=True)
+    trained = Trained.open(workdir, changes={"method.solver.steps": 3, "mesh": {"data": 1}})
+    exp, w = trained.exp, trained.choose(["ema"])[0].weights()
+    prompts = ["a cat " * 70, "a red star"]
+    asked = {k: jnp.asarray(v) for k, v in exp.tokens(prompts).items()}
+    assert asked["caption"].shape == (2, 300)
+    start = np.asarray(exp.method.draw_latents(keys.root(0), 2))
+    with torch.no_grad():
+        want = theirs(
+            prompts, latents=channels_first(start), guidance_scale=4.5, height=16, width=16, use_resolution_binning=False,
+            num_inference_steps=3, output_type="np",
+        ).images  # fmt: skip
+    make = jax.jit(lambda w, z, c: exp.show(w.frozen, exp.method.from_latents(w, z, conditions.read(exp.spec, c, 2))))
+    np.testing.assert_allclose((np.asarray(make(w, start, asked)) + 1) / 2, want, **CLOSE)
+    assert want.std() > 0.02
+
+
+@pytest.mark.parametrize("variance", ["fixed_small", "fixed_large", "learned_range"])
+def test_a_scheduler_that_draws_noise_makes_the_same_pixels(variance, tmp_path, monkeypatch):
+    """DDPM's own, given the same noise in every step; with a net that says a variance too."""
+    from diffusers.pipelines.ddpm import pipeline_ddpm
+    from diffusers.schedulers import scheduling_ddpm
+
+    scheduler = dict(_class_name="DDPMScheduler", variance_type=variance)
+    whole = FAMILIES["ddpm"](tmp_path, out_channels=6 if variance == "learned_range" else 3)
+    workdir = convert.to_run(replace(whole, scheduler=scheduler), tmp_path / "run", size=16)
+    convert.convert(workdir, tmp_path / "theirs", to="diffusers")
+    theirs = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "theirs")
+    assert theirs.scheduler.config.variance_type == variance
+    theirs.set_progress_bar_config(disable=True)
+    trained = Trained.open(workdir, changes={"method.solver.steps": 4, "mesh": {"data": 1}})
+    exp, w = trained.exp, trained.choose(["ema"])[0].weights()
+    noise = np.random.default_rng(0).standard_normal((5, 2, 16, 16, 3)).astype(np.float32)
+    drawn = iter(noise[1:])
+    monkeypatch.setattr(pipeline_ddpm, "randn_tensor", lambda *a, **k: channels_first(noise[0]))
+    monkeypatch.setattr(scheduling_ddpm, "randn_tensor", lambda *a, **k: channels_first(next(drawn)))
+    with torch.no_grad():
+        want = theirs(batch_size=2, num_inference_steps=4, output_type="np").images
+    got = jax.jit(lambda w, z, noise: exp.method.from_latents(w, z, {}, noise))(w, noise[0], jnp.asarray(noise[1:]))
+    np.testing.assert_allclose((np.clip(got, -1, 1) + 1) / 2, want, **CLOSE)
+    assert want.std() > 0.02
+
+
+def test_the_file_of_the_authors_of_flux_is_read_alike():
+    """Their program knows one width, 3,072, and looks at the rows of kernels alone: here each has one column."""
+    from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpoint_to_diffusers
+
+    module = Flux(**FLUX.net_fields(dict(num_layers=1, num_single_layers=1, guidance_embeds=True)))
+    shapes = FLUX.to_diffusers(module, jax.tree.map(lambda a: np.zeros(a.shape, np.dtype([])), FLUX.shapes_of(module)))
+    rng = np.random.default_rng(0)
+    tensors = {k: rng.standard_normal((len(v), *[1] * (v.ndim - 1))).astype(np.float32) for k, v in shapes.items()}
+    stored = {k: torch.from_numpy(v) for k, v in flux.to_authors(tensors).items()}
+    found = convert_flux_transformer_checkpoint_to_diffusers(stored)
+    assert found.keys() == tensors.keys()
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(found[name].numpy(), value, err_msg=name)
 
 
 def test_openclip_is_written_as_they_read_it(run_xl, tmp_path):
