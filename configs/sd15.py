@@ -51,8 +51,8 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 TINY = {
-    "method.net.width": 8, "method.net.mults": (1, 2), "method.net.attend_down": (True, False), "method.net.heads": 2,
-    "method.net.attend_up": (True, False), "method.net.groups": 4, "method.net.blocks": 1, "method.solver.steps": 3,
+    "method.net.width": 8, "method.net.mults": (1,), "method.net.attend_down": (True,), "method.net.heads": 2,
+    "method.net.attend_up": (True,), "method.net.groups": 4, "method.net.blocks": 1, "method.solver.steps": 3,
     "method.net.text": {"name": "text_transformer", "depth": 1, "width": 8, "heads": 2}, "method.text_encoder": None,
     "data.tokenizer": {"name": "bytes", "length": 24}, "tasks.codec.run": {"name": "run", "path": ""},
 }  # fmt: skip
