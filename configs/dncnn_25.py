@@ -4,7 +4,7 @@ python -m jaxgen.main --config=dncnn_25 --config.data.path=data/Train400 --confi
 
 Add :tiny for a CPU run of seconds. Noise is not cut off at black and white, as published; 25 / 127.5 are 25 levels of 255.
 Of a folder of your own a tenth is held out. On a CPU: --config.method.net.depth=8 --config.method.net.width=32
---config.data.batch=64 --steps=2_000.
+--config.data.batch=64 --config.steps=2_000.
 """
 
 from ml_collections import ConfigDict

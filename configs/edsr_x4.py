@@ -4,7 +4,7 @@ python -m jaxgen.main --config=edsr_x4 --config.data.path=~/photos --workdir=run
 python -m jaxgen.main --workdir=runs/edsr --mode=eval --config.eval.benchmark.path=data/Set5/x4 --config.method.ensemble=True
 
 The published recipe (DIV2K, 300,000 steps of 16 squares of 192 pixels) is for a GPU. On a CPU, minutes:
---config.method.net.blocks=8 --config.method.net.width=32 --config.data.size=96 --steps=3_000.
+--config.method.net.blocks=8 --config.method.net.width=32 --config.data.size=96 --config.steps=3_000.
 """
 
 from ml_collections import ConfigDict

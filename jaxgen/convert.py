@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
@@ -28,7 +29,16 @@ from jaxgen.data.sources.tokenized import CAPTIONS
 from jaxgen.data.tokenize import Published
 from jaxgen.errors import UserError
 from jaxgen.nets.tiny_autoencoder import TinyAutoencoder
-from jaxgen.pretrained import autoencoders, codecs, lora, pipelines, schedulers, single_files, tiny_autoencoders
+from jaxgen.pretrained import (
+    autoencoders,
+    codecs,
+    lora,
+    pipelines,
+    restorers,
+    schedulers,
+    single_files,
+    tiny_autoencoders,
+)
 from jaxgen.pretrained.codecs import PublishedCodec
 from jaxgen.pretrained.diffusers import write_folder
 from jaxgen.pretrained.layout import placing
@@ -235,12 +245,38 @@ def to_run(pipeline: Pipeline, workdir: str | Path, size: int = 0, dtype: str = 
         if pipeline.papers:
             run.keep_files("papers", pipeline.papers)
         spec = spec_of(pipeline, config, config.data.size)
-        state = _state(pipeline, Experiment.open(config, spec, kept))
-        run.claim(config)
-        run.record({"spec": spec.to_json()}, {"command": " ".join(["python -m jaxgen.pretrained", *sys.argv[1:]])})
-        keeper = Checkpoints(run.path)
-        keeper.save(0, state, {"config": json.loads(configs.to_json(config)), "spec": spec.to_json()})
-        keeper.close()
+        _begin(run, config, spec, _state(pipeline, Experiment.open(config, spec, kept)))
+    return run.path
+
+
+def _begin(run: RunDir, config: ConfigDict, spec: Spec, state: TrainState) -> None:
+    """Write a run at step 0."""
+    run.claim(config)
+    run.record({"spec": spec.to_json()}, {"command": " ".join(["python -m jaxgen.pretrained", *sys.argv[1:]])})
+    keeper = Checkpoints(run.path)
+    keeper.save(0, state, {"config": json.loads(configs.to_json(config)), "spec": spec.to_json()})
+    keeper.close()
+
+
+def restorer_to_run(found: restorers.Published, workdir: str | Path, size: int = 0, dtype: str = "float32") -> Path:
+    """The run directory of a published net that enlarges (task `shrink`) or mends (`degrade`); size: of squares to train on."""
+    run, module = RunDir(workdir), found.module
+    size, channels = size or 24 * max(module.scale, 4), module.channels
+    net = registry.as_spec("module", module, "config.method.net") | dict(dtype=dtype)
+    told = "level" in module.conditions
+    tasks = dict(shrink=dict(factor=module.scale, how="matlab_bicubic_uint8"))
+    config = configs.normalise(ConfigDict(dict(
+        seed=0, steps=1000, save_every=500, eval={},
+        data=dict(name="crops", path="", size=size, channels=channels, batch=8),
+        tasks=tasks if module.scale > 1 else dict(degrade=dict(told=told)),
+        method=dict(name="regress", net={**net, "optimizer": dict(name="adam", lr=1e-5)}),
+    )))  # fmt: skip
+    spec = pictures((size, size, channels))
+    exp = Experiment.open(config, spec)
+    _refuse_odd(exp, found.variables, "keep its file: no task tells a run so much")
+    with _whole(run.path):
+        state = NetState(found.variables["params"], (), others(found.variables), {}, "")
+        _begin(run, config, spec, TrainState(step=jnp.zeros((), jnp.int32), nets={"net": state}))
     return run.path
 
 
@@ -258,6 +294,14 @@ def _state(pipeline: Pipeline, exp: Experiment) -> TrainState:
     """The state of a run that begins with a pipeline's net; an optimizer comes where training begins."""
     kind, net = pipelines.kind_of(pipeline.net, "the pipeline"), exp.method.net
     variables = kind.read(net.module, pipeline.net.tensors)
+    _refuse_odd(exp, variables, "convert it to diffusers")
+    ema = {rule.label: kind.read(net.module, pipeline.averages)["params"] for rule in net.ema}
+    state = NetState(variables["params"], (), others(variables), ema, next(iter(ema), ""))
+    return TrainState(step=jnp.zeros((), jnp.int32), nets={"net": state})
+
+
+def _refuse_odd(exp: Experiment, variables: Any, cure: str) -> None:
+    """A UserError unless the run's net has variables of those shapes."""
     wanted, found = exp.abstract.nets["net"], {"params": variables["params"], **others(variables)}
     shapes = [
         {"/".join(k): v.shape for k, v in flatten_dict(t).items()}
@@ -265,11 +309,8 @@ def _state(pipeline: Pipeline, exp: Experiment) -> TrainState:
     ]
     if odd := sorted(k for k in {**shapes[0], **shapes[1]} if shapes[0].get(k) != shapes[1].get(k)):
         raise UserError(
-            f"the net is {shapes[1].get(odd[0])} in {odd[0]} and its config makes {shapes[0].get(odd[0])}; convert it to diffusers"
+            f"the net is {shapes[1].get(odd[0])} in {odd[0]} and its config makes {shapes[0].get(odd[0])}; {cure}"
         )
-    ema = {rule.label: kind.read(net.module, pipeline.averages)["params"] for rule in net.ema}
-    state = NetState(variables["params"], (), others(variables), ema, next(iter(ema), ""))
-    return TrainState(step=jnp.zeros((), jnp.int32), nets={"net": state})
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -366,6 +407,11 @@ def is_lora(path: Path) -> bool:
     return path.is_file() and any(".lora_" in name for name in read_tensors(path, "state_dict"))
 
 
+def restorer_of(path: Path) -> restorers.Published | None:
+    """The net of a file that enlarges or mends pictures; None for any other."""
+    return restorers.load(path) if path.is_file() and restorers.form_of(read_tensors(path)) else None
+
+
 def convert(
     src: str | Path,
     dst: str | Path,
@@ -391,6 +437,13 @@ def convert(
         say(f"{src}: {len(found)} pairs of rank {', '.join(map(str, sorted({pair.rank for pair in found.values()})))}")
         (lora.write_kohya if to == "kohya" else lora.write_peft)(dst, found)
         return dst
+    if to == "published":
+        trained = Trained.open(src, step)
+        (choice,), module = trained.choose([weights]), getattr(getattr(trained.exp.method, "net", None), "module", None)
+        restorers.save(dst, module, choice.weights().nets["net"])
+        return dst
+    if (published := restorer_of(Path(expand(src)))) and to == "run":
+        return restorer_to_run(published, dst, size, DTYPES.get(dtype, "float32"))
     part = alone(src, variant)
     pipeline = None if part else read(src, variant, weights, step, **options)
     for line in described_part(part, src) if part else described(pipeline):
@@ -467,6 +520,11 @@ def inspect(src: str | Path, variant: str = "", base: str | Path = "", **options
         kind = "kohya" if any("lora_down" in name for name in tensors) else "PEFT"
         return [
             f"{src}: a LoRA as {kind} writes it, {len(tensors):,} tensors, rank {', '.join(map(str, ranks))}; needs --base=SRC"
+        ]
+    if found := restorer_of(path):
+        numbers = sum(v.size for v in jax.tree.leaves(found.variables["params"]))
+        return [
+            f"{src}: {type(found.module).__name__} ({found.form}), {numbers:,} parameters, enlarges {found.module.scale} times"
         ]
     if part := alone(src, variant):
         return [f"{src}: a part of a pipeline", *described_part(part, src)]

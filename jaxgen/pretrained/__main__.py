@@ -5,10 +5,11 @@ python -m jaxgen.pretrained convert SRC DST --to=run         a run directory: sa
 python -m jaxgen.pretrained convert SRC DST --to=diffusers   a folder that DiffusionPipeline.from_pretrained opens
 python -m jaxgen.pretrained convert SRC DST --to=ldm         a single file of Stable Diffusion or Flux
 python -m jaxgen.pretrained convert SRC DST --to=peft        a LoRA's file as diffusers reads it (or --to=kohya)
+python -m jaxgen.pretrained convert SRC DST --to=published   the file of a net that enlarges or mends pictures, in published names
 
 SRC is a folder of a diffusers pipeline (with model_index.json) or of one part of it (unet, transformer, vae, ...), a single file
-of Stable Diffusion or Flux (.safetensors, .ckpt), a run directory (imported, or trained here), or a LoRA: its file with
---base=SRC, or a run that has trained one. DST must not be there.
+of Stable Diffusion or Flux (.safetensors, .ckpt), the file of a net that enlarges or mends pictures (RRDB, DnCNN, ...: .pth), a run
+directory (imported, or trained here), or a LoRA: its file with --base=SRC, or a run that has trained one. DST must not be there.
 Nothing in a file is run, and PyTorch is not needed. Numbers stay as they are stored, but for --dtype. docs/weights.md tells more.
 
   python -m jaxgen.pretrained convert stable-diffusion-v1-5 runs/sd15 --to=run
@@ -23,7 +24,7 @@ import sys
 from jaxgen.core.given import expand
 from jaxgen.errors import UserError, told, warn_in_a_line
 
-FORMS = ("run", "diffusers", "ldm", "kohya", "peft")
+FORMS = ("run", "diffusers", "ldm", "kohya", "peft", "published")
 FILES = ("heads", "text_heads", "groups", "prediction")  # options of single files
 
 

@@ -213,13 +213,23 @@ def _means() -> Tensors:
     return {"sub_mean.weight": eye, "sub_mean.bias": -mean, "add_mean.weight": eye, "add_mean.bias": mean}
 
 
-def from_tensors(weights: Tensors) -> Published:
-    """Tensors by their published names -> net and variables. A UserError for tensors that are of no net known here."""
+def _below(weights: Tensors) -> Tensors:
+    """Without what stands in front of all names, and counts of batches."""
     for root in ROOTS:
         if any(name.startswith(root) for name in weights):
             weights = {name.removeprefix(root): v for name, v in weights.items() if name.startswith(root)}
-    weights = {name: v for name, v in weights.items() if not name.endswith("num_batches_tracked")}
-    form = next((name for name, form in FORMS.items() if form.mark in weights), "")
+    return {name: v for name, v in weights.items() if not name.endswith("num_batches_tracked")}
+
+
+def form_of(weights: Tensors) -> str:
+    """The key of FORMS that those tensors have; "": none."""
+    weights = _below(weights)
+    return next((name for name, form in FORMS.items() if form.mark in weights), "")
+
+
+def from_tensors(weights: Tensors) -> Published:
+    """Tensors by their published names -> net and variables. A UserError for tensors that are of no net known here."""
+    form, weights = form_of(weights), _below(weights)
     if not form:
         raise UserError(
             f"the tensors ({', '.join(sorted(weights)[:3])}, ...) are of no restorer known here; known: DnCNN, FFDNet, SRCNN, "

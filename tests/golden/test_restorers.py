@@ -8,9 +8,12 @@ from arrays import case_of, images_last
 from PIL import Image
 from safetensors.numpy import load_file
 
+from jaxgen import convert
 from jaxgen.errors import UserError
 from jaxgen.nets.dncnn import FfdNet
 from jaxgen.pretrained import restorers
+from jaxgen.pretrained.torch_files import write_tensors
+from jaxgen.runs.trained import Trained
 
 WHITE = {"edsr": 255.0}  # of the range in which a reference works
 
@@ -121,3 +124,18 @@ def test_the_real_dncnn_on_bsd68(folder):
         y = 0.5 * (np.asarray(run(2.0 * noisy[None, ..., None] - 1.0))[0, ..., 0] + 1.0)
         found.append(-10 * np.log10(np.mean((y - x) ** 2)))
     assert len(found) == 68 and abs(np.mean(found) - 29.24) < 0.02
+
+
+@pytest.mark.golden("rrdb")
+def test_a_published_file_becomes_a_run_and_a_file_again(folder, published, tmp_path):
+    """Its answers are the reference's at a size of its own; what comes out has the same numbers."""
+    _, a, _, tensors, _ = published
+    write_tensors(tmp_path / "net.safetensors", {f"params_ema.{k}": v for k, v in tensors.items()})
+    assert "Rrdb (esrgan)" in convert.inspect(tmp_path / "net.safetensors")[0]
+    run = Trained.open(convert.convert(tmp_path / "net.safetensors", tmp_path / "run", "run", size=32))
+    made = run.exp.method.answer(run.state.view(), {"small": 2.0 * images_last(a["x"]) - 1.0})
+    np.testing.assert_allclose(made, np.clip(2.0 * images_last(a["y"]) - 1.0, -1, 1), rtol=1e-4, atol=4e-5)
+    convert.convert(tmp_path / "run", tmp_path / "again.safetensors", "published")
+    again = load_file(tmp_path / "again.safetensors")
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(again[name], value, err_msg=name)
