@@ -13,6 +13,7 @@ python -m jaxgen.main --workdir=D --mode=latents --tool=interpolate --tool.pictu
 python -m jaxgen.main --config=C --mode=cache --workdir=DIR                          latents of C's pictures, by its codec
 python -m jaxgen.main --config=ddpm_digits --mode=show                               every key, its value, what it means
 python -m jaxgen.compare made/ real/                                                 figures of two sets of images
+python -m jaxgen.apply photos/ restored/ --run=runs/dae                              a run on pictures of your own
 """
 
 import argparse
@@ -30,7 +31,7 @@ MODES = ("train", "eval", "sample", "caption", "sweep", "latents", "cache", "sho
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line; `--config.KEY=VALUE` and `--tool.KEY=VALUE` are taken apart by `split`."""
+    """The command line; `--config.KEY=VALUE` and `--tool.KEY=VALUE` are taken apart by `config.files.split`."""
     from jaxgen.config.files import available
 
     configs = "\n".join(f"  {name:<32} {line}" for name, line in available().items())
@@ -142,24 +143,10 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def split(argv: list[str], prefix: str = "--config.") -> tuple[list[str], dict[str, str]]:
-    """Take `--config.KEY=VALUE` (or `--config.KEY VALUE`) out of argv -> (the rest, {KEY: VALUE})."""
-    rest, changes, pending = [], {}, ""
-    for word in argv:
-        if pending:
-            changes[pending], pending = word, ""
-        elif word.startswith(prefix):
-            key, equals, value = word.removeprefix(prefix).partition("=")
-            changes[key], pending = value, "" if equals else key
-        else:
-            rest.append(word)
-    if pending:
-        raise UserError(f"{prefix}{pending} needs a value: {prefix}{pending}=VALUE")
-    return rest, changes
-
-
 def run(argv: list[str]) -> None:
     """Parse and act."""
+    from jaxgen.config.files import split
+
     rest, changes = split(argv)
     rest, tool = split(rest, "--tool.")
     args = parser().parse_args(rest)

@@ -169,6 +169,22 @@ def _line(error: Exception, path: Path) -> str:
     return f", line {lines[-1]}" if lines else ""
 
 
+def split(argv: list[str], prefix: str = "--config.") -> tuple[list[str], dict[str, str]]:
+    """Take `--config.KEY=VALUE` (or `--config.KEY VALUE`) out of argv -> (the rest, {KEY: VALUE})."""
+    rest, changes, pending = [], {}, ""
+    for word in argv:
+        if pending:
+            changes[pending], pending = word, ""
+        elif word.startswith(prefix):
+            key, equals, value = word.removeprefix(prefix).partition("=")
+            changes[key], pending = value, "" if equals else key
+        else:
+            rest.append(word)
+    if pending:
+        raise UserError(f"{prefix}{pending} needs a value: {prefix}{pending}=VALUE")
+    return rest, changes
+
+
 def parse_value(text: str) -> Any:
     """Python literals as themselves, true/false as bools, all else as text."""
     if text.lower() in ("true", "false"):

@@ -38,7 +38,7 @@ class Unreadable(ValueError):
 
 
 @contextmanager
-def _decoding() -> Iterator[None]:
+def decoding() -> Iterator[None]:
     """Whatever a damaged file raises in Pillow is Unreadable."""
     try:
         yield
@@ -119,15 +119,15 @@ class Head(NamedTuple):
 
 def head(file: str) -> Head:
     """Reads no pixels. A file that has no picture is Unreadable."""
-    with _decoding(), _open(file) as image:
+    with decoding(), opened(file) as image:
         w, h = image.size if orientation(image) < 5 else image.size[::-1]
         if not w or not h:
             raise Unreadable(f"the image is {w}x{h}")
-        _refuse_unsaid(image)
+        refuse_unsaid(image)
         return Head((w, h), is_colour(image), tuple(_conversions(image)))
 
 
-def _open(file: str | BinaryIO) -> Image.Image:
+def opened(file: str | BinaryIO) -> Image.Image:
     """A lazy image: only the header is read."""
     if isinstance(file, str) and os.path.getsize(file) == 0:
         raise Unreadable("the file is empty")
@@ -150,7 +150,7 @@ def _conversions(image: Image.Image) -> Iterator[str]:
         yield "transparency laid on white"
 
 
-def _refuse_unsaid(image: Image.Image) -> None:
+def refuse_unsaid(image: Image.Image) -> None:
     if image.mode == "F" or (image.mode == "I" and image.format not in ("PNG", "PPM")):
         kind = "floats" if image.mode == "F" else "32-bit integers"
         raise Unreadable(f"its pixels are {kind}, which have no agreed range")
@@ -176,7 +176,7 @@ def flatten(image: Image.Image, channels: int) -> Image.Image:
 
 def narrow(image: Image.Image) -> Image.Image:
     """16 bits a channel -> 8, rounded; others pass."""
-    _refuse_unsaid(image)
+    refuse_unsaid(image)
     if not image.mode.startswith("I"):
         return image
     wide = np.clip(np.asarray(image).astype(np.int64), 0, 65_535)
@@ -188,7 +188,7 @@ def photo(file: str | BinaryIO, channels: int, size: int = 0, resize: str = "non
 
     channels=0: 1 or 3, as the picture has.
     """
-    with _decoding(), _open(file) as image:
+    with decoding(), opened(file) as image:
         channels = channels or (3 if is_colour(image) else 1)
         turn = TURNS.get(orientation(image))
         if size and resize != "none":
@@ -201,8 +201,8 @@ def photo(file: str | BinaryIO, channels: int, size: int = 0, resize: str = "non
 
 def record(data: BinaryIO, channels: int, size: int = 0, resize: str = "none") -> np.ndarray:
     """An image a data set stored -> uint8 [H, W, channels]: pixels as they are, 16 bits scaled to 8. Or Unreadable."""
-    with _decoding():
-        image = narrow(_open(data))
+    with decoding():
+        image = narrow(opened(data))
         mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
         image = image if image.mode == mode else image.convert(mode)
         image = RESIZE[resize](image, size) if size else image

@@ -104,7 +104,7 @@ class ConvEncoder(nn.Module):
 
 
 class ConvDecoder(nn.Module):
-    """z [B, h, w, Z] (a vector [B, Z] is first spread over that grid) -> [B, H, W, channels]."""
+    """z [B, h, w, Z] (a vector [B, Z] is first spread over that grid) -> [B, H, W, channels]; another grid: 2^downs times it."""
 
     shape: TargetShape = (32, 32, 3)
     width: Count = 256
@@ -121,6 +121,8 @@ class ConvDecoder(nn.Module):
             x = Dense(math.prod(grid) * self.width, dtype=self.dtype)(z).reshape(-1, *grid, self.width)
         else:
             x = Conv(self.width, 3, dtype=self.dtype)(z)
+        if x.shape[1:3] != grid:
+            height, width = (side * 2**self.downs for side in x.shape[1:3])
         for _ in range(self.blocks):
             x = Residual(self.hidden, self.dtype)(x)
         for i in reversed(range(self.downs)):

@@ -7,6 +7,7 @@ checkpoints/  averages/  metrics.jsonl  tensorboard/  samples/  loss.png  result
 """
 
 import json
+import os
 import platform
 import re
 import shutil
@@ -182,6 +183,17 @@ class RunDir:
         if stored and "spec" not in stored:
             raise UserError(f"--workdir={self.path} {OLD}")
         return stored
+
+    def told(self, name: str) -> dict[str, Any]:
+        """What `tell` has put into run.json; {} where nothing was."""
+        file = self.path / "run.json"
+        return json.loads(file.read_text()).get(name, {}) if file.is_file() else {}
+
+    def tell(self, name: str, facts: dict[str, Any]) -> None:
+        """Keep something that was found out of the run in run.json, where that can be written."""
+        file = self.path / "run.json"
+        if file.is_file() and os.access(self.path, os.W_OK):
+            write_text(file, json.dumps(json.loads(file.read_text()) | {name: facts}, indent=2))
 
     def spec(self, step: int = -1) -> Spec:
         """The Spec of the data that made a checkpoint (-1: of the last start), so that sampling does not need the data."""

@@ -88,8 +88,8 @@ def test_every_command_in_a_document_can_be_parsed_and_its_keys_are_there(line, 
     (tmp_path / "ink.py").write_text(METHOD)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(ROOT)  # of the clone, where configs/ is
-    rest, changes = main.split(shlex.split(line.split(" > ")[0], comments=True)[3:])
-    rest, tool = main.split(rest, "--tool.")
+    rest, changes = configs.split(shlex.split(line.split(" > ")[0], comments=True)[3:])
+    rest, tool = configs.split(rest, "--tool.")
     args = main.parser().parse_args(rest)
     main._refuse_idle(args)
     if args.tool:

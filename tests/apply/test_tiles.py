@@ -1,0 +1,75 @@
+"""Tiles: every pixel comes from one of them that sees all it depends on, or from several whose weights sum to 1."""
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.ndimage import convolve1d
+
+from jaxgen.apply.tiles import Axis, Canvas, Cut
+
+SIZES = [(1, 1), (1, 40), (7, 3), (16, 16), (17, 33), (40, 61), (64, 15)]
+
+
+def through(x: np.ndarray, function, tile: int, scale: int = 1, **how) -> Canvas:
+    cut = Cut(*(Axis.cut(side, tile if how.get("overlap") else min(tile, side), **how) for side in x.shape[:2]))
+    canvas = Canvas(cut, scale, x.shape[-1], np.dtype(np.uint8 if how.get("overlap") else np.uint16))
+    for i in range(len(cut)):
+        canvas.add(function(cut.take(x, i)))
+    return canvas
+
+
+def blurred(x: np.ndarray, scale: int = 1, reach: int = 3) -> np.ndarray:
+    """Zeros beyond the border, as a net's convolutions have them."""
+    taps = np.arange(1.0, 2 * reach + 2)
+    for axis in (0, 1):
+        x = convolve1d(x.astype(np.float64), taps, axis, mode="constant")
+    return np.rint(x % 65_536).astype(np.uint16).repeat(scale, 0).repeat(scale, 1)
+
+
+@pytest.mark.parametrize("size, tile, scale", [*itertools.product(SIZES, (8, 13, 32), (1, 2))])
+def test_tiled_is_untiled(size, tile, scale):
+    """At every size and tile, borders too."""
+    x = np.random.default_rng(0).integers(0, 256, (*size, 2), np.uint8)
+    canvas = through(x, lambda part: blurred(part, scale), tile, scale, halo=3)
+    np.testing.assert_array_equal(canvas.pixels, blurred(x, scale))
+
+
+@pytest.mark.parametrize("side, tile, multiple", [*itertools.product((1, 5, 8, 23, 64, 100), (8, 24), (1, 4))])
+def test_weights_sum_to_one_and_are_flat_at_the_border(side, tile, multiple):
+    for overlap in (multiple, tile // 2):
+        axis = Axis.cut(side, tile, multiple, overlap=overlap)
+        assert all(start % multiple == 0 for start in axis.starts) and axis.starts[-1] + tile >= side
+        total = np.zeros((axis.starts[-1] + tile) * 2)
+        for start, weights in zip(axis.starts, axis.weights(2), strict=True):
+            total[2 * start : 2 * (start + tile)] += weights
+        np.testing.assert_allclose(total, 1, atol=1e-6)
+        assert axis.weights(2)[0][0] == 1 and axis.weights(2)[-1][-1] == 1
+        assert all(b - a <= tile - overlap + multiple for a, b in itertools.pairwise(axis.starts))
+
+
+@pytest.mark.parametrize("size, scale", [*itertools.product(SIZES, (1, 3))])
+def test_blended_tiles_that_agree_change_nothing(size, scale):
+    x = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    whole = x.repeat(scale, 0).repeat(scale, 1)
+    made = lambda part: (part / 127.5 - 1.0).astype(np.float32).repeat(scale, 0).repeat(scale, 1)  # noqa: E731
+    canvas = through(x, made, 16, scale, overlap=6)
+    np.testing.assert_array_equal(canvas.pixels, whole)
+    assert canvas.seam == 0
+
+
+def test_a_seam_is_told_and_spread_over_the_overlap():
+    """Every tile is brighter by 10 levels than the one before: so is the seam, and neighbours differ by what a ramp says."""
+    number = itertools.count()
+    canvas = through(
+        np.zeros((16, 64, 1)), lambda part: np.full(part.shape, next(number) / 12.75 - 0.9, np.float32), 16, overlap=8
+    )
+    assert canvas.seam == pytest.approx(10, abs=0.1)
+    steps = np.diff(canvas.pixels[0, :, 0].astype(int))
+    assert steps.min() >= 0 and steps.max() <= 2
+
+
+def test_beyond_the_border_the_picture_is_reflected():
+    x = np.arange(5)[:, None, None].repeat(3, 1)
+    cut = Cut(Axis.cut(5, 12), Axis.cut(3, 4, 4))
+    assert cut.take(x, 0)[:, 0, 0].tolist() == [0, 1, 2, 3, 4, 3, 2, 1, 0, 1, 2, 3] and cut.tile == (12, 4)
