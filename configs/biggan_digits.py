@@ -45,4 +45,4 @@ def get_config(arg: str = "") -> ConfigDict:
         ),
     )
     c.eval = dict(loss=dict(every=1_000), grid=dict(every=1_000))
-    return tiny(c, **{"method.gen.width": 8, "method.disc.width": 8}) if arg == "tiny" else c
+    return tiny(c, **{"method.gen.width": 8, "method.disc.width": 8, "method.disc.plain": 0}) if arg == "tiny" else c

@@ -30,4 +30,4 @@ def get_config(arg: str = "") -> ConfigDict:
     return tiny(c, **TINY) if arg == "tiny" else c
 
 
-TINY = {"method.net.width": 16, "method.solver.steps": 4}
+TINY = {"method.net.width": 16, "method.net.mults": (1,), "method.solver.steps": 4}

@@ -34,4 +34,7 @@ def get_config(arg: str = "") -> ConfigDict:
     return tiny(c, **TINY) if arg == "tiny" else c
 
 
-TINY = {"method.net.width": 16, "method.net.head_dim": 16, "method.solver.steps": 3}
+TINY = {
+    "method.net.width": 16, "method.net.mults": (1,), "method.net.attend": (8,), "method.net.head_dim": 16,
+    "method.solver.steps": 3,
+}  # fmt: skip

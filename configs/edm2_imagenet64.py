@@ -36,6 +36,6 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 TINY = {
-    "method.net.width": 16, "method.net.mults": (1,), "method.net.attend": (), "method.net.blocks": 1,
+    "method.net.width": 16, "method.net.mults": (1, 2), "method.net.attend": (), "method.net.blocks": 1,
     "method.net.head_dim": 16, "method.net.dtype": "float32", "method.net.optimizer.warmup": 0, "method.solver.steps": 3,
 }  # fmt: skip

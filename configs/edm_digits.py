@@ -33,4 +33,4 @@ def get_config(arg: str = "") -> ConfigDict:
     return tiny(c, **TINY) if arg == "tiny" else c
 
 
-TINY = {"method.net.width": 16, "method.net.attend": (), "method.solver.steps": 3}
+TINY = {"method.net.width": 16, "method.net.mults": (1,), "method.net.attend": (), "method.solver.steps": 3}

@@ -37,6 +37,7 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 TINY = {
-    "method.net.width": 8, "method.net.blocks": (1, 1), "method.net.heads": 2, "method.net.groups": 4, "method.net.text.width": 8,
+    "method.net.width": 8, "method.net.mults": (1,), "method.net.blocks": (1,), "method.net.attend_down": (True,),
+    "method.net.attend_up": (True,), "method.net.heads": 2, "method.net.groups": 4, "method.net.text.width": 8,
     "method.solver.steps": 3,
 }  # fmt: skip

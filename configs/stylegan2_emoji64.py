@@ -36,6 +36,6 @@ def get_config(arg: str = "") -> ConfigDict:
 
 TINY = {
     "method.z_dim": 8, "method.gen.w_dim": 8, "method.gen.layers": 2, "method.gen.channel_base": 64, "method.gen.channel_max": 8,
-    "method.disc.channel_base": 64, "method.disc.channel_max": 8, "method.disc.layers": 2,
-    "method.gen.half": 0, "method.disc.half": 0,
+    "method.disc.channel_base": 64, "method.disc.channel_max": 8, "method.disc.layers": 1,
+    "method.gen.base": 8, "method.disc.base": 8, "method.gen.half": 0, "method.disc.half": 0,
 }  # fmt: skip

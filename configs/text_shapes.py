@@ -35,6 +35,6 @@ def get_config(arg: str = "") -> ConfigDict:
 
 
 TINY = {
-    "method.net.width": 8, "method.net.mults": (1, 1), "method.net.attend_down": (False, True), "method.net.heads": 2,
-    "method.net.attend_up": (False, True), "method.net.groups": 4, "method.net.text.width": 8, "method.solver.steps": 3,
+    "method.net.width": 8, "method.net.mults": (1, 1), "method.net.attend_down": (False, False), "method.net.heads": 2,
+    "method.net.attend_up": (False, False), "method.net.groups": 4, "method.net.text.width": 8, "method.solver.steps": 3,
 }  # fmt: skip

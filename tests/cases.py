@@ -51,41 +51,36 @@ def cover(shown: dict[str, set], *first: str) -> list[str]:
     return sorted(found)
 
 
-def choices(part: object, path: str = "") -> Iterator[tuple]:
-    """What a part of a config says but its numbers: names, words, switches, and whether a list is empty."""
-    if isinstance(part, dict):
-        for key, value in part.items():
-            yield from choices(value, f"{path}.{key}")
-    elif isinstance(part, tuple):
-        yield path, bool(part)
-        for each in part:
-            yield from choices(each, path)
-    elif isinstance(part, str | bool):
-        yield path, part
+def choices(part: dict, owner: str) -> Iterator[tuple]:
+    """(whose, key, value) of all that a part of a config says but its numbers: names, words, switches, whether a list is empty.
 
-
-def procedure(method: dict) -> str:
-    """A method with its nets."""
-    return " ".join([method["name"], *(method[k]["name"] for k in ("net", "gen", "disc", "ae") if k in method)])
+    What a part says is its own, wherever it stands. Optimizers are of nets, and ways to feed are of data, whichever these are.
+    """
+    for key, value in part.items():
+        whose = "nets" if key == "optimizer" else owner
+        if isinstance(value, tuple):
+            yield whose, key, bool(value)
+        for each in value if isinstance(value, tuple) else (value,):
+            if isinstance(each, dict):
+                name = each.get("name", key)
+                yield whose, key, name
+                yield from choices(each, key if key == "data" else name)
+            elif isinstance(each, str | bool) and key != "name":
+                yield whose, key, each
 
 
 @functools.cache
 def distinct() -> list[str]:
-    """Configs for laws that train: every choice that any config makes beside its method and nets is in one of them.
+    """Configs for laws that train: every choice that any config makes is in one of them, each part in each place.
 
     What is left out differs from these in numbers, or in what it puts together; test_shapes.py takes its step abstractly.
     """
-    shown = {}
-    for name, form in forms().items():
-        data = {("data", *choice) for choice in choices(form["data"])}
-        told = choices({key: value for key, value in form.items() if key != "data"})
-        shown[name] = data | {(procedure(form["method"]), *choice) for choice in told}
-    return cover(shown, *CHOSEN)
+    return cover({name: {*choices(form, "run")} for name, form in forms().items()}, *CHOSEN)
 
 
 @functools.cache
 def kinds() -> list[str]:
-    """Configs for laws of devices, scans and evaluation: every method with its nets, and each of its losses, penalties,
+    """Configs for laws of devices, scans and evaluation: every method, every net of one, and each of the losses, penalties,
     adaptive parts, regularizers and tasks."""
     shown = {}
     for name, form in forms().items():
@@ -94,11 +89,8 @@ def kinds() -> list[str]:
             key: method.get(key) for key in ("loss", "disc_penalties", "gen_penalties", "augment", "objective", "decay")
         }
         parts["regularizer"] = method.get("ae", {}).get("regularizer", {}).get("name")
-        shown[name] = {
-            procedure(method),
-            *((method["name"], *choice) for choice in choices(parts)),
-            *form.get("tasks", {}),
-        }
+        nets = {method[key]["name"] for key in ("net", "gen", "disc", "ae") if key in method}
+        shown[name] = {method["name"], *nets, *choices(parts, method["name"]), *form.get("tasks", {})}
     return cover(shown, *CHOSEN)
 
 

@@ -1,5 +1,6 @@
 """What every key of a config means: `--mode=show`. Meanings are the comments and docstrings of the classes themselves."""
 
+import functools
 import inspect
 import io
 import re
@@ -93,6 +94,7 @@ def _documented(doc: str | None) -> dict[str, str]:
     return found
 
 
+@functools.cache
 def _commented(cls: type) -> dict[str, str]:
     """`width: int = 128  # channels of the first level`."""
     try:

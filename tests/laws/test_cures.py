@@ -188,7 +188,7 @@ CASES = {
     "heads of edm": Case("edm_digits", {"method.net": "ddpmpp", "method.net.head_dim": 7}),
     "a side that edm2 cannot halve": Case("edm2_digits", {"method.net.mults": (1, 1, 1, 1, 1, 1)}),
     "heads of edm2": Case("edm2_digits", {"method.net.head_dim": 7}),
-    "taps": Case("edm_digits", {"method.net": "ncsnpp", "method.net.filter": (1.0,)}),
+    "taps": Case("edm_digits", {"method.net": "ncsnpp", "method.net.mults": (1, 2), "method.net.filter": (1.0,)}),
     "an activation": Case("vae_digits", {"method.net.encoder": "mlp_encoder", "method.net.encoder.act": "tnh"}, "tnh"),
     "a norm": Case("dcgan_digits", {"method.gen.norm": "btch"}, "btch"),
     "paths of a net without w": Case("dcgan_digits", {"method.gen_penalties": "path_length"}),

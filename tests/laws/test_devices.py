@@ -7,7 +7,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from cases import ROOT
+from cases import ROOT, forms, kinds
 
 from jaxgen.config import files as configs
 from jaxgen.core import parallel
@@ -26,20 +26,28 @@ def nets(state):
     return jax.device_get({k: (n.params, n.vars, n.ema) for k, n in state.nets.items()})
 
 
+def method(kind):
+    return forms()[kind]["method"]["name"]
+
+
+FIRST = {method(kind): kind for kind in reversed(kinds())}
+
+
 def test_eight_devices_are_one(kind, shared, advance):
+    """A batch spread over eight devices; with whole parameters once for each method, which are no matter of its nets."""
     config = shared(kind)
     exp, _, _ = advance(config, num=0)
     start = jax.device_get(exp.init())
     _, one, said = advance(config, start)
-    spread = configs.override(config, {"mesh": {"data": 8}})
-    _, eight, said_by_eight = advance(spread, start)
-    close(nets(one), nets(eight))
-    for key, value in said.items():
-        np.testing.assert_allclose(value, said_by_eight[key], rtol=1e-4, atol=1e-5, err_msg=key)
-    sharded = configs.override(config, {"mesh": {"data": 2, "fsdp": 4}, "sharding": ((".*", "fsdp:256"),)})
-    _, fsdp, _ = advance(sharded, start)
-    assert any(not x.sharding.is_fully_replicated for x in jax.tree.leaves(fsdp.nets))
-    close(nets(one), nets(fsdp))
+    ways = {"sharded": {"mesh": {"data": 2, "fsdp": 4}, "sharding": ((".*", "fsdp:256"),)}}
+    if kind == FIRST[method(kind)]:
+        ways["whole"] = {"mesh": {"data": 8}}
+    for way, changes in ways.items():
+        _, eight, said_by_eight = advance(configs.override(config, changes), start)
+        assert all(x.sharding.is_fully_replicated for x in jax.tree.leaves(eight.nets)) == (way == "whole")
+        close(nets(one), nets(eight))
+        for key, value in said.items():
+            np.testing.assert_allclose(value, said_by_eight[key], rtol=1e-4, atol=1e-5, err_msg=f"{way} {key}")
 
 
 def test_eight_devices_share_the_work_of_sampling(tiny, advance):

@@ -55,6 +55,7 @@ def files(folder):
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
+@pytest.mark.slow
 def test_a_folder_comes_back_to_the_byte(folder, imported, tmp_path):
     convert.convert(imported, tmp_path / "back", to="diffusers", weights="raw")
     old, new = files(folder), files(tmp_path / "back")

@@ -57,6 +57,7 @@ def test_a_fresh_adapter_changes_nothing_and_is_small(adapted):
     assert sum(jax.tree.leaves(changed)) == len(list(exp.method.net.adapter.pairs(mine.params)))
 
 
+@pytest.mark.slow
 def test_it_is_trained_saved_and_resumed_bitwise(adapted, base, tmp_path):
     train(adapted(), tmp_path / "whole")
     train(adapted(steps=1), tmp_path / "parts")

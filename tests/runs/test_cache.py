@@ -118,6 +118,7 @@ def test_what_was_interrupted_goes_on(codec, cached, tmp_path, monkeypatch):
         np.testing.assert_allclose(told["statistics"][name], value, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_on_latents_resumes_bitwise(codec, cached, tmp_path):
     config = on_latents(config_of(codec, steps=4, save_every=2, keep=2), cached["float16"])
     train(config, tmp_path / "whole")

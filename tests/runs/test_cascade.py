@@ -27,6 +27,7 @@ def stages(tmp_path_factory):
     return found
 
 
+@pytest.mark.slow
 def test_a_run_enlarges_what_the_one_before_made(stages, tmp_path):
     base, large = stages
     prompt = ["a small red star at the top, on white", "a large blue ring in the centre, on black"]

@@ -23,6 +23,9 @@ def test_prompts(tmp_path):
         "eval.grid": None,
         "eval.loss": None,
         "method.solver.steps": 1,
+        "method.net.mults": (1,),
+        "method.net.attend_down": (False,),
+        "method.net.attend_up": (False,),
     }
     train(configs.override(config, changes), tmp_path)
     run = jaxgen.open(tmp_path)
