@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from jaxgen.errors import NotFinite
+from jaxgen.errors import NotFinite, UserError
 
 Array = jax.Array
 
@@ -135,6 +135,15 @@ def save_png(path: str | os.PathLike, image: np.ndarray, min_side: int = 0) -> N
     part = path.with_name(path.name + ".part")
     picture.save(part, format="PNG")
     part.replace(path)
+
+
+def read_mask(path: str | os.PathLike) -> np.ndarray:
+    """bool [H, W] of a picture's file: where it is white, or nearer to white than to black. A UserError for what is none."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("L")) > 127
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"{path} cannot be read as a mask ({error}); name a picture, such as a PNG") from error
 
 
 def save_grid(path: str | os.PathLike, images: np.ndarray, columns: int = 0, captions: Sequence[str] = ()) -> None:

@@ -86,6 +86,10 @@ class Asks(Protocol):
 class Measures(Protocol):
     """A task whose conditions are a linear map of the target and noise: what no net was told of can be undone (zero-shot)."""
 
+    @property
+    def noisy(self) -> bool:
+        """Whether there is noise. A UserError where the task, as it is set, is not linear."""
+
     def linear(self, cond: Batch) -> Linear:
         """The map and what was seen through it, of the task's own conditions."""
 

@@ -103,7 +103,7 @@ class Diffusion(LossMethod):
             "label": self.spec.label,
             "uncertainty": uncertainty,
         }
-        there |= {"seen": self.measures, "clean": not getattr(self.measures, "noise", False)}
+        there |= {"seen": self.measures, "clean": not (self.measures and self.measures.noisy)}
         there |= {"pixels": self.spec[self.spec.target].kind in ("image", "frames")}
         return tuple(what for what, has in there.items() if has)
 

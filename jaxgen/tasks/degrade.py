@@ -72,6 +72,11 @@ class Degrade(Task):
         """Samples with what is known for certain: the luma of a picture that has lost its colour and nothing else."""
         return self.degradation.finish(cond["seen"], made) if len(self.several) == 1 else made
 
+    @property
+    def noisy(self) -> bool:
+        """Where any of the degradations is noise."""
+        return any(one.maps((8, 8, 3)).noise for one in self.several)
+
     def linear(self, cond: Batch) -> Linear:
         """The map of all degradations together; a UserError where one is not linear, or noise comes before the last."""
         shape = cond["seen"].shape[-3:]

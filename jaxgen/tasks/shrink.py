@@ -88,6 +88,11 @@ class Shrink(Task):
         """The same."""
         return made
 
+    @property
+    def noisy(self) -> bool:
+        """Where a level was asked for."""
+        return bool(self.noise)
+
     def linear(self, cond: Batch) -> Linear:
         """The resize without its rounding."""
         small, how = cond["small"], self.how.removesuffix("_uint8")

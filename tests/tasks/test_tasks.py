@@ -18,7 +18,7 @@ from jaxgen.errors import UserError
 from jaxgen.metrics.resize import resize
 from jaxgen.tasks.augment import Crop, Flip, Geometric, Piece
 from jaxgen.tasks.degrade import Degrade
-from jaxgen.tasks.hide import SHAPES, Hide
+from jaxgen.tasks.hide import SHAPES, SIZED, Hide
 from jaxgen.tasks.levels import Levels
 from jaxgen.tasks.shrink import Shrink
 
@@ -192,7 +192,7 @@ def test_crop_cuts_from_the_reflected_image(pad):
     assert {x.tobytes() for x in np.asarray(out["image"])} == cuts
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SIZED)
 @pytest.mark.parametrize("kind", ["image", "floats", "wide", "frames"])
 def test_what_is_hidden_is_grey_and_the_rest_is_shown(shape, kind):
     spec = Spec({k: f for k, f in SPECS[kind].items() if f.kind != "mask"})
@@ -209,6 +209,7 @@ def test_what_is_hidden_is_grey_and_the_rest_is_shown(shape, kind):
         assert (mask == mask[:, :1]).all()  # all frames hide the same
         mask = mask[:, 0]
     height, width = mask.shape[1:3]
+    mask = 1 - mask if shape == "expand" else mask
     rows, columns = mask.any((2, 3)), mask.any((1, 3))
     assert (mask[..., 0] == rows[:, :, None] * columns[:, None]).all()  # a rectangle
     starts = np.stack([rows.argmax(1), columns.argmax(1)], 1)
@@ -217,6 +218,10 @@ def test_what_is_hidden_is_grey_and_the_rest_is_shown(shape, kind):
         assert (sides == (height // 4, width // 4)).all()
         for axis, room in enumerate((height - height // 4, width - width // 4)):
             assert set(starts[:, axis]) == set(range(room + 1))
+    elif shape in ("centre", "expand"):
+        shorter = 4 if shape == "centre" else 4 / 3
+        inner = (round(height / shorter), round(width / shorter))
+        assert (sides == inner).all() and np.abs(2 * starts - np.array([height, width]) + inner).max() <= 1
     else:
         places = {(height - height // 4, 0, height // 4, width)}
         if shape == "half":
@@ -292,6 +297,49 @@ def test_a_persons_picture_is_told_as_the_data_are_and_what_is_known_of_it_stays
         assert (np.asarray(made)[~stays] == np.float32(0.3)).all()
     with pytest.raises(UserError, match="mask"):
         task.ask(seen, None if known is not None else jnp.ones((5, SIDE, SIDE, 1)))
+
+
+@pytest.mark.parametrize("shape", ["thin", "medium", "thick"])
+def test_strokes_hide_some_and_never_more_than_half(shape):
+    out = applied(Hide(shape), pictures((32, 32, 1)))({"image": jnp.zeros((200, 32, 32, 1), jnp.uint8)}, 0)
+    mask = np.asarray(out["mask"])[..., 0]
+    share = mask.mean((1, 2))
+    assert share.min() > 0 and share.max() <= 0.5 and share.std() > 0.03
+    assert {"thin": 0.05, "medium": 0.15, "thick": 0.15}[shape] < share.mean() < 0.45
+    around = sum(np.roll(mask, shift, axis) for axis in (1, 2) for shift in (1, -1))
+    assert (around[mask == 1] > 0).mean() > 0.95  # lines, not dust
+    assert mask.mean(0).min() > 0.02  # they go everywhere
+
+
+def test_every_second_line_or_pixel_and_salt():
+    masks = {s: applied(Hide(s, 0.3), SPECS["wide"])(examples(SPECS["wide"]), 0)["mask"][..., 0] for s in SHAPES}
+    np.testing.assert_array_equal(masks["lines"][:, ::2], 0)
+    np.testing.assert_array_equal(masks["lines"][:, 1::2], 1)
+    np.testing.assert_array_equal(
+        1 - masks["pixels"], np.zeros((NUM, 12, 20)) + np.kron(np.ones((6, 10)), [[1, 0], [0, 0]])
+    )
+    assert abs(masks["salt"].mean() - 0.3) < 0.03
+
+
+def test_a_masks_file_says_what_is_hidden(tmp_path):
+    name, spec = str(tmp_path / "mask.png"), SPECS["image"]
+    painted = np.zeros((SIDE, SIDE), np.uint8)
+    painted[3:9, 2:5] = 255
+    Image.fromarray(painted).save(name)
+    out = applied(Hide("file", file=name), spec)(examples(spec), 0)
+    np.testing.assert_array_equal(out["mask"][..., 0], np.broadcast_to(painted > 0, (NUM, SIDE, SIDE)))
+    for change, message in (
+        (lambda: painted[:8], "mask.png is 8x16 and the pictures are 16x16"),
+        (lambda: 0 * painted, "hides nothing of the picture"),
+        (lambda: 0 * painted + 255, "hides all of the picture"),
+    ):
+        wrong = str(tmp_path / f"{len(message)}mask.png")
+        Image.fromarray(change()).save(wrong)
+        with pytest.raises(UserError, match=message):
+            Hide("file", file=wrong).spec(spec)
+    (tmp_path / "text").write_text("no picture")
+    with pytest.raises(UserError, match="cannot be read as a mask"):
+        Hide("file", file=str(tmp_path / "text")).spec(spec)
 
 
 def test_half_is_half():
@@ -375,8 +423,10 @@ BAD = {
         lambda: Piece(16).spec(SPECS["wide"]),
         "size=16 does not fit into 12x20; set size=12",
     ),
-    "way": (lambda: Shrink(2, "area"), "'area' is unknown; there are: clean, pil_bicubic"),
+    "way": (lambda: Shrink(2, "area"), "'area' is unknown; there are: clean, .*pil_bicubic"),
     "shape": (lambda: Hide("circle"), "'circle' is unknown; there are: box, half"),
+    "a shape without its file": (lambda: Hide("file"), "do not belong together; set tasks.hide.file=FILE"),
+    "a file without its shape": (lambda: Hide(file="a.png"), "do not belong together; set tasks.hide.shape=file"),
     "no pixel": (lambda: Hide(size=0.02).spec(SPECS["image"]), "hides no pixel of 16x16"),
     "sizes": (
         lambda: Crop().spec(Spec(pictures((9, 9, 1)), small=Field((4, 4, 1), "uint8", "image"))),
