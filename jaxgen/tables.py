@@ -46,6 +46,7 @@ TABLES: dict[str, dict[str, str]] = {
         "levels": "jaxgen.tasks.levels:Levels",
         "describe": "jaxgen.tasks.describe:Describe",
         "size": "jaxgen.tasks.size:Size",
+        "reverse": "jaxgen.tasks.reverse:Reverse",
     },
     "method": {
         "diffusion": "jaxgen.methods.diffusion:Diffusion",
@@ -56,6 +57,7 @@ TABLES: dict[str, dict[str, str]] = {
         "vae": "jaxgen.methods.vae:Vae",
         "flow": "jaxgen.methods.flow:Flow",
         "gan": "jaxgen.methods.gan:Gan",
+        "cyclegan": "jaxgen.methods.cyclegan:CycleGan",
         "lapgan": "jaxgen.methods.lapgan:Lapgan",
         "vqvae": "jaxgen.methods.vqvae:VqVae",
         "causal_tokens": "jaxgen.methods.tokens:CausalTokens",
@@ -312,6 +314,11 @@ TABLES: dict[str, dict[str, str]] = {
         "l2": "jaxgen.losses.distance:L2",
         "charbonnier": "jaxgen.losses.distance:Charbonnier",
     },
+    "distance": {
+        "l1": "jaxgen.losses.distance:L1",
+        "l2": "jaxgen.losses.distance:L2",
+        "charbonnier": "jaxgen.losses.distance:Charbonnier",
+    },
     "gan_loss": {
         "saturating": "jaxgen.losses.gan:Saturating",
         "nonsaturating": "jaxgen.losses.gan:NonSaturating",
@@ -361,6 +368,7 @@ TABLES: dict[str, dict[str, str]] = {
         "collapse": "jaxgen.runs.watch:Collapse",
         "swing": "jaxgen.runs.watch:Swing",
         "past_best": "jaxgen.runs.watch:PastBest",
+        "inverts": "jaxgen.runs.watch:Inverts",
     },
     "evaluator": {
         "loss": "jaxgen.evaluation.per_image:Loss",

@@ -39,7 +39,7 @@ FEED = tuple(f.name for f in dataclass_fields(Feed))
 SECTIONS = {"tasks": "task", "eval": "evaluator"}  # sections of members by name -> their table
 
 
-WATCH = ("disc_wins", "by_heart", "augment_full", "collapse", "swing", "past_best")
+WATCH = ("disc_wins", "by_heart", "augment_full", "collapse", "swing", "past_best", "inverts")
 
 
 @dataclass(frozen=True)

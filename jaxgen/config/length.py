@@ -53,7 +53,10 @@ def remarks(config: ConfigDict, at: int) -> list[str]:
     """What a person should know of the schedules from step `at` on, each with what to paste for another; mostly nothing."""
     found, steps = [], config.steps
     for path, o in optimizers(config).items():
-        length, ends = o.get("schedule_steps") or steps, o["schedule"] in ("cosine", "linear", "exponential")
+        length, ends = (
+            o.get("schedule_steps") or steps,
+            o["schedule"] in ("cosine", "linear", "half_linear", "exponential"),
+        )
         paste = f"--config.{path}.schedule_steps={steps} lays it out for the whole run"
         if ends and length < steps:
             zero = ", so that nothing more is learned" if not o["final"] else ""
@@ -65,6 +68,7 @@ def remarks(config: ConfigDict, at: int) -> list[str]:
         elif ends and length > steps:
             share = (steps - o["warmup"]) / max(1, length - o["warmup"])
             left = 0.5 + 0.5 * math.cos(math.pi * share) if o["schedule"] == "cosine" else 1.0 - share
+            left = min(1.0, 2.0 * left) if o["schedule"] == "half_linear" else left
             left = o["final"] + (1.0 - o["final"]) * min(1.0, max(0.0, left))
             left = o["final"] ** share if o["schedule"] == "exponential" else left
             found.append(

@@ -124,7 +124,9 @@ class Optimizer:
 
     lr: Positive = 1e-3
     warmup: Natural = 0  # steps of linear warm-up from 0
-    schedule: str = "constant"  # constant | cosine | linear | exponential (all three end at lr * final) | inverse_sqrt
+    schedule: str = (
+        "constant"  # constant | cosine | linear | half_linear | exponential (all end at lr * final) | inverse_sqrt
+    )
     final: NonNegative = 0.0
     hold: Natural = 0  # inverse_sqrt: lr / sqrt(max(step / hold, 1)) (EDM2, eq. 67)
     clip: NonNegative = 0.0  # global gradient norm; 0 switches it off
@@ -144,6 +146,13 @@ class Optimizer:
             "constant": lambda: optax.constant_schedule(self.lr),
             "cosine": lambda: optax.cosine_decay_schedule(self.lr, after, alpha=self.final),
             "linear": lambda: optax.linear_schedule(self.lr, self.lr * self.final, after),
+            "half_linear": lambda: optax.join_schedules(  # constant for the first half (pix2pix, CycleGAN)
+                [
+                    optax.constant_schedule(self.lr),
+                    optax.linear_schedule(self.lr, self.lr * self.final, after - after // 2),
+                ],
+                [after // 2],
+            ),
             "exponential": lambda: optax.exponential_decay(self.lr, after, self.final),
             "inverse_sqrt": lambda: lambda step: self.lr / jnp.sqrt(jnp.maximum((step + self.warmup) / self.hold, 1.0)),
         }
@@ -155,7 +164,7 @@ class Optimizer:
             )
         if self.schedule == "exponential" and not self.final:
             raise UserError("optimizer.schedule='exponential' never ends at 0; set optimizer.final=0.01")
-        if self.schedule in ("cosine", "linear", "exponential") and self.schedule_steps <= 0:
+        if self.schedule in ("cosine", "linear", "half_linear", "exponential") and self.schedule_steps <= 0:
             raise UserError(
                 f"optimizer.schedule={self.schedule!r} needs optimizer.schedule_steps, the length of the run"
             )

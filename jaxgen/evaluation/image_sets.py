@@ -345,7 +345,7 @@ class FromConditions:
         total: dict[str, list[np.ndarray]] = {}
         with counter("from conditions", about["N"]) as bar:
             for part in exp.samples(ema, about["N"], self.seed, source=source):
-                truth = to_float(jnp.asarray(part.data[exp.data.target]))
+                truth = to_float(jnp.asarray(part.data[exp.made]))
                 found = {"": to_float(jnp.asarray(to_uint8(part.images)))}  # as a file would hold it
                 if given:
                     found["baseline_"] = jax.image.resize(part.cond[given], truth.shape, "cubic")

@@ -11,6 +11,10 @@
     WGAN (Arjovsky et al. 2017)              wasserstein      weights in +-0.01     5         dcgan_*
     WGAN-GP (Gulrajani et al. 2017)          wasserstein      gradient              5         resnet_*
     StyleGAN2 (Karras et al. 2019)           nonsaturating    R1, path length       1         stylegan2_*
+    pix2pix (Isola et al. 2016)              nonsaturating    none                  1         unet_translator, patchgan
+
+In the last, arXiv:1611.07004, G is told a picture and has no latent; D judges what it makes beside that picture, and G's loss has
+100 E |y - G(x)| more (eq. 4, `pixel_loss`). Its noise is dropout, which is on in samples too (section 3, `dropout`).
 
 A step is algorithm 1: `n_critic` updates of D on as many parts of the batch, then one of G. Each player's loss is that of the
 game and penalties of its own; D sees real and generated images through `augment`.
@@ -36,6 +40,7 @@ from jaxgen.core.spec import BatchSize, DataSpec, Spec
 from jaxgen.core.state import Array, PyTree, TrainState, Variables, Weights
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
+from jaxgen.losses.distance import L1, Distance, distance
 from jaxgen.losses.gan import GanLoss, NonSaturating
 from jaxgen.losses.regularize import (
     GenPenalty,
@@ -59,7 +64,10 @@ HELD = ("spectral",)  # collections that move in the first pass of an update of 
 
 @dataclass(frozen=True, kw_only=True)
 class Gan:
-    """`gen` is called as gen(z [B, z_dim], cond) -> images, `disc` as disc(images, cond) -> logits [B] or [B, h, w], or Judged."""
+    """`gen` is called as gen(z [B, z_dim], cond) -> images, `disc` as disc(images, cond) -> logits [B] or [B, h, w], or Judged.
+
+    A `gen` that is `of_pictures` has no latent: gen(cond) -> images.
+    """
 
     gen: Net
     disc: Net
@@ -67,6 +75,9 @@ class Gan:
     loss: GanLoss = field(default_factory=NonSaturating)
     disc_penalties: Penalty | tuple[Penalty, ...] = field(default_factory=NoPenalty)
     gen_penalties: GenPenalty | tuple[GenPenalty, ...] = field(default_factory=NoGenPenalty)
+    pixel_loss: Distance | tuple[Distance, ...] | None = (
+        None  # more of G's: from what it makes of pictures to the data's
+    )
     augment: GanAugment = field(default_factory=NoAugment)
     order: Literal["disc_first", "gen_first"] = "disc_first"
     n_critic: Count = 1
@@ -78,6 +89,7 @@ class Gan:
     prior: str = "normal"
     truncate: NoTruncation = field(default_factory=NoTruncation)  # of samples
     stats: Literal["standing", "running", "batch"] = "standing"  # by which G's batch norm samples
+    dropout: Literal["training", "always"] = "always"  # when a G of pictures drops units: in samples too
     fade: NoFade = field(default_factory=NoFade)  # of nets that grow
     standing: Count = 16  # batches that standing statistics are of
     log_sigma: bool = False  # log the largest singular value of every kernel that is divided by it
@@ -96,6 +108,8 @@ class Gan:
                 "method.fakes='uniform' draws labels for generated images, and the run is told none; set data.labels=True, or set "
                 "method.fakes=batch"
             )
+        if self.of_pictures or self.pixel_loss:
+            self._refuse_unlike_pictures()
         if self.truncate.options() and not self.styled:
             raise UserError(
                 "method.truncate='style' draws the latent w of StyleGAN2 to its mean, and method.gen has none; set "
@@ -124,6 +138,38 @@ class Gan:
                 "method.gen_penalties='path_length' is about the latent w of StyleGAN2, and method.gen has none; set "
                 "method.gen_penalties=none"
             )
+
+    def _refuse_unlike_pictures(self) -> None:
+        """A UserError for options that do not go with pictures of pictures."""
+        target, told = self.spec[self.spec.target], self.spec.conditions
+        if not self.of_pictures:
+            raise UserError(
+                "method.pixel_loss compares what is made of pictures, and method.gen makes them of a latent; set "
+                "method.gen.name=unet_translator, or method.pixel_loss=None"
+            )
+        if self.fakes != "batch":
+            raise UserError(
+                f"method.fakes={self.fakes!r} is about labels, and G is told pictures; set method.fakes=batch"
+            )
+        if apart := next((name for name, field in told.items() if field.order != target.order), ""):
+            raise UserError(
+                f"{apart!r} and {self.spec.target!r} do not belong together in these data; set config.data=pairs, or "
+                "config.method.name=cyclegan"
+            )
+        if type(self.augment) is not NoAugment:  # the others inherit from it
+            raise UserError(
+                "method.augment would move what D judges away from the pictures that it is told; set method.augment=none, and "
+                "config.data.augment=('flip',)"
+            )
+
+    @property
+    def of_pictures(self) -> bool:
+        """Whether G makes pictures of pictures that it is told, without a latent."""
+        return getattr(self.gen.module, "of_pictures", False)
+
+    def inputs(self, z: Array, cond: Cond) -> tuple:
+        """What G is called with."""
+        return (cond,) if self.of_pictures else (z, cond)
 
     @property
     def takes(self) -> tuple[str, ...]:
@@ -206,7 +252,7 @@ class Gan:
         """A fresh state for images shaped like the batch's."""
         gen_rng, disc_rng = jax.random.split(rng)
         x, cond = self.target(batch), self.conditions(batch)
-        gen = self.gen.init(gen_rng, self.latents(rng, len(x)), cond, **self.fade.options(jnp.int32(0)))
+        gen = self.gen.init(gen_rng, *self.inputs(self.latents(rng, len(x)), cond), **self.fade.options(jnp.int32(0)))
         disc = self.disc.init(disc_rng, x, cond, **self.fade.options(jnp.int32(0)))
         sloped = [name for p, name in self.penalties("disc").items() if p.slopes]
         if "batch_stats" in disc.vars and sloped:
@@ -307,9 +353,10 @@ class Gan:
             "d_fake": each(fake_logits),
             "accuracy": 0.5 * (leaning > 0) + 0.5 * (each(fake_logits) < (self.loss.middle or 0.0)),
             "r_t": jnp.sign(leaning),  # nears 1 as D learns its images by heart (Karras et al. 2020, eq. 1)
-            "spread": self.spread(fake, fake_cond) / jnp.maximum(self.spread(real, cond), 1e-6),
             **{name: jnp.asarray(value) for name, value in self.fade.options(w.step).items()},
         }
+        if len(real) > 1:
+            metrics["spread"] = self.spread(fake, fake_cond) / jnp.maximum(self.spread(real, cond), 1e-6)
         if judged.labels:
             read = label_loss(judged, cond)
             loss, metrics["label_accuracy"] = loss + self.label_weight * read, right(judged, cond)
@@ -372,6 +419,9 @@ class Gan:
         loss, metrics, extra = each(self.loss.gen(judged.logit, real)), {}, {}
         if judged.labels:
             loss = loss + self.gen_label_weight * label_loss(judged, cond)
+        if self.pixel_loss:
+            metrics["pixel_loss"] = distance(self.pixel_loss, fake, self.target(batch))
+            loss = loss + metrics["pixel_loss"]
         for penalty, name in self.penalties("gen").items():
             if not penalty.apart:
                 memory = w.extra.get(name, {})
@@ -398,7 +448,7 @@ class Gan:
         def generate(*args: Any, method: str | None = None) -> Array:
             return self.gen.apply(w.nets["gen"], *args, **self._training(w, gen_rng, HELD), method=method)[0]
 
-        inputs = (self.drawn(z_rng, num), cond)
+        inputs = self.inputs(self.drawn(z_rng, num), cond)
         value, memory = penalty(generate, inputs, w.nets["gen"]["params"], memory, rng)
         return penalised(penalty, value, num), memory
 
@@ -409,7 +459,7 @@ class Gan:
         told_rng, z_rng, gen_rng = jax.random.split(rng, 3)
         cond = self.told(batch, told_rng)
         z = self.drawn(z_rng, len(batch[self.spec.target]))
-        fake, vars = self.gen.apply(w.nets["gen"], z, cond, **self._training(w, gen_rng, hold))
+        fake, vars = self.gen.apply(w.nets["gen"], *self.inputs(z, cond), **self._training(w, gen_rng, hold))
         return fake, cond, vars
 
     def _judge(
@@ -436,7 +486,8 @@ class Gan:
         said = (self.disc.apply(disc, x, cond, **self.fade.options(w.step))[0] for x in (real, fake))
         d_real, d_fake = (judged(v).logit for v in said)
         d_loss, g_loss = self.loss.disc(d_real, d_fake), self.loss.gen(d_fake, d_real)
-        return {"d_loss": each(d_loss), "g_loss": each(g_loss), "d_real": each(d_real), "d_fake": each(d_fake)}
+        found = {"d_loss": each(d_loss), "g_loss": each(g_loss), "d_real": each(d_real), "d_fake": each(d_fake)}
+        return found | ({"l1": distance(L1(), fake, real)} if self.of_pictures else {})
 
     def sample(self, w: Weights, rng: Array, num: int, cond: Cond) -> Array:
         """G(z) for fresh latents, [num, H, W, C]."""
@@ -448,7 +499,7 @@ class Gan:
 
     def from_latents(self, w: Weights, z: Array, cond: Cond, rng: Array | None = None) -> Array:
         """G(z); without rng layers that add noise add what they keep of it."""
-        return self._made(w, rng, z, cond, **self.truncate.options(), **self.fade.options(w.step))
+        return self._made(w, rng, *self.inputs(z, cond), **self.truncate.options(), **self.fade.options(w.step))
 
     @property
     def styled(self) -> bool:
@@ -468,6 +519,8 @@ class Gan:
     def _made(self, w: Weights, rng: Array | None, *args: Any, **options: Any) -> Array:
         """What G makes of latents, by the statistics of samples."""
         gen = self._viewed(w, "gen")
+        if "dropping" in signature(self.gen.module.__call__).parameters:
+            options["dropping"] = self.dropout == "always" and rng is not None
         still = {"noise": "const"} if rng is None and getattr(self.gen.module, "noise", "none") == "random" else {}
         rngs = streams(jax.random.key(0) if rng is None else rng)
         return self.gen.apply(gen, *args, train=self.stats == "batch", rngs=rngs, hold=HELD, **still, **options)[0]

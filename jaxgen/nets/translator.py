@@ -16,7 +16,7 @@ from jaxgen.core.conditions import Cond
 from jaxgen.core.ranges import BelowOne, Count, Natural, Precision
 from jaxgen.core.spec import TargetShape
 from jaxgen.errors import UserError
-from jaxgen.nets.conditioning import image_shape, join_pictures
+from jaxgen.nets.conditioning import join_pictures, value
 from jaxgen.nets.gan import Norm, Player
 from jaxgen.nets.layers import Conv, ConvTranspose, Dropout, dcgan_init
 
@@ -24,25 +24,38 @@ Array = jax.Array
 
 
 class Translator(Player):
-    """[B, H, W, C] and the pictures that it is told (resized to H x W) -> [B, H, W, C of the target] in [-1, 1].
+    """Called as net(cond): the pictures [B, h, w, ...] that it is told -> [B, H, W, C of the target] in [-1, 1].
 
+    It is also called with one picture [B, H, W, C]. Pictures that are smaller than the target are enlarged first (cubic).
     Labels scale and shift what norms give (Dumoulin et al. 2016, arXiv:1610.07629): constant maps would not get past an instance
     norm. Of the pictures' sizes nothing is kept in the weights. `train` is for norms, `dropping` for dropout, which may also be
     on when it samples; None: while it trains.
     """
 
     takes: ClassVar[tuple[str, ...]] = ("label", "image", "latent", "mask")
-    of_pictures: ClassVar[bool] = True  # its latent is a picture, which may have no channels
+    of_pictures: ClassVar[bool] = True  # it has no latent
 
-    shape: TargetShape = (256, 256, 3)  # of the target; its channels count
+    shape: TargetShape = (256, 256, 3)  # of the target: its channels, and how many times smaller conditions are
     width: Count = 64
     norm: str = "instance"  # batch, instance, layer or none
     dtype: Precision = "float32"
 
-    def joined(self, x: Array, cond: Cond | None) -> Array:
-        """All that it sees, side by side [B, H, W, C']."""
-        image_shape(x.shape[1:], self)
-        return join_pictures(x, self.conditions, cond, self).astype(self.dtype)
+    def joined(self, told: Cond | Array | None) -> tuple[Array, Cond]:
+        """(all pictures that it sees, side by side [B, H, W, K]; its conditions)."""
+        if not isinstance(told, dict | None):
+            return told.astype(self.dtype), {}
+        fields = self.conditions.of("image", "latent", "mask")
+        if not fields:
+            raise UserError(
+                f"{type(self).__name__} makes pictures of pictures, and is told {self.conditions or 'nothing'}; set "
+                "config.tasks.hide={}, or config.data=pairs"
+            )
+        told, name = told or {}, max(fields, key=lambda name: fields[name].shape[-3])
+        num = len(next(iter(told.values()))) if told else 1
+        first = value(fields, told, name, num)
+        size = [n * full // own for n, full, own in zip(first.shape[1:3], self.shape, fields[name].shape, strict=False)]
+        nothing = jnp.zeros((num, *size, 0), first.dtype)
+        return join_pictures(nothing, self.conditions, told, self).astype(self.dtype), told
 
     def normalised(self, x: Array, cond: Cond | None, train: bool, name: str) -> Array:
         """x after the norm of that name."""
@@ -66,14 +79,15 @@ class UNetTranslator(Translator):
     dropout: BelowOne = 0.5
 
     @nn.compact
-    def __call__(self, x: Array, cond: Cond | None = None, train: bool = False, dropping: bool | None = None) -> Array:
+    def __call__(self, told: Cond | Array | None, train: bool = False, dropping: bool | None = None) -> Array:
+        x, cond = self.joined(told)
         if x.shape[1] % 2**self.downs or x.shape[2] % 2**self.downs:
             both = x.shape[1] | x.shape[2]
             raise UserError(
                 f"UNetTranslator with downs={self.downs} needs sides that are multiples of {2**self.downs}, not "
                 f"{x.shape[1]}x{x.shape[2]}; set downs={max((both & -both).bit_length() - 1, 1)}, or data.size={2**self.downs}"
             )
-        h, skips, last = self.joined(x, cond), [], self.downs - 1
+        h, skips, last = x, [], self.downs - 1
         for i in range(self.downs):
             h = Conv(self.width * min(2**i, 8), 4, 2, 1, name=f"down{i}", **self.layer)(h)
             h = self.normalised(h, cond, train, f"down{i}_norm") if 0 < i < last else h
@@ -102,7 +116,8 @@ class ResnetTranslator(Translator):
     relu_after: bool = False
 
     @nn.compact
-    def __call__(self, x: Array, cond: Cond | None = None, train: bool = False, dropping: bool | None = None) -> Array:
+    def __call__(self, told: Cond | Array | None, train: bool = False, dropping: bool | None = None) -> Array:
+        x, cond = self.joined(told)
         height, width, dropping = x.shape[1], x.shape[2], train if dropping is None else dropping
 
         def conv(h: Array, features: int, size: int, stride: int, name: str, mirrored: bool = False) -> Array:
@@ -111,7 +126,7 @@ class ResnetTranslator(Translator):
             return self.normalised(h, cond, train, f"{name}_norm")
 
         more = [(0, -side % 2**self.downs) for side in (height, width)]
-        h = mirror(self.joined(x, cond), more)
+        h = mirror(x, more)
         h = nn.relu(conv(h, self.width, 7, 1, "stem", mirrored=True))
         for i in range(self.downs):
             h = nn.relu(conv(h, self.width << i + 1, 3, 2, f"down{i}"))

@@ -338,6 +338,11 @@ class Experiment:
         """Of the batches that the method sees."""
         return self.stages[-1].after if self.stages else conditions.with_one_caption(self.read_spec)
 
+    @property
+    def made(self) -> str:
+        """The field of the data that samples are of."""
+        return self.spec.target if self.spec.target in self.data else self.data.target
+
     @cached_property
     def method(self) -> Method:
         """What is trained."""
@@ -569,7 +574,8 @@ class Experiment:
         """
         if jax.default_backend() != "cpu" or not keeps_barriers():
             return {}
-        nets = {name: getattr(self.method, name, None) for name in self.abstract.nets}
+        own = getattr(self.method, "players", {})  # several nets of one config
+        nets = {name: own.get(name, getattr(self.method, name, None)) for name in self.abstract.nets}
         alike = {name: net.alike for name, net in nets.items() if isinstance(net, Net) and net.alike}
         states = {name: self.abstract.nets[name] for name in alike}
         whole = {k: all(x.sharding.is_fully_replicated for x in jax.tree.leaves(net)) for k, net in states.items()}
@@ -842,7 +848,7 @@ class Experiment:
             h, w, c = field.shape
             if name in self.from_data and c == channels and height % h == 0 and width % w == 0:
                 row.append(to_uint8(made.cond[name]).repeat(height // h, -3).repeat(width // w, -2))
-        row += [made.images, made.data[self.data.target]]
+        row += [made.images, made.data[self.made]]
         return beside(row), 4 * len(row)
 
     def sampler(self, num: int) -> Callable[[Weights, tuple[Batch, Batch, dict], Array], tuple[Array, Batch]]:

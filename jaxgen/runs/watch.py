@@ -166,7 +166,28 @@ class PastBest(Rule):
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Inverts(Rule):
+    """What is made is light where its original is dark: a cycle may exchange colours and lose nothing."""
+
+    intervals: Count = 5
+
+    needs: ClassVar[tuple[str, ...]] = ("cycle", "identity")
+
+    def __call__(self, past: Past, config: ConfigDict, base: str) -> str:
+        """The correlation of brightness between pictures and what is made of them is negative."""
+        corr = self.last(past, "corr")
+        if not corr or max(corr) >= 0:
+            return ""
+        more = f"method.identity={max(2 * config.method.identity, 0.5):g}"
+        return (
+            f"colours may be inverted: what is made and its original correlate by {corr[-1]:.2f}; anew in another --workdir with "
+            f"--config.{more} or another --config.seed={config.seed + 1}, or where that is wanted --config.watch=()"
+        )
+
+
 LEVEL = re.compile(r"(.+)_(\d+x\d+)")  # a figure of a level of LAPGAN: train/spread_8x8
+KIND = re.compile(r"(.+)_(image|seen)")  # of a kind of pictures of CycleGAN: train/d_loss_real_image
 
 
 class Watch:
@@ -176,7 +197,8 @@ class Watch:
         rules: list[Rule] = [build("watch", spec, where=f"config.watch[{i}]") for i, spec in enumerate(config.watch)]
         self.rules = [rule for rule in rules if all(key in config.method for key in rule.needs)]
         self.config, self.sick = config, set[tuple[Rule, str]]()
-        self.past: dict[str, Past] = {}  # by level, "" where there are none
+        self.past: dict[str, Past] = {}  # by level or kind, "" where there are none
+        self.part = LEVEL if "levels" in config.method else KIND if "cycle" in config.method else None
 
     def recall(self, records: Iterable[Mapping[str, float]]) -> None:
         """Look at what was logged before, silently: a resumed run says nothing twice."""
@@ -188,13 +210,15 @@ class Watch:
         if not self.rules:
             return []
         for name, value in figures.items():
-            found = LEVEL.fullmatch(name) if "levels" in self.config.method else None
+            found = self.part.fullmatch(name) if self.part else None
             figure, level = found.groups() if found else (name, "")
             self.past.setdefault(level, Past()).setdefault(figure, []).append((step, float(value)))
-        coarsest = min(filter(None, self.past), key=lambda level: [int(side) for side in level.split("x")], default="")
+        levels = [level for level in self.past if level and self.part is LEVEL]
+        coarsest = min(levels, key=lambda level: [int(side) for side in level.split("x")], default="")
         told = {}
         for level, past in self.past.items():
-            base, where = ("base_" if level and level == coarsest else ""), (f"at {level} " if level else "")
+            base = "base_" if level and level == coarsest else ""
+            where = f"at {level} " if level in levels else f"of {level!r}: " if level else ""
             told |= {(rule, level): where + text for rule in self.rules if (text := rule(past, self.config, base))}
         new = [text for key, text in told.items() if key not in self.sick]
         self.sick = set(told)

@@ -11,6 +11,7 @@ from flax import linen as nn
 from safetensors.numpy import load_file
 
 from jaxgen.images import to_float
+from jaxgen.methods.cyclegan import empty_pool, query
 from jaxgen.nets.layers import Dropout
 from jaxgen.nets.translator import ResnetTranslator, UNetTranslator
 from jaxgen.pretrained.translation import from_author, to_author
@@ -133,3 +134,21 @@ def test_another_program(folder):
     module, variables = from_author(found)
     y = jax.jit(module.clone(relu_after=True).apply)(variables, images_last(a["x"]))
     np.testing.assert_allclose(y, images_last(a["y"]), **close)
+
+
+@pytest.mark.golden("cyclegan_resnet*")
+def test_the_pool_of_pictures(folder):
+    """By the reference's own draws: once it is full a uniform number each, and a place where that is above 1/2."""
+    told = json.loads((folder / "case.json").read_text())["image_pool"]
+    pool, drawn, number, full = empty_pool(told["size"], ()), iter(told["draws"]), 0, 0
+    for size, wanted in zip(told["batches"], told["returned"], strict=True):
+        swap, place = np.zeros(size, bool), np.zeros(size, int)
+        for i in range(size):
+            if full < told["size"]:
+                full += 1
+            elif swap_i := next(drawn)[1] > 0.5:
+                swap[i], place[i] = swap_i, next(drawn)[1]
+        pool, out = query(pool, jnp.arange(number, number + size, dtype=jnp.float32), jnp.array(swap), jnp.array(place))
+        assert out.tolist() == wanted
+        number += size
+    assert pool["pictures"].tolist() == told["contents_at_end"] and next(drawn, None) is None

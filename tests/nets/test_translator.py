@@ -12,8 +12,8 @@ from jaxgen.nets.translator import ResnetTranslator, UNetTranslator
 KEY = jax.random.key(0)
 
 
-def traced(net, x, cond=None):
-    return jax.eval_shape(net.init_with_output, KEY, jax.ShapeDtypeStruct(x, jnp.float32), cond)[0].shape
+def traced(net, shape):
+    return jax.eval_shape(net.init_with_output, KEY, jax.ShapeDtypeStruct(shape, jnp.float32))[0].shape
 
 
 @pytest.mark.parametrize("size", [(16, 16), (13, 22), (15, 9)])
@@ -32,14 +32,25 @@ def test_sides_that_a_unet_cannot_halve_are_refused_with_what_fits():
         traced(ResnetTranslator(downs=0, blocks=1), (1, 3, 3, 3))
 
 
+def test_small_pictures_are_enlarged_and_nothing_told_is_refused():
+    told = Spec(small=Field((4, 8, 3), "float32", "image"), mask=Field((8, 16, 1), "float32", "mask"))
+    net = ResnetTranslator(shape=(8, 16, 1), width=2, blocks=1)
+    for spec, size in ((told, (3, 5)), (Spec(small=told["small"]), (3, 5))):
+        cond = {k: jax.ShapeDtypeStruct((2, size[0] * f.shape[0] // 4, size[1] * f.shape[0] // 4, f.shape[2]), jnp.float32)
+                for k, f in spec.items()}  # fmt: skip
+        out = jax.eval_shape(net.clone(conditions=spec).init_with_output, KEY, cond)[0]
+        assert out.shape == (2, 6, 10, 1)
+    with pytest.raises(UserError, match=r"makes pictures of pictures, and is told nothing; set config.tasks.hide=\{\}"):
+        jax.eval_shape(net.init, KEY, {})
+
+
 def test_pictures_and_labels_are_told_and_dropout_is_asked_for():
     told = Spec(Spec(seen=Field((16, 16, 1), "uint8", "image", "condition")), **labels(2))
     net = ResnetTranslator(shape=(16, 16, 3), width=2, downs=1, blocks=1, conditions=told, dropout=0.5)
-    x = jnp.zeros((2, 16, 16, 0))  # nothing but what it is told
     cond = {"label": jnp.array([0, 1]), "seen": jax.random.normal(KEY, (2, 16, 16, 1))}
-    variables = jax.tree.map(lambda v: v + 0.1 * jax.random.normal(KEY, v.shape), jax.jit(net.init)(KEY, x, cond))
+    variables = jax.tree.map(lambda v: v + 0.1 * jax.random.normal(KEY, v.shape), jax.jit(net.init)(KEY, cond))
     run = jax.jit(
-        lambda cond, key, dropping: net.apply(variables, x, cond, dropping=dropping, rngs={"dropout": key}),
+        lambda cond, key, dropping: net.apply(variables, cond, dropping=dropping, rngs={"dropout": key}),
         static_argnums=2,
     )
     base = run(cond, KEY, None)

@@ -23,6 +23,7 @@ SICK = {
     "augment_full": {"augment_p": np.minimum(np.linspace(0, 1.5, 40), 1)},
     "collapse": {"spread": np.linspace(1.0, 0.1, 40)},
     "swing": {"d_fake": 0.1 * 1.1 ** np.arange(40) * (-1.0) ** (np.arange(40) // 2)},
+    "inverts": {"corr_image": np.linspace(0.5, -0.5, 40)},
     "past_best": {"fid": [*FIDS[:15], *(FIDS[14] * 1.02 ** np.arange(25))]},
 }
 
@@ -43,7 +44,9 @@ def heard(watch, series, start=0):
 
 
 def settings(rule):
-    return {"method.augment": "none"} if rule == "by_heart" else {}
+    return (
+        {"method.augment": "none"} if rule == "by_heart" else {"name": "cyclegan_fruits"} if rule == "inverts" else {}
+    )
 
 
 @pytest.mark.parametrize("rule", configs.WATCH)
