@@ -314,11 +314,6 @@ TABLES: dict[str, dict[str, str]] = {
         "l2": "jaxgen.losses.distance:L2",
         "charbonnier": "jaxgen.losses.distance:Charbonnier",
     },
-    "distance": {
-        "l1": "jaxgen.losses.distance:L1",
-        "l2": "jaxgen.losses.distance:L2",
-        "charbonnier": "jaxgen.losses.distance:Charbonnier",
-    },
     "gan_loss": {
         "saturating": "jaxgen.losses.gan:Saturating",
         "nonsaturating": "jaxgen.losses.gan:NonSaturating",
