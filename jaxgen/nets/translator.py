@@ -79,8 +79,8 @@ class UNetTranslator(Translator):
     dropout: BelowOne = 0.5
 
     @nn.compact
-    def __call__(self, told: Cond | Array | None, train: bool = False, dropping: bool | None = None) -> Array:
-        x, cond = self.joined(told)
+    def __call__(self, cond: Cond | Array | None, train: bool = False, dropping: bool | None = None) -> Array:
+        x, cond = self.joined(cond)
         if x.shape[1] % 2**self.downs or x.shape[2] % 2**self.downs:
             both = x.shape[1] | x.shape[2]
             raise UserError(
@@ -116,8 +116,8 @@ class ResnetTranslator(Translator):
     relu_after: bool = False
 
     @nn.compact
-    def __call__(self, told: Cond | Array | None, train: bool = False, dropping: bool | None = None) -> Array:
-        x, cond = self.joined(told)
+    def __call__(self, cond: Cond | Array | None, train: bool = False, dropping: bool | None = None) -> Array:
+        x, cond = self.joined(cond)
         height, width, dropping = x.shape[1], x.shape[2], train if dropping is None else dropping
 
         def conv(h: Array, features: int, size: int, stride: int, name: str, mirrored: bool = False) -> Array:
