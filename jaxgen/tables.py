@@ -302,6 +302,7 @@ TABLES: dict[str, dict[str, str]] = {
         "motion": "jaxgen.degradations.blur:Motion",
         "defocus": "jaxgen.degradations.blur:Defocus",
         "downsample": "jaxgen.degradations.blur:Downsample",
+        "second_order": "jaxgen.degradations.second_order:SecondOrder",
         "jpeg": "jaxgen.degradations.jpeg:Jpeg",
         "grey": "jaxgen.degradations.film:Grey",
         "fade": "jaxgen.degradations.film:Fade",

@@ -1,5 +1,6 @@
 """A degradation spoils pictures [B, H, W, C] in [-1, 1] by a strength that is drawn for every example from its range."""
 
+import math
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -24,6 +25,7 @@ class Degradation:
     """A frozen dataclass of options. The field that `strength` names is a number, or a range (low, high) of numbers."""
 
     strength: ClassVar[str] = ""
+    shrinks: ClassVar[int] = 1  # how many times smaller the picture becomes
 
     def __post_init__(self) -> None:
         span = getattr(self, self.strength, 0.0)
@@ -62,6 +64,19 @@ def called(kinds: Any) -> str:
     return "+".join(type(one).__name__.lower() for one in (kinds if isinstance(kinds, tuple) else (kinds,)))
 
 
+def shrinking(kinds: Degradation | tuple[Degradation, ...]) -> int:
+    """How many times smaller the picture becomes."""
+    return math.prod(one.shrinks for one in (kinds if isinstance(kinds, tuple) else (kinds,)))
+
+
+def refuse_smaller(kinds: Degradation | tuple[Degradation, ...], where: str) -> None:
+    """A UserError unless the picture keeps its size."""
+    if shrinking(kinds) > 1:
+        raise UserError(
+            f"{where}={called(kinds)} makes pictures smaller, which the task degrade alone can use; set {where}=gaussian"
+        )
+
+
 def degraded(
     kinds: Degradation | tuple[Degradation, ...], x: Array, rng: Array, levels_rng: Array | None = None
 ) -> tuple[Array, Array]:
@@ -75,7 +90,7 @@ def degraded(
     for i, one in enumerate(kinds if isinstance(kinds, tuple) else (kinds,)):
         levels.append(one.level(jax.random.fold_in(levels_rng, i), num))
         flat = one(flat, jnp.repeat(levels[-1], len(flat) // num), jax.random.fold_in(rng, i + 1))
-    return flat.reshape(x.shape), jnp.stack(levels, -1)
+    return flat.reshape(*x.shape[:-3], *flat.shape[1:]), jnp.stack(levels, -1)
 
 
 def wide(level: Array) -> Array:

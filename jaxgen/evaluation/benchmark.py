@@ -173,13 +173,19 @@ class Benchmark:
                 )
 
 
+def _smaller(exp: Experiment) -> str:
+    """The condition that is to be enlarged; "": none."""
+    told = exp.spec.conditions.of("image")
+    return next((name for name, field in told.items() if field.shape[0] < exp.data.shape[0]), "")
+
+
 def _factor(exp: Experiment) -> int:
     """How many times a run enlarges."""
-    return int(np.prod([s.task.factor for s in exp.stages if isinstance(s.task, Enlarges)], dtype=int))
+    return exp.data.shape[0] // exp.spec[name].shape[0] if (name := _smaller(exp)) else 1
 
 
 def _how(exp: Experiment) -> str:
-    return next(s.task.how for s in exp.stages if isinstance(s.task, Enlarges))
+    return next((s.task.how for s in exp.stages if isinstance(s.task, Enlarges)), "matlab_bicubic_uint8")
 
 
 def _sides(x: np.ndarray, factor: int) -> tuple[int, int]:
@@ -206,7 +212,7 @@ class _Whole:
                 if stage.task.always:
                     batch, before = stage.task(spec, w.frozen, batch, keys.named(rng, "task", i)), spec
                     spec = stage.task.spec(before)
-            told = {**batch, **({} if given is None else {"small": given})}
+            told = {**batch, **({} if given is None else {_smaller(exp): given})}
             cond = conditions.read(spec, told, 1)
             made = replace(exp.method, spec=spec).sample(w, keys.named(rng, "use"), 1, cond)
             return exp.show(w.frozen, made, cond), told.get("seen", made)

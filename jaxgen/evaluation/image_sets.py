@@ -17,7 +17,7 @@ from jaxgen.core.ranges import Count, Natural, Range, Seed
 from jaxgen.core.state import Array, Weights
 from jaxgen.core.task import Batch
 from jaxgen.data.sources import Source
-from jaxgen.degradations.degradation import Degradation, called, degraded
+from jaxgen.degradations.degradation import Degradation, called, degraded, refuse_smaller
 from jaxgen.degradations.noise import Gaussian
 from jaxgen.errors import UserError
 from jaxgen.evaluation import features
@@ -284,6 +284,10 @@ class Restoration:
     y: bool = False
     border: Natural = 0
     shown: Natural = 16
+
+    def prepare(self, exp: Experiment) -> None:
+        """A UserError for a degradation that changes the size."""
+        refuse_smaller(self.degradation, "config.eval.restoration.degradation")
 
     def __call__(self, exp: Experiment, raw: Weights, ema: Weights, source: Source | None) -> Report:
         """psnr, ssim, and psnr_degraded: what doing nothing would give."""

@@ -12,7 +12,7 @@ import jax
 
 from jaxgen.core.method import Batch, Loss, LossMethod
 from jaxgen.core.state import Array, Weights
-from jaxgen.degradations.degradation import Degradation, degraded
+from jaxgen.degradations.degradation import Degradation, degraded, refuse_smaller
 from jaxgen.degradations.noise import Nothing
 from jaxgen.images import to_float
 from jaxgen.losses.pixel_likelihood import Gaussian, Likelihood
@@ -26,6 +26,9 @@ class Autoencoder(LossMethod):
 
     likelihood: Likelihood = field(default_factory=Gaussian)
     corrupt: Degradation | tuple[Degradation, ...] = field(default_factory=Nothing)
+
+    def __post_init__(self) -> None:
+        refuse_smaller(self.corrupt, "config.method.corrupt")
 
     @property
     def channels(self) -> int:

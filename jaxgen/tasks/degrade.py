@@ -14,7 +14,7 @@ from jaxgen.core.lender import Frozen
 from jaxgen.core.linear import Linear, separable
 from jaxgen.core.spec import Field, Spec
 from jaxgen.core.task import Batch, Task, picture_target, with_conditions
-from jaxgen.degradations.degradation import Degradation, degraded
+from jaxgen.degradations.degradation import Degradation, degraded, shrinking
 from jaxgen.degradations.noise import Gaussian
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
@@ -24,7 +24,7 @@ Array = jax.Array
 
 @dataclass(frozen=True)
 class Degrade(Task):
-    """Adds the condition `seen`, what is left of the picture, float32 of its shape; the target stays.
+    """Adds the condition `seen`, what is left of the picture, float32 of its shape or smaller; the target stays.
 
     told: the condition `level` [n] is the strength of each degradation, in its own unit. again: the field `other` is the picture
     spoilt a second time, with the same strengths, for Noise2Noise.
@@ -41,8 +41,14 @@ class Degrade(Task):
 
     def spec(self, spec: Spec) -> Spec:
         """With seen, and perhaps level and other; a UserError where there is no picture."""
-        picture = picture_target(spec, self)
-        seen = Field(picture.shape, "float32", picture.kind)
+        picture, factor = picture_target(spec, self), shrinking(self.degradation)
+        *frames, height, width, channels = picture.shape
+        if height % factor or width % factor:
+            raise UserError(
+                f"task degrade: pictures become {factor} times smaller, which does not divide {height}x{width}; set "
+                f"config.data.size={max(height // factor, 1) * factor}"
+            )
+        seen = Field((*frames, height // factor, width // factor, channels), "float32", picture.kind)
         level = {"level": Field((len(self.several),), "float32", "embedding")} if self.told else {}
         other = {"other": replace(seen, role="aside")} if self.again else {}
         return with_conditions(spec, self, seen=seen, **level, **other)
@@ -57,7 +63,7 @@ class Degrade(Task):
         return {**batch, **found}
 
     def given(self, spec: Spec) -> Field:
-        """A picture of the target's size."""
+        """A picture of the target's size, or so many times smaller."""
         return self.spec(spec)["seen"]
 
     def ask(self, images: Array, known: Array | None = None) -> Batch:
