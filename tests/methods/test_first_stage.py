@@ -62,7 +62,7 @@ def test_capabilities():
     assert isinstance(vq, Quantizes) and not isinstance(kl, Quantizes)
 
 
-@pytest.mark.parametrize("cls", [VqGan, KlAutoencoder])
+@pytest.mark.parametrize("cls", [pytest.param(VqGan, marks=pytest.mark.slow), KlAutoencoder])
 def test_the_gradient_is_that_of_the_weighed_sum(cls):
     """Against the losses written down as they stand, with the weight by two gradients of the last kernel."""
     learned = cls is KlAutoencoder
@@ -120,6 +120,7 @@ def test_latents_are_draws_of_the_posterior():
     np.testing.assert_allclose(still.loss, 0.5 * still.metrics["kl"])
 
 
+@pytest.mark.slow
 def test_while_the_discriminator_warms_up_nothing_of_the_autoencoder_changes():
     """It is fresh until `disc_start`, learns from then on, and is heard after `disc_warmup`, by a ramp."""
     states, told = run(first_stage(disc_start=1, disc_warmup=2, disc_ramp=2), 5)
@@ -136,6 +137,7 @@ def test_while_the_discriminator_warms_up_nothing_of_the_autoencoder_changes():
     np.testing.assert_allclose([float(share(i)) for i in (59, 60, 64, 69, 99)], [0.0, 0.08, 0.4, 0.8, 0.8], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_pictures_are_compared_by_a_classifier_of_the_data(tmp_path):
     configure()
     spec = Digits().open("train").spec

@@ -127,6 +127,7 @@ def test_gradients_of_gradients_are_those_of_finite_differences():
         augment = Fixed(pipe=WHOLE, p=0.9, shape=(6, 5, 3))
         drawn = jax.tree.map(lambda v: v.astype(jnp.float64), augment.draw(KEY, x.shape))
 
+        @jax.jit
         def slope(h):
             critic = lambda x: (jnp.tanh(augment.change(x, drawn, 0.9)) * weights).sum()  # noqa: E731
             return (jax.grad(critic)(x + h * step) ** 2).sum()

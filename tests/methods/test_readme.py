@@ -41,7 +41,14 @@ def folder(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("path", [path for path, blocks in BLOCKS.items() if blocks], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.slow] if path.name == "README.md" else [], id=path.name)
+        for path, blocks in BLOCKS.items()
+        if blocks
+    ],
+)
 def test_every_block_of_python_in_a_document_runs_as_it_stands(path, folder, monkeypatch):
     monkeypatch.chdir(folder)
     names: dict = {}

@@ -89,6 +89,7 @@ def test_statistics_are_those_of_all_draws(codec, cached):
     assert exp.settle(source)["tasks.codec.std"] == tuple(told["statistics"]["std"])
 
 
+@pytest.mark.slow
 def test_what_was_interrupted_goes_on(codec, cached, tmp_path, monkeypatch):
     monkeypatch.setattr("jaxgen.cache.EVERY", 2)
     shutil.copytree(cached["float16"], tmp_path / "c")
@@ -133,6 +134,7 @@ def test_a_run_on_latents_resumes_bitwise(codec, cached, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.slow
 def test_latents_are_told_captions_and_asked_for_texts(tmp_path, monkeypatch):
     module = LdmAutoencoder(NormalRegularizer(dim=2), (8, 8, 3), width=4, mults=(1, 1), blocks=1, z=2, groups=2)
     variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))

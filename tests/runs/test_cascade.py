@@ -41,6 +41,7 @@ def test_a_run_enlarges_what_the_one_before_made(stages, tmp_path):
     np.testing.assert_array_equal(np.load(tmp_path / "x.npz")["images"], made)
 
 
+@pytest.mark.slow
 def test_the_best_of_several_is_that_of_the_whole_cascade(stages, monkeypatch, tmp_path):
     """The ranker likes bright pictures, and reads texts without the weights of their words."""
     prompt, heard = ["a (red:1.3) star", "a blue ring"], []

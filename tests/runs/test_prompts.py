@@ -14,6 +14,7 @@ from jaxgen.errors import UserError
 from jaxgen.train import train
 
 
+@pytest.mark.slow
 def test_prompts(tmp_path):
     config = configs.load(f"{ROOT}/configs/text_shapes.py:tiny")
     changes = {

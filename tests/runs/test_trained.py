@@ -70,8 +70,18 @@ def compiled():
     [
         ("digits", {"solver": "ancestral"}, {"scale": 3.5}),
         ("digits", {"solver": "dpm_plus", "eta": 0.5}, {"scale": 3.5, "eta": 1.0}),
-        ("digits", {"solver": "predictor_corrector", "guide": "interval"}, {"snr": 0.1, "low": 0.0}),
-        ("flow", {"solver": "euler", "guide": "negative", "avoid": 2}, {"scale": 3.5, "avoid": 4}),
+        pytest.param(
+            "digits",
+            {"solver": "predictor_corrector", "guide": "interval"},
+            {"snr": 0.1, "low": 0.0},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "flow",
+            {"solver": "euler", "guide": "negative", "avoid": 2},
+            {"scale": 3.5, "avoid": 4},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_numbers_are_inputs_of_the_program_that_samples(run, parts, scale, request, compiled, monkeypatch):
@@ -275,6 +285,7 @@ def test_a_run_of_a_jaxgen_without_specs_is_refused_in_one_line(digits, tmp_path
             act()
 
 
+@pytest.mark.slow
 def test_phases_of_another_resolution_are_opened_by_their_own_config_and_spec(tiny, tmp_path, capfd):
     """Sampling, evaluation, lending and resumption at a step use what made that step; what starts afresh is said."""
     config = tiny("vae_digits", phases=({"until": 2, "data.size": 4},), **{"data.size": 8})
@@ -306,6 +317,7 @@ def test_phases_of_another_resolution_are_opened_by_their_own_config_and_spec(ti
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_anothers_weights_by_path_and_shape(tiny, tmp_path, capfd):
     first = tiny("vae_digits")
     train(first, tmp_path / "first")

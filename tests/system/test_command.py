@@ -221,6 +221,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(tmp_path):
     assert steps == sorted(set(steps)) and steps[-1] == saved
 
 
+@pytest.mark.slow
 def test_a_signal_is_heard_while_the_step_is_compiled(tmp_path):
     """The process leaves at once, although XLA has seconds of work left, and the directory is as it was."""
     args = ("--config=ddpm_digits", f"--workdir={tmp_path / 'run'}", f"--cache={tmp_path / 'cache'}")
@@ -235,6 +236,7 @@ def test_a_signal_is_heard_while_the_step_is_compiled(tmp_path):
     assert not (tmp_path / "run" / "lock").exists() and not list((tmp_path / "run").glob("checkpoints/*"))
 
 
+@pytest.mark.slow
 def test_divergence_stops_names_the_step_and_keeps_the_last_good_checkpoint(tmp_path):
     args = (f"--config={CONFIG}", f"--workdir={tmp_path}", "--config.steps=60", "--config.log_every=5", "--config.save_every=10",
             "--config.eval.loss.every=0", "--config.eval.grid.every=0", "--config.eval.reconstruct.every=0",
