@@ -305,6 +305,7 @@ TABLES: dict[str, dict[str, str]] = {
         "second_order": "jaxgen.degradations.second_order:SecondOrder",
         "jpeg": "jaxgen.degradations.jpeg:Jpeg",
         "grey": "jaxgen.degradations.film:Grey",
+        "dim": "jaxgen.degradations.film:Dim",
         "fade": "jaxgen.degradations.film:Fade",
         "sepia": "jaxgen.degradations.film:Sepia",
         "scratches": "jaxgen.degradations.film:Scratches",

@@ -1,4 +1,5 @@
-"""What age does to photographs: grey, faded, sepia, scratched and dusty (after Wan et al. 2020, arXiv:2004.09484, sec. 3.2)."""
+"""What age does to photographs, and the dark: grey, faded, sepia, scratched, dusty (after Wan et al. 2020, arXiv:2004.09484, sec.
+3.2); dim."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.core.ranges import NonNegative, Share
+from jaxgen.core.ranges import NonNegative, Positive, Share
 from jaxgen.degradations.degradation import Degradation, Maps, bright, dark, wide
 
 Array = jax.Array
@@ -43,6 +44,18 @@ class Grey(Degradation):
             -1, keepdims=True
         )
         return grey + jnp.clip(share, 0.0, 1.0) * colour
+
+
+@dataclass(frozen=True)
+class Dim(Degradation):
+    """Too little light: x^gamma of light x in [0, 1], so that shadows go first. Shot noise (`poisson`) belongs behind it."""
+
+    strength: ClassVar[str] = "gamma"
+    gamma: Positive | tuple[Positive, ...] = 2.5
+
+    def __call__(self, x: Array, level: Array, rng: Array) -> Array:
+        """Darker."""
+        return dark(jnp.clip(bright(x), 0.0, 1.0) ** wide(level))
 
 
 @dataclass(frozen=True)

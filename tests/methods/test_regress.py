@@ -1,5 +1,7 @@
 """Regression: what it is told and refuses, its answers turned and of other sizes, and learning without clean pictures."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,6 +76,16 @@ def test_distances_are_means_and_count_where_they_are_told():
     np.testing.assert_allclose(distance(both, x, y), want, rtol=1e-5)
     where = jnp.zeros((3, 4, 5, 1)).at[:, 1, 2].set(1.0)
     np.testing.assert_allclose(distance(L1(), x, y, where), off[:, 1, 2].mean(-1), rtol=1e-5)
+
+
+def test_what_pictures_look_like_counts_where_a_net_is_lent():
+    method, batch = regress(REACH["dncnn"][0], perceptual_weight=3.0), {"image": jnp.zeros((2, 24, 16, 3))}
+    batch["seen"] = jax.random.normal(KEY, (2, 24, 16, 3))
+    w = method.init(KEY, batch).view()
+    looks = SimpleNamespace(distance=lambda weights, y, x: weights * jnp.square(y - x).mean((1, 2, 3)))
+    seen = w.replace(frozen={"perceptual": SimpleNamespace(model=looks, weights=2.0)})
+    plain, both = method.loss(w, batch, KEY, False), method.loss(seen, batch, KEY, False)
+    np.testing.assert_allclose(both.each - plain.each, 3.0 * both.metrics["perceptual"], rtol=1e-4)
 
 
 def test_blind_spots_hold_a_neighbour_and_never_themselves():

@@ -16,6 +16,17 @@ from jaxgen.tasks.degrade import Degrade
 
 KEY = jax.random.key(0)
 TABLE = sorted(registry.TABLES["degradation"])
+STEADY = (
+    "blur",
+    "defocus",
+    "downsample",
+    "jpeg",
+    "grey",
+    "dim",
+    "fade",
+    "sepia",
+    "none",
+)  # nothing is drawn but levels
 LINEAR = {"none": {}, "gaussian": {"sigma": 0.0}, "blur": {}, "grey": {}}
 
 
@@ -43,16 +54,7 @@ def test_every_example_is_spoilt_by_itself_and_the_key_decides(name):
     assert name == "downsample" or ((low <= level) & (level <= high)).all()
     frames, levels = run(jnp.stack([x, x], 1), KEY)
     assert frames.shape == (6, 2, *y.shape[1:]) and levels.shape == (6, 1)
-    if name in (
-        "blur",
-        "defocus",
-        "downsample",
-        "jpeg",
-        "grey",
-        "fade",
-        "sepia",
-        "none",
-    ):  # nothing is drawn but levels
+    if name in STEADY:
         np.testing.assert_allclose(frames[:, 1], y, atol=1e-5)
 
 
