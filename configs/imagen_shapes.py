@@ -39,5 +39,5 @@ def get_config(arg: str = "") -> ConfigDict:
 TINY = {
     "method.net.width": 8, "method.net.mults": (1,), "method.net.blocks": (1,), "method.net.attend_down": (True,),
     "method.net.attend_up": (True,), "method.net.heads": 2, "method.net.groups": 4, "method.net.text.width": 8,
-    "method.solver.steps": 3,
+    "method.solver.steps": 3, "data.size": 8,  # which imagen_shapes_sr:tiny enlarges to 16
 }  # fmt: skip

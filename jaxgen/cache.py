@@ -39,6 +39,7 @@ from jaxgen.runs.experiment import Experiment, open_source, without_states
 from jaxgen.runs.writers import say, write_text
 from jaxgen.tasks.augment import Flip
 from jaxgen.tasks.codec import NAME, Codec
+from jaxgen.tasks.size import Size
 
 EVERY = 64  # batches between two notes of how far it has come
 
@@ -127,7 +128,7 @@ def _refuse_other(exp: Experiment) -> Codec:
         raise UserError(
             "--mode=cache encodes pictures, and the config has no codec; name one: --config.tasks.codec.run=DIR"
         )
-    if odd := [task for task in tasks[:-1] if not isinstance(task, Flip)]:
+    if odd := [task for task in tasks[:-1] if not isinstance(task, Flip | Size)]:
         raise UserError(
             f"--mode=cache keeps pictures as they are and mirrored, and {type(odd[0]).__name__.lower()} makes others of them; "
             "leave it out"
@@ -140,7 +141,7 @@ def _refuse_other(exp: Experiment) -> Codec:
 def _write(config: ConfigDict, source: Source, folder: Path, dtype: str) -> None:
     exp = Experiment.open(config, source.spec)
     codec, target = _refuse_other(exp), source.spec.target
-    sides = 2 if len(exp.stages) > 1 else 1
+    sides = 1 + any(isinstance(stage.task, Flip) for stage in exp.stages)
     lent = exp.frozen()[NAME]
     x = jax.ShapeDtypeStruct((1, *source.spec.shape), jnp.float32)
     kept = jax.eval_shape(codec.kept, lent, x)

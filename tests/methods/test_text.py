@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from cases import ROOT
 from flax import linen as nn
+from pipeline_files import filled
 from safetensors.numpy import save_file
 
 from jaxgen.cache import cache
@@ -21,7 +23,9 @@ from jaxgen.core.spec import Spec, weighed
 from jaxgen.core.text import CachedStates, encode, kept_in, place_of
 from jaxgen.errors import UserError
 from jaxgen.nets.conditioning import read_text
+from jaxgen.nets.ldm_autoencoder import LdmAutoencoder, NormalRegularizer
 from jaxgen.nets.text import ClipText
+from jaxgen.pretrained.autoencoders import save_diffusers
 from jaxgen.pretrained.text import to_transformers
 from jaxgen.runs.experiment import Experiment, open_source, without_states
 
@@ -269,3 +273,46 @@ def test_rows_are_found():
     for count in (1, 2, 3, 17, 64):
         rows = np.unique(rng.integers(0, 3, (count, 5)), axis=0)
         np.testing.assert_array_equal(place_of(jnp.asarray(rows), jnp.asarray(rows)), np.arange(len(rows)))
+
+
+def test_texts_and_latents_cached_together_train_as_pictures_do(clip, tmp_path):
+    """One command, one folder; the net is told sizes besides, of which a cache of latents knows none."""
+    module = LdmAutoencoder(NormalRegularizer(dim=2), (8, 8, 3), width=4, mults=(1, 1), blocks=1, z=2, groups=2)
+    variables = filled(jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3))))
+    save_diffusers(tmp_path / "codec", module, variables, scaling_factor=0.5)
+    own = {
+        "data.num": 8,
+        "data.eval_num": 8,
+        "data.batch": 8,
+        "tasks.codec": "codec",
+        "tasks.codec.run": "pretrained",
+        "eval": {},
+    }
+    own |= {"tasks.codec.run.path": str(tmp_path / "codec"), "tasks.size": "size", "mesh": {"data": 1}}
+    exp = opened(clip, **own)
+    cache(exp.config, tmp_path / "c", "float32")
+    changes = {"data": "latents", "data.path": str(tmp_path / "c"), "data.tokenizer": "none", "tasks.size.height": 16}
+    changes |= {"tasks.size.width": 16, "method.text_encoder.cache": str(tmp_path / "c")}
+    config = configs.override(exp.config, changes)
+    cached = Experiment.open(config, open_source(config, "train").spec)
+    assert {*cached.loans} == {
+        "codec",
+        "text",
+        "text_states",
+    } and cached.spec.conditions.keys() == exp.spec.conditions.keys()
+    seen = []
+    for one in (exp, cached):
+        source = open_source(one.config, "train")
+        one.refuse_new_texts(source)
+        rows = [source[i] for i in range(8)]
+        batch = {k: jnp.asarray(np.stack([row[k] for row in rows])) for k in one.read_spec}
+
+        @jax.jit
+        def told(frozen, batch, one=one):
+            batch = one.see(frozen, batch, jax.random.key(3), train=True)
+            cond = one.method.encoded(SimpleNamespace(frozen=frozen), one.method.conditions(batch), jax.random.key(1))
+            return {"image": batch["image"], **cond}
+
+        seen.append(told(one.frozen(), batch))
+    assert seen[0].keys() == seen[1].keys() == {"image", "size", "states", "text_mask", "pooled"}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *seen)
