@@ -182,7 +182,7 @@ class Net:
 
         Collections named in `hold` come back as they are even then.
         """
-        variables = self.adapter.on(variables) if self.adapter else variables
+        variables = self.adapter.on(variables, apart=train) if self.adapter else variables
         vars = others(variables)
         if not train:
             return self.module.apply(variables, *args, train=False, rngs=rngs, method=method, **kwargs), vars

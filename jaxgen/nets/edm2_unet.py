@@ -89,6 +89,7 @@ class MPConv(nn.Module):
     def __call__(self, x: Array) -> Array:
         window = (self.size,) * 2 if self.size else ()
         kernel = self.param("kernel", nn.initializers.normal(1.0), (*window, x.shape[-1], self.features))
+        kernel = jnp.asarray(kernel)  # of an adapter the sum
         w = unit(kernel, tuple(range(kernel.ndim - 1))) / math.sqrt(kernel[..., 0].size)
         if self.gain:
             w = w * self.param("gain", nn.initializers.zeros, ())

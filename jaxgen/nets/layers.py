@@ -86,6 +86,13 @@ class Dropout(nn.Module):
         return jnp.where(mask, x / keep, 0)
 
 
+def product(x: Array, kernel: Any, dtype: Any) -> Array:
+    """x @ kernel in that type; a kernel that is trained by an adapter says itself how (`jaxgen.core.adapter.Sum`)."""
+    if hasattr(kernel, "product"):
+        return kernel.product(x, dense, dtype)
+    return dense(x, kernel.astype(dtype))
+
+
 class Dense(nn.Module):
     """[..., C] -> [..., features]."""
 
@@ -99,8 +106,8 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features))
-        kernel = normalised(self, kernel) if self.spectral else kernel
-        y = dense(x.astype(self.dtype), kernel.astype(self.dtype))
+        kernel = normalised(self, jnp.asarray(kernel)) if self.spectral else kernel
+        y = product(x.astype(self.dtype), kernel, self.dtype)
         if self.use_bias:
             y += self.param("bias", self.bias_init, (self.features,)).astype(self.dtype)
         return kept(y)

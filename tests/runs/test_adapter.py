@@ -1,14 +1,18 @@
 """LoRA: the base is lent and never changes, its pairs alone are trained, averaged and saved; at the start it changes nothing."""
 
 import dataclasses
+import re
+from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from pipeline_files import filled
 
 from jaxgen.config import files as configs
-from jaxgen.core.adapter import Lora
+from jaxgen.core.adapter import Lora, Sum
 from jaxgen.core.spec import Field, Spec
 from jaxgen.errors import UserError
 from jaxgen.nets.unet_condition import UNetCondition
@@ -55,6 +59,37 @@ def test_a_fresh_adapter_changes_nothing_and_is_small(adapted):
     moved = on({**w.nets["net"], "params": jax.tree.map(lambda a: a + 0.1, mine.params)})
     changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), moved, lent)
     assert sum(jax.tree.leaves(changed)) == len(list(exp.method.net.adapter.pairs(mine.params)))
+
+
+def test_in_training_no_gradient_is_of_a_whole_kernel():
+    """The same outputs and gradients by factors, of fused kernels in a stack of blocks; convolutions are summed as ever."""
+    module = UNetCondition(
+        shape=(4, 4, 3), conditions=Spec(states=Field((5, 6), "float32", "embedding")), width=8, mults=(1,), blocks=1, heads=2,
+        groups=4, attend_down=(False,), attend_up=(False,), layers=2, scan=True,
+    )  # fmt: skip
+    adapter = Lora(run=None, rank=2, alpha=3.0, targets=r".*\b(qkv|q|kv|out|conv0)/kernel")
+    x, t, cond = jnp.ones((2, 4, 4, 3)), jnp.ones(2), {"states": jnp.ones((2, 5, 6))}
+    base = filled(jax.eval_shape(module.init, jax.random.key(0), x, t, cond))["params"]
+    params = adapter.init(jax.random.key(1), base)
+    params = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(jax.random.key(2), a.shape), params)
+
+    def told(params, apart):
+        y = module.apply(adapter.on({"params": params, "base": base}, apart=apart), x, t, cond)
+        return (y**2).sum(), y
+
+    found = []
+    for apart in (False, True):
+        step = jax.jit(jax.grad(partial(told, apart=apart), has_aux=True)).trace(params)
+        whole = len(re.findall(r"f32\[(8,24|24,8)\] = dot_general", str(step.jaxpr)))  # of q, k and v
+        assert (whole == 0) == apart
+        found.append(step.lower().compile()(params))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-3), *found)
+    leaves = jax.tree.leaves(
+        adapter.on({"params": params, "base": base}, apart=True), is_leaf=lambda v: isinstance(v, Sum)
+    )
+    sums = [leaf for leaf in leaves if isinstance(leaf, Sum)]
+    assert len(sums) == sum(path[-2] != "conv0" for path, _ in adapter.pairs(params)) == 5
+    np.testing.assert_allclose(jnp.asarray(sums[0]), sums[0].astype("float32"))
 
 
 @pytest.mark.slow
