@@ -234,6 +234,7 @@ TABLES: dict[str, dict[str, str]] = {
         "pigdm": "jaxgen.diffusion.restorers.pigdm:PiGdm",
         "repaint": "jaxgen.diffusion.restorers.repaint:RePaint",
         "ddrm": "jaxgen.diffusion.restorers.ddrm:Ddrm",
+        "latent": "jaxgen.methods.latent_restorer:Latent",
     },
     "grid": {
         "even": "jaxgen.diffusion.grid:Even",

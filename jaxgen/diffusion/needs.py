@@ -23,7 +23,8 @@ NEEDS = {
     # of the task that a restorer undoes
     "seen": Need("a task that is a linear map of the picture", "set tasks.hide.shape=box"),
     "clean": Need("pictures that are told without noise", "set method.restorer.name=pigdm"),
-    "pixels": Need("a model of pixels", "set method.restorer.name=none"),
+    "pixels": Need("a diffusion model of pixels", "set method.restorer.name=none"),
+    "latent": Need("a method that makes pictures of latents (a GAN, a VAE)", "set method.restorer.name=pigdm"),
     # of the prediction: from eps or the score no image follows where no signal is left
     "start": Need("a prediction that gives an image at t=1", "set method.predict=v (or x0), in a teacher's run too"),
     # of the times

@@ -38,6 +38,7 @@ from jaxgen.core.parallel import as_batch, microbatches
 from jaxgen.core.ranges import Count, NonNegative
 from jaxgen.core.spec import BatchSize, DataSpec, Spec
 from jaxgen.core.state import Array, PyTree, TrainState, Variables, Weights
+from jaxgen.diffusion.needs import refuse_unmet
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
 from jaxgen.losses.distance import L1, Distance, distance
@@ -56,6 +57,7 @@ from jaxgen.losses.regularize import (
 from jaxgen.methods.gan_augment import GanAugment, NoAugment
 from jaxgen.methods.gan_fade import LinearFade, NoFade
 from jaxgen.methods.gan_prior import PRIORS, NoTruncation
+from jaxgen.methods.latent_restorer import Searched
 from jaxgen.nets.gan import Judged
 from jaxgen.nets.spectral import settled, sigmas
 
@@ -63,7 +65,7 @@ HELD = ("spectral",)  # collections that move in the first pass of an update of 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gan:
+class Gan(Searched):
     """`gen` is called as gen(z [B, z_dim], cond) -> images, `disc` as disc(images, cond) -> logits [B] or [B, h, w], or Judged.
 
     A `gen` that is `of_pictures` has no latent: gen(cond) -> images.
@@ -98,6 +100,7 @@ class Gan:
     makes: ClassVar[tuple[str, ...]] = ("image", "latent")
 
     def __post_init__(self) -> None:
+        refuse_unmet(self)
         if self.prior not in PRIORS:
             raise UserError(f"method.prior={self.prior!r} is unknown; there are: {', '.join(PRIORS)}")
         if self.fakes == "uniform" and (odd := self.told_more):
@@ -491,7 +494,8 @@ class Gan:
 
     def sample(self, w: Weights, rng: Array, num: int, cond: Cond) -> Array:
         """G(z) for fresh latents, [num, H, W, C]."""
-        return self.from_latents(w, self.draw_latents(rng, num), cond, jax.random.fold_in(rng, 1))
+        z, told = self.found(w, rng, num, cond)
+        return self.from_latents(w, z, told, jax.random.fold_in(rng, 1))
 
     def draw_latents(self, rng: Array, num: int) -> Array:
         """z [num, z_dim], truncated where samples are."""

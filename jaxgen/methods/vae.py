@@ -30,14 +30,16 @@ from jaxgen.core.conditions import Cond, nulls
 from jaxgen.core.method import Batch, Loss, LossMethod, Metrics
 from jaxgen.core.ranges import Count, Natural, NonNegative
 from jaxgen.core.state import Array, Weights
+from jaxgen.diffusion.needs import refuse_unmet
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
 from jaxgen.losses.pixel_likelihood import Bernoulli, Likelihood, kl_each, log_normal, per_example
+from jaxgen.methods.latent_restorer import Searched
 from jaxgen.metrics.bits_per_dim import bits_per_dim
 
 
 @dataclass(frozen=True, kw_only=True)
-class Vae(LossMethod):
+class Vae(Searched, LossMethod):
     """The net has `latent`, `sizes`, encode(x, cond), infer(seen, noise, channels, cond) and decode(z, channels, cond)."""
 
     makes = ("image",)  # its likelihoods are of pixels
@@ -55,6 +57,7 @@ class Vae(LossMethod):
     pixels: str = "mean"  # of samples: the "mean" of p(x|z), as papers show it, or a "sample" of it
 
     def __post_init__(self) -> None:
+        refuse_unmet(self)
         if self.pixels not in ("mean", "sample"):
             raise UserError(f"method.pixels={self.pixels!r} is unknown; there are: mean, sample")
         if self.capacity and self.free:
@@ -133,7 +136,8 @@ class Vae(LossMethod):
 
     def sample(self, w: Weights, rng: Array, num: int, cond: Cond) -> Array:
         """Decoded draws from the prior, [num, H, W, C]."""
-        return self.from_latents(w, self.draw_latents(rng, num), cond, jax.random.split(rng)[1])
+        z, told = self.found(w, rng, num, cond)
+        return self.from_latents(w, z, told, jax.random.split(rng)[1])
 
     def draw_latents(self, rng: Array, num: int) -> Array:
         """z of the prior times the temperature, [num, latent]."""

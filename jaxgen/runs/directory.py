@@ -151,7 +151,10 @@ class RunDir:
         changed = [d for d in differences if not FREE.fullmatch(d.partition(":")[0])]
         if changed:
             tasks = not restores(config) and all(d.startswith("tasks.") for d in changed)
-            undo = ", have the task undone by --config.method.restorer=pigdm" * (tasks and "restorer" in config.method)
+            restorer = "pigdm" if "solver" in config.method else "latent"
+            undo = f", have the task undone by --config.method.restorer={restorer}" * (
+                tasks and "restorer" in config.method
+            )
             listed = "; config.".join(changed[:3])
             more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
             raise UserError(

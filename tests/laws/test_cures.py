@@ -267,6 +267,8 @@ CASES = {
     "nothing to restore": Case("ddpm_digits", {"method.restorer": "ddrm"}),
     "two tasks to undo": Case("ddpm_digits", {"method.restorer": "pigdm", "tasks.hide": {}, "tasks.shrink": {}}),
     "noise to be restored without": Case("ddpm_digits", {"method.restorer": "ddnm", "tasks.shrink": {"noise": 0.1}}),
+    "latents that are not there": Case("ddpm_digits", {"method.restorer": "latent", "tasks.hide": {}}),
+    "a solver that is not there": Case("dcgan_digits", {"method.restorer": "ddrm", "tasks.hide": {}}),
     "no pictures told": Case("ddpm_digits", {"eval.from_conditions.num": 8}),
 }  # fmt: skip
 
