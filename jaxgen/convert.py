@@ -167,6 +167,9 @@ def tokenizers_of(pipeline: Pipeline) -> list[dict[str, Any]]:
     lengths = {"PixArtTransformer2DModel": 300 if "Sigma" in pipeline.kind else 120, "SD3Transformer2DModel": 256}
     lengths["FluxTransformer2DModel"] = 512 if pipeline.net.config.get("guidance_embeds") else 256
     length = lengths.get(pipeline.net.config["_class_name"])
+    for one, part in zip(found, pipeline.encoders, strict=False):
+        if one["name"] == "bert":
+            one["length"] = part.config["max_position_embeddings"]
     return [{**one, "length": length} if one["name"] == "t5" and length else one for one in found]
 
 

@@ -134,6 +134,7 @@ TABLES: dict[str, dict[str, str]] = {
         "clip_text": "jaxgen.nets.text:ClipText",
         "t5_encoder": "jaxgen.nets.text:T5Encoder",
         "bert_text": "jaxgen.nets.text:BertText",
+        "ldm_text": "jaxgen.nets.text:LdmText",
         "two_towers": "jaxgen.nets.contrastive:TwoTowers",
         "vit_encoder": "jaxgen.nets.captioner:VitEncoder",
         "lstm_captioner": "jaxgen.nets.captioner:LstmCaptioner",

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxgen.nets.ldm_autoencoder import LdmAutoencoder, NormalRegularizer
 from jaxgen.nets.quantize import GradientQuantizer
-from jaxgen.nets.text import ClipText, T5Encoder
+from jaxgen.nets.text import ClipText, LdmText, T5Encoder
 from jaxgen.pretrained import autoencoders, text, unet_condition
 from jaxgen.pretrained.pipelines import KINDS, Part, Pipeline, part_of
 
@@ -89,6 +89,29 @@ def tokenizer(folder, pad="<|endoftext|>", length=12):
     told = dict(tokenizer_class="CLIPTokenizer", model_max_length=length, pad_token=pad)
     told |= dict(bos_token="<|startoftext|>", eos_token="<|endoftext|>", unk_token="<|endoftext|>")
     (folder / "tokenizer_config.json").write_text(json.dumps(told))
+    return folder
+
+
+def bert(width=16):
+    """The part of latent diffusion's own encoder, with heads narrower than its states."""
+    config = dict(
+        model_type="ldmbert", architectures=["LDMBertModel"], vocab_size=32, max_position_embeddings=77, encoder_layers=2,
+        encoder_ffn_dim=16, encoder_attention_heads=2, head_dim=4, activation_function="gelu", d_model=width, pad_token_id=0,
+    )  # fmt: skip
+    module = LdmText(**text.fields(config)[1])
+    tensors = text.to_transformers(module, filled(text.abstract(module)))
+    rest = {"to_logits.weight": np.zeros((32, width), np.float32), "to_logits.bias": np.zeros(32, np.float32)}
+    return Part(config, {**tensors, **rest})
+
+
+def bert_tokenizer(folder):
+    """BERT's file of letters."""
+    folder.mkdir(parents=True)
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz"]
+    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(dict(tokenizer_class="BertTokenizer", model_max_length=12))
+    )
     return folder
 
 
@@ -229,6 +252,24 @@ def pipeline_ldm(folder):
     return Pipeline(net=net, vae=vq(), scheduler=dict(_class_name="DDIMScheduler", clip_sample=False))
 
 
+def pipeline_ldm_text(folder):
+    """The form of latent diffusion told by its own encoder of text, in the latents of a VQ autoencoder."""
+    return Pipeline(
+        net=unet(in_channels=3, out_channels=3)[1],
+        scheduler=SCHEDULER,
+        vae=vq(),
+        encoders=(bert(),),
+        tokenizers=(bert_tokenizer(folder / "tokenizer"),),
+        kind="LDMTextToImagePipeline",
+    )
+
+
 FAMILIES = dict(
-    sd3=pipeline_sd3, flux=pipeline_flux, pixart=pipeline_pixart, dit=pipeline_dit, ddpm=pipeline_ddpm, ldm=pipeline_ldm
+    sd3=pipeline_sd3,
+    flux=pipeline_flux,
+    pixart=pipeline_pixart,
+    dit=pipeline_dit,
+    ddpm=pipeline_ddpm,
+    ldm=pipeline_ldm,
+    ldm_text=pipeline_ldm_text,
 )  # all of pictures of 16 x 16

@@ -52,22 +52,25 @@ class Block(nn.Module):
     eps: float = 1e-5
     dropout: float = 0.0
     dtype: str = "float32"
+    head_dim: int = 0  # channels of a head; 0: those of x, divided among the heads
+    qkv_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array, mask: Array | None = None, train: bool = False) -> Array:
         """mask: bool [B, 1, L], the tokens that are looked at."""
         b, n, d = x.shape
+        dim = self.head_dim or d // self.heads
 
-        def linear(features: int, name: str) -> Dense:
-            return Dense(features, dtype=self.dtype, kernel_init=init, name=name)
+        def linear(features: int, name: str, use_bias: bool = True) -> Dense:
+            return Dense(features, use_bias, self.dtype, init, name=name)
 
         def norm(x: Array, name: str) -> Array:
             return LayerNorm(self.eps, dtype="float32" if self.post else self.dtype, name=name)(x)
 
         def attend(x: Array) -> Array:
-            qkv = linear(3 * d, "qkv")(x).reshape(b, n, 3, self.heads, d // self.heads)
+            qkv = linear(3 * self.heads * dim, "qkv", self.qkv_bias)(x).reshape(b, n, 3, self.heads, dim)
             h = attention(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2], mask, self.causal)
-            return Dropout(self.dropout)(linear(d, "out")(h.reshape(b, n, d)), train)
+            return Dropout(self.dropout)(linear(d, "out")(h.reshape(b, n, self.heads * dim)), train)
 
         def mlp(x: Array) -> Array:
             h = ACTIVATIONS[self.act](linear(self.hidden, "mlp0")(x))
@@ -296,3 +299,31 @@ class BertText(TextEncoder):
         fields = dict(hidden=self.hidden, post=True, eps=self.eps)
         x, _ = self.through(Block, fields, x, mask[:, None] > 0, train)
         return {"states": x, "text_mask": mask, "pooled": mean_of(x, mask)}
+
+
+class LdmText(TextEncoder):
+    """The encoder of the first latent diffusion told by texts (Rombach et al. 2022, arXiv:2112.10752, section 4.3.1).
+
+    Every token looks at all, pads too; there is nothing pooled. Defaults are those of the published one.
+    """
+
+    values: Count = 30_522
+    length: Count = 77
+    depth: Count = 32
+    width: Count = 1280
+    heads: Count = 8
+    head_dim: Count = 64
+    hidden: Count = 5120
+    eps: Positive = 1e-5
+    pad: Natural = 0
+
+    @property
+    def whole(self) -> int:
+        """Nothing."""
+        return 0
+
+    @nn.compact
+    def __call__(self, ids: Array, train: bool = False) -> Text:
+        fields = dict(hidden=self.hidden, eps=self.eps, head_dim=self.head_dim, qkv_bias=False)
+        x, _ = self.through(Block, fields, self.embed(self.values, self.length, ids), None, train)
+        return {"states": LayerNorm(self.eps, name="norm")(x), "text_mask": (ids != self.pad).astype(jnp.float32)}

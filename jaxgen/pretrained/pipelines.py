@@ -27,6 +27,7 @@ SCHEDULER = "scheduler_config.json"
 NETS = ("unet", "transformer")  # the folder of a pipeline's net
 FIRST_STAGES = ("vae", "vqvae")
 NUMBERS = ("", "_2", "_3")  # of text_encoder and tokenizer
+BERT = "bert"  # the encoder of latent diffusion's first pipeline, which has first stage and classes of its own
 LEFT = ("safety_checker", "feature_extractor", "image_encoder")  # parts that no picture depends on here
 PAPERS = ("LICENSE*", "README*")  # that go with a model wherever it goes
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -154,14 +155,14 @@ def read(folder: str | Path, variant: str = "") -> Pipeline:
             f"{folder} is half a pipeline: {INDEX} names {missing[0]}, and there is no such folder; load it whole"
         )
     nets, firsts = ([name for name in several if name in wanted] for several in (NETS, FIRST_STAGES))
-    several = [f"{kind}{n}" for kind in ("text_encoder", "tokenizer") for n in NUMBERS]
+    several = [BERT, *(f"{kind}{n}" for kind in ("text_encoder", "tokenizer") for n in NUMBERS)]
     if odd := [name for name in wanted if name not in (*nets, *firsts, *several, "scheduler")]:
         raise UserError(f"{folder}: {INDEX} names {odd[0]}, which is no part of a pipeline that is read here")
     if len(nets) != 1 or "scheduler" not in wanted:
         raise UserError(f"{folder}: {INDEX} must name a scheduler and a {' or a '.join(NETS)}; load it whole")
     net = Part(*read_folder(place[nets[0]], nets[0], variant))
     kind_of(net, place[nets[0]])
-    encoders = [folder / f"text_encoder{n}" for n in NUMBERS if f"text_encoder{n}" in wanted]
+    encoders = [folder / name for name in (BERT, *(f"text_encoder{n}" for n in NUMBERS)) if name in wanted]
     return Pipeline(
         net=net,
         scheduler=read_scheduler(place["scheduler"]),
@@ -218,8 +219,11 @@ def write(folder: str | Path, pipeline: Pipeline, dtype: str = "") -> None:
             "tokenizers of text; export its net alone (jaxgen.pretrained.text_nets.save)"
         )
     kind, encoders, tokenizers = known
-    place, first = NETS["Transformer" in net], FIRST_STAGES[net == "UNet2DModel"]
-    kind = pipeline.kind or ("LDMPipeline" if pipeline.vae and first == "vqvae" else kind)
+    old = bool(pipeline.encoders) and pipeline.encoders[0].config.get("model_type") == "ldmbert"
+    if old:
+        kind, encoders, tokenizers = "LDMTextToImagePipeline", ("LDMBertModel",), ("BertTokenizer",)
+    place, first = NETS["Transformer" in net], FIRST_STAGES[net == "UNet2DModel" or old]
+    kind = pipeline.kind or ("LDMPipeline" if pipeline.vae and first == "vqvae" and not old else kind)
     index: dict[str, Any] = {
         "_class_name": kind,
         **pipeline.told,
@@ -233,8 +237,10 @@ def write(folder: str | Path, pipeline: Pipeline, dtype: str = "") -> None:
     for n, part, source, encoder, tokenizer in zip(
         NUMBERS, pipeline.encoders, pipeline.tokenizers, encoders, tokenizers, strict=False
     ):
-        index |= {f"text_encoder{n}": ["transformers", encoder], f"tokenizer{n}": ["transformers", tokenizer]}
-        write_encoder(folder / f"text_encoder{n}", part, dtype)
+        name = BERT if old else f"text_encoder{n}"
+        index[name] = ["latent_diffusion" if old else "transformers", encoder]
+        index[f"tokenizer{n}"] = ["transformers", tokenizer]
+        write_encoder(folder / name, part, dtype)
         shutil.copytree(source, folder / f"tokenizer{n}", dirs_exist_ok=True)
     if kind == "StableDiffusionPipeline":  # parts that it asks for, and that may be missing
         index |= {"safety_checker": [None, None], "feature_extractor": [None, None], "requires_safety_checker": False}

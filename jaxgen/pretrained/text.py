@@ -17,7 +17,7 @@ from jaxgen.core.lender import Frozen, Role
 from jaxgen.core.ranges import Precision
 from jaxgen.core.spec import Spec
 from jaxgen.errors import UserError
-from jaxgen.nets.text import BertText, ClipText, T5Encoder, TextEncoder
+from jaxgen.nets.text import BertText, ClipText, LdmText, T5Encoder, TextEncoder
 from jaxgen.pretrained import layout
 from jaxgen.pretrained.diffusers import read_json
 from jaxgen.pretrained.layout import Tensors, fill, theirs
@@ -48,6 +48,14 @@ BERT = {
     "norm1": ("attention.output.LayerNorm",),
     "norm2": ("output.LayerNorm",),
 }
+LDM = {
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "out": ("self_attn.out_proj",),
+    "mlp0": ("fc1",),
+    "mlp1": ("fc2",),
+    "norm1": ("self_attn_layer_norm",),
+    "norm2": ("final_layer_norm",),
+}
 # the rest: our path -> their tensor
 TOPS = {
     ClipText: {
@@ -69,10 +77,27 @@ TOPS = {
         "norm.scale": "embeddings.LayerNorm.weight",
         "norm.bias": "embeddings.LayerNorm.bias",
     },
+    LdmText: {
+        "table.embedding": "model.embed_tokens.weight",
+        "position": "model.embed_positions.weight",
+        "norm.scale": "model.layer_norm.weight",
+        "norm.bias": "model.layer_norm.bias",
+    },
 }
-BLOCKS = {ClipText: ("encoder.layers", CLIP), T5Encoder: ("encoder.block", T5), BertText: ("encoder.layer", BERT)}
+BLOCKS = {
+    ClipText: ("encoder.layers", CLIP),
+    T5Encoder: ("encoder.block", T5),
+    BertText: ("encoder.layer", BERT),
+    LdmText: ("model.layers", LDM),
+}
 LEFT = ("logit_scale", "encoder.embed_tokens.weight", "lm_head.weight", "visual_projection.weight")
-OTHERS = ("vision_model.", "decoder.", "pooler.", "cls.")  # parts of whole models that are no encoders of text
+OTHERS = (
+    "vision_model.",
+    "decoder.",
+    "pooler.",
+    "cls.",
+    "to_logits.",
+)  # parts of whole models that are no encoders of text
 
 
 def names(module: TextEncoder) -> Names:
@@ -128,8 +153,18 @@ def fields(config: Mapping[str, Any]) -> tuple[type[TextEncoder], dict[str, Any]
             heads=config["num_attention_heads"], hidden=config["intermediate_size"], eps=config.get("layer_norm_eps", 1e-12),
             pad=config.get("pad_token_id", 0),
         )  # fmt: skip
+    if kind == "ldmbert":
+        if (act := config.get("activation_function", "gelu")) != "gelu" or config.get("scale_embedding"):
+            raise UserError(
+                f"LDMBert: activation_function={act!r}, or scale_embedding, is not supported; known: gelu, False"
+            )
+        return LdmText, common | dict(
+            length=config["max_position_embeddings"], depth=config["encoder_layers"], width=config["d_model"],
+            heads=config["encoder_attention_heads"], head_dim=config["head_dim"], hidden=config["encoder_ffn_dim"],
+            pad=config.get("pad_token_id", 0),
+        )  # fmt: skip
     raise UserError(
-        f"an encoder of text: model_type={kind!r} in config.json is not supported; known: clip_text_model, t5, bert"
+        f"an encoder of text: model_type={kind!r} in config.json is not supported; known: clip_text_model, t5, bert, ldmbert"
     )
 
 

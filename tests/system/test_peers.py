@@ -73,6 +73,7 @@ FAMILY = dict(  # what each pipeline is called with besides
     pixart=dict(prompt=[text.lower() for text in PROMPTS], guidance_scale=4.5, height=16, width=16, use_resolution_binning=False),
     dit=dict(class_labels=[3, 7], guidance_scale=4.0),
     ldm=dict(batch_size=2),
+    ldm_text=dict(prompt=["cat", "a red star"], guidance_scale=6.0, height=64, width=64),  # 8 x what its latents have
     ddpm=dict(batch_size=2),
 )  # fmt: skip
 
