@@ -2,8 +2,8 @@
 
 python -m jaxgen.main --config=deblur_photos --config.data.path=~/photos --workdir=runs/deblur    # add :tiny for seconds
 
-Other blur: '--config.tasks.degrade.degradation=(dict(name="motion", length=(4, 16)), dict(name="gaussian", sigma=0.016))',
-or defocus.
+Other blur, on one line:
+--config.tasks.degrade.degradation="({'name': 'motion', 'length': (4, 16)}, {'name': 'gaussian', 'sigma': 0.016})", or defocus.
 """
 
 from ml_collections import ConfigDict
