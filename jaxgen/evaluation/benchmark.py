@@ -122,7 +122,7 @@ class Benchmark:
         """A UserError for a measure that is none, a folder that is not there, and a run that makes no picture of another."""
         if not self.path:
             raise UserError(
-                "config.eval.benchmark needs pictures; set config.eval.benchmark.path=FOLDER, or config.eval.benchmark=None"
+                "config.eval.benchmark needs a folder of pictures, config.eval.benchmark.path; set config.eval.benchmark=None"
             )
         if not exp.from_data:
             raise UserError("config.eval.benchmark needs a run that is told pictures; set config.eval.benchmark=None")

@@ -11,7 +11,7 @@ Without clean pictures:
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -57,7 +57,10 @@ class Regress(LossMethod):
         if first := getattr(self.net.module, "first", ""):
             (height, width), (h, w) = self.spec.shape[:2], told[first].shape[:2]
             if (h * scale, w * scale) != (height, width):
-                cure = f"set config.method.net.scale={height // h}" if height % h == 0 else "choose another size"
+                # a net that keeps the size gives way to one that enlarges
+                own = any(one.name == "scale" for one in fields(self.net.module))
+                other = "" if own else "config.method.net.name=edsr "
+                cure = f"set {other}config.method.net.scale={height // h}"
                 raise UserError(
                     f"config.method.net enlarges {scale} times, and {height}x{width} is to be made of {h}x{w}; {cure}"
                 )
