@@ -227,7 +227,7 @@ def _tell(work: Plan, way: Way) -> int:
     parts += [f"{maker.scale} times as large" if maker.scale > 1 else ""]
     parts += [f"{len(work.skipped):,} there already" if work.skipped else ""]
     height, width = tiling.tile
-    parts += [f"{total:,} tiles of {'up to ' * tiling.whole}{width}x{height}"]
+    parts += [f"{total:,} tile{'s' * (total != 1)} of {'up to ' * tiling.whole}{width}x{height}"]
     parts += [f"{maker.evaluations:,} evaluation{'s' * (maker.evaluations != 1)} each"]
     say(f"plan     {', '.join(filter(None, parts))}")
     if tiling.overlap:

@@ -83,19 +83,23 @@ class Maker:
             raise UserError(
                 f"{self.name} was trained on cached latents, whose pictures it does not make; name a run on pictures"
             )
-        if exp.data[exp.data.target].kind != "image" or exp.data.shape[-1] not in (1, 3):
+        if self.output.kind != "image" or self.output.shape[-1] not in (1, 3):
             raise UserError(
-                f"{self.name} makes {exp.data[exp.data.target].kind} of shape {exp.data.shape}, no pictures in grey or RGB"
+                f"{self.name} makes {self.output.kind} of shape {self.output.shape}, no pictures in grey or RGB"
             )
         if not self.samples and not isinstance(exp.method, Restores | Reconstructs):
             needs = [name for name in exp.from_data if exp.spec[name].kind in ("image", "mask")]
             why = f"its condition {needs[0]!r} is not what a picture says" if needs else "it is told no picture"
             raise UserError(
-                f"{self.name}: method {exp.config.method.name} makes nothing of a picture ({why}); name a run that restores "
-                "(dae_*, inpaint_*, super_resolution_*), or a restorer (--restorer=ddnm --task=hide for a diffusion model)"
+                f"{self.name}: method {exp.config.method.name} makes nothing of a picture ({why}); name a run that restores, "
+                "enlarges or translates, or of a diffusion model a restorer (--task=hide --restorer=ddnm --known=MASK)"
             )
         if self.masked and self.scale > 1:
             raise UserError(f"{self.name} enlarges, so no pixel stays as it is; leave --known out")
+        if self.samples and not self.masked and exp.spec.conditions.of("mask"):
+            raise UserError(
+                f"{self.name} makes anew what a mask says; give one: --known=MASK, white where that is, or --known=alpha"
+            )
         self._shape(*self.field.shape[:2])  # what the task refuses
 
     @property
@@ -114,6 +118,8 @@ class Maker:
     @cached_property
     def task(self) -> Asks | None:
         """What makes conditions of a person's picture, where something does."""
+        if restored := self.trained.exp.restored:
+            return restored.task
         stages = self.trained.exp.stages if isinstance(self.trained.exp.method, Samples) else ()
         return next((task for _, task, _ in reversed(stages) if task.always and isinstance(task, Asks)), None)
 
@@ -128,8 +134,7 @@ class Maker:
     def samples(self) -> bool:
         """Whether the run draws samples that are told the picture; else it restores it, or encodes and decodes."""
         exp = self.trained.exp
-        stages = [stage for stage in exp.stages if stage.task is self.task]
-        told = {self.seen} | {name for before, _, after in stages for name in after.keys() - before.keys()}
+        told = {self.seen}.union(*(stage.adds for stage in exp.stages if stage.task is self.task))
         needed = {name for name in exp.from_data if exp.spec[name].kind in ("image", "mask", "frames")}
         return bool(self.task or self.seen) and needed <= told
 
@@ -144,9 +149,15 @@ class Maker:
         return self.task.given(next(stage.before for stage in exp.stages if stage.task is self.task))
 
     @property
+    def output(self) -> Field:
+        """What is made, as the data have it: their target, or what took its place (of pairs that are told the other way)."""
+        data = self.trained.exp.data
+        return data[self.trained.exp.spec.target if self.trained.exp.spec.target in data else data.target]
+
+    @property
     def scale(self) -> int:
         """How many times larger pictures become."""
-        return self.trained.exp.data.shape[0] // self.field.shape[0]
+        return self.output.shape[0] // self.field.shape[0]
 
     @property
     def evaluations(self) -> int:
@@ -171,18 +182,28 @@ class Maker:
         cond = conditions.read(exp.spec, batch, len(x))
         return exp.show(w.frozen, exp.method.sample(w, rng, len(x), cond), cond)
 
+    @property
+    def colours(self) -> bool:
+        """Whether colour is what it makes: of pairs, and of what has lost its colour. Else grey stays grey."""
+        return bool(self.seen) or (self.samples and getattr(self.task, "colours", False))
+
+    def channels(self, seen: int) -> int:
+        """Of what becomes of a picture of 1 or 3."""
+        return self.output.shape[-1] if self.colours else seen
+
     def coloured(self, w: Weights, x: Array, known: Array | None, rng: Array) -> Array:
-        """The same of pictures with other channels than the run's: grey stays grey, colour colour.
+        """The same of pictures with other channels than the run's: grey stays grey, colour colour, unless the run `colours`.
 
         Grey for a run in colour: three times, and the luma of what comes. Colour for a run in grey: channel by channel; enlarged,
         its luma, and the colours by cubic interpolation, as papers on super-resolution have it.
         """
-        own, channels = self.field.shape[-1], x.shape[-1]
-        if own == channels:
-            return self.make(w, x, known, rng)
-        luma = jnp.asarray(LUMA)
-        if channels == 1:
-            return self.make(w, jnp.repeat(x, own, -1), known, rng) @ luma[:, None]
+        luma, channels = jnp.asarray(LUMA), x.shape[-1]
+        own, made = self.field.shape[-1], self.output.shape[-1]
+        if channels == 3 and self.colours and (own == 1 or not self.seen):  # what it is given has no colour
+            x, channels = x @ luma[:, None], 1
+        if channels == own or channels == 1:
+            found = self.make(w, jnp.broadcast_to(x, (*x.shape[:-1], own)), known, rng)
+            return found @ luma[:, None] if made == 3 and channels == 1 and not self.colours else found
         if self.scale == 1:
             parts = jnp.moveaxis(x, -1, 1).reshape(-1, *x.shape[1:3], 1)
             parts = self.make(w, parts, None if known is None else jnp.repeat(known, channels, 0), rng)
@@ -210,7 +231,12 @@ class Maker:
     def fits(self, height: int, width: int) -> bool:
         """Whether the run makes pictures of that size."""
         try:
-            return self._shape(height, width) == (1, height * self.scale, width * self.scale, self.field.shape[-1])
+            return self._shape(height, width) == (
+                1,
+                height * self.scale,
+                width * self.scale,
+                self.trained.exp.data.shape[-1],
+            )
         except Exception:  # of many kinds: a net says in its own way that its weights are of another size
             return False
 
@@ -237,38 +263,40 @@ class Maker:
         return Sizes(native)
 
     def _halo(self, multiple: int) -> int:
-        """A dependence probe: the reach of a NaN, and then whether what lies farther may be anything without a difference.
+        """A dependence probe: which outputs a spoilt square of pixels reaches, and then whether what lies farther may be anything.
 
-        The second is for functions that stop a NaN, such as the choice of the nearest code.
+        NaN goes wherever a net is connected; but also through products with 0, such as those of a resize, and not through the
+        choice of a nearest code. So where it goes too far noise is asked, and in any case the last word is that of noise.
         """
+        scale, rng = self.scale, self.trained.exp.root
         for reach in (FARTHEST // 4, FARTHEST):
             side = -(-(2 * reach + 64) // multiple) * multiple
-            rng = self.trained.exp.root
-            known = jnp.zeros((1, side * self.scale, side * self.scale, 1)) if self._takes_mask else None
-            program = jax.jit(lambda w, x, rng, known=known: self.make(w, x, known, rng))
-            x = np.random.default_rng(0).uniform(-1, 1, (3, 1, side, side, self.field.shape[-1])).astype(np.float32)
+            known = jnp.zeros((1, side * scale, side * scale, 1)) if self._takes_mask else None
+            program = jax.jit(lambda w, x, known=known: self.make(w, x, known, rng))
+            x, *noise = (
+                np.random.default_rng(0).uniform(-1, 1, (4, 1, side, side, self.field.shape[-1])).astype(np.float32)
+            )
             centre = side // 2 // multiple * multiple
-            spoilt = x[0].copy()
-            spoilt[:, centre : centre + multiple, centre : centre + multiple] = np.nan
-            seen = ~np.isfinite(np.asarray(program(self.w, spoilt, rng))[0]).all(-1)
-            places = [np.flatnonzero(seen.any(axis)) for axis in (0, 1)]
-            far = [0]
-            for found in places:
-                if len(found):
-                    far += [centre - found[0] // self.scale, -(-(found[-1] + 1) // self.scale) - centre - multiple]
-            halo = -(-int(max(far)) // multiple) * multiple
-            want = np.asarray(program(self.w, x[0], rng))
-            part = slice(centre - 8 * multiple, centre + 8 * multiple)
-            out = slice(part.start * self.scale, part.stop * self.scale)
+            want = np.asarray(program(self.w, x))
+
+            def changed(rows: slice, other: np.ndarray | float, program=program, x=x) -> np.ndarray:
+                spoilt = x.copy()
+                spoilt[:, rows, rows] = other[:, rows, rows] if isinstance(other, np.ndarray) else other
+                return np.asarray(program(self.w, spoilt))
+
+            spot = slice(centre, centre + multiple)
+            halo = _reached(np.isnan(changed(spot, np.nan)), spot, scale, multiple)
+            if halo > reach:
+                seen = [changed(spot, 8 * other) != want for other in noise]
+                halo = _reached(np.logical_or.reduce(seen), spot, scale, multiple)
+            part = slice(centre - 8, centre + 8)
             while halo <= reach:
-                inside = np.zeros((side, side), bool)
-                at = slice(max(0, part.start - halo), part.stop + halo)
-                inside[at, at] = True
-                others = (np.where(inside[None, ..., None], x[0], other) for other in x[1:])
-                changed = (
-                    np.abs(np.asarray(program(self.w, other, rng)) - want)[:, out, out].max() for other in others
-                )
-                if all(change <= NEAR for change in changed):
+                kept = slice(max(0, part.start - halo), part.stop + halo)
+                inside = np.zeros((1, side, side, 1), bool)
+                inside[:, kept, kept] = True
+                out = slice(part.start * scale, part.stop * scale)
+                apart = [program(self.w, np.where(inside, x, other)) - want for other in noise]
+                if max(float(np.abs(d[:, out, out]).max()) for d in apart) <= NEAR:
                     return halo
                 halo = max(multiple, 2 * halo)
         return -1
@@ -333,7 +361,7 @@ class Maker:
         tick: told how many tiles are done. NaN is a NotFinite.
         """
         cut = tiling.cut(*image.shape[:2])
-        canvas = Canvas(cut, self.scale, image.shape[-1], image.dtype)
+        canvas = Canvas(cut, self.scale, self.channels(image.shape[-1]), image.dtype)
         worked = 0
         for i, tile in self._tiles(image, known, cut, self.batch(tiling, cut), bool(tiling.overlap), seed):
             canvas.add(tile)
@@ -408,3 +436,13 @@ class Maker:
             return made, sound
 
         return self.trained.exp.jit(("apply", floats, self.masked), run)
+
+
+def _reached(outputs: np.ndarray, spot: slice, scale: int, multiple: int) -> int:
+    """How far from a square of inputs outputs [1, H, W, C] are True, in inputs, rounded up to a multiple."""
+    far = [0]
+    for axis in (1, 2):
+        found = np.flatnonzero(outputs.any(tuple(i for i in range(4) if i != axis)))
+        if len(found):
+            far += [spot.start - int(found[0]) // scale, -(-(int(found[-1]) + 1) // scale) - spot.stop]
+    return -(-max(far) // multiple) * multiple

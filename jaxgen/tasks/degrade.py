@@ -15,6 +15,7 @@ from jaxgen.core.linear import Linear, separable
 from jaxgen.core.spec import Field, Spec
 from jaxgen.core.task import Batch, Task, picture_target, with_conditions
 from jaxgen.degradations.degradation import Degradation, degraded, shrinking
+from jaxgen.degradations.film import Grey
 from jaxgen.degradations.noise import Gaussian
 from jaxgen.errors import UserError
 from jaxgen.images import to_float
@@ -61,6 +62,11 @@ class Degrade(Task):
         if self.again:
             found["other"] = degraded(self.degradation, x, two, level_rng)[0]
         return {**batch, **found}
+
+    @property
+    def colours(self) -> bool:
+        """Whether colour is among what is to be made."""
+        return any(isinstance(one, Grey) for one in self.several)
 
     def given(self, spec: Spec) -> Field:
         """A picture of the target's size, or so many times smaller."""

@@ -283,7 +283,7 @@ def test_bad_input_is_one_line_with_a_cure(local, inpaint, larger, tmp_path, cap
         (scene, out, f"--run={local}", "--tile=10"): "set --tile=",
         (scene, out, f"--run={local}", "--overlap=2"): "seams would show; set --overlap=",
         (scene, out, f"--run={inpaint}", mask, "--tile=12"): "takes 8x8 alone; leave --tile out",
-        (scene, out, f"--run={inpaint}"): "needs a mask",
+        (scene, out, f"--run={inpaint}"): "give one: --known=MASK",
         (scene, out, f"--run={larger}", mask): "leave --known out",
         (scene, out, f"--run={local}", "--format=gif"): "--format=gif is unknown",
         (scene, out, f"--run={local}", "--alpha=no"): "--alpha=no is unknown",

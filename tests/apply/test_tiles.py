@@ -1,12 +1,18 @@
 """Tiles: every pixel comes from one of them that sees all it depends on, or from several whose weights sum to 1."""
 
 import itertools
+from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.ndimage import convolve1d
 
+from jaxgen.apply.maker import Maker
 from jaxgen.apply.tiles import Axis, Canvas, Cut
+from jaxgen.core.spec import Field
+from jaxgen.metrics.resize import resize
 
 SIZES = [(1, 1), (1, 40), (7, 3), (16, 16), (17, 33), (40, 61), (64, 15)]
 
@@ -73,3 +79,43 @@ def test_beyond_the_border_the_picture_is_reflected():
     x = np.arange(5)[:, None, None].repeat(3, 1)
     cut = Cut(Axis.cut(5, 12), Axis.cut(3, 4, 4))
     assert cut.take(x, 0)[:, 0, 0].tolist() == [0, 1, 2, 3, 4, 3, 2, 1, 0, 1, 2, 3] and cut.tile == (12, 4)
+
+
+class Function(Maker):
+    """A function in place of a run."""
+
+    def __init__(self, function, scale=1):
+        names = {
+            "function": function,
+            "field": Field((8, 8, 1), "uint8", "image"),
+            "w": None,
+            "masked": False,
+            "task": None,
+        }
+        self.__dict__.update(
+            names | {"seen": "", "trained": SimpleNamespace(exp=SimpleNamespace(root=None))}, scale=scale
+        )
+
+    scale = None
+
+    def make(self, w, x, known, rng):
+        return self.function(x)
+
+
+def conv(x, taps=7, stride=1):
+    kernel = jnp.ones((taps, taps, 1, 1)) / taps**2
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@pytest.mark.parametrize("name, function, scale, multiple, halo", [
+    ("point", lambda x: x**2, 1, 1, 0),
+    ("convolution", lambda x: jax.nn.relu(conv(conv(x))), 1, 1, 6),
+    ("strides", lambda x: conv(conv(x, 4, 4), 3).repeat(4, 1).repeat(4, 2), 1, 4, 4),
+    ("resize", lambda x: resize(127.5 * x + 127.5, (2 * x.shape[1], 2 * x.shape[2]), "pil_bicubic") / 127.5 - 1, 2, 1, 2),
+    ("codes", lambda x: jnp.rint(9 * conv(x)) / 9, 1, 1, 3),
+    ("norm", lambda x: x - x.mean((1, 2), keepdims=True), 1, 1, -1),
+    ("far", lambda x: jnp.cumsum(x, 1), 1, 1, -1),
+])  # fmt: skip
+def test_how_far_a_pixel_sees(name, function, scale, multiple, halo):
+    """Also through products with 0, in which NaN lives on, and through the nearest of codes, in which it does not."""
+    assert Function(function, scale)._halo(multiple) == halo
