@@ -23,7 +23,7 @@ from published import full_size  # noqa: E402
 
 from jaxgen.config import files as configs  # noqa: E402
 from jaxgen.core import parallel  # noqa: E402
-from jaxgen.core.spec import Spec, pictures  # noqa: E402
+from jaxgen.core.spec import Field, Spec, pictures  # noqa: E402
 from jaxgen.data.sources.tokenized import CAPTIONS  # noqa: E402
 from jaxgen.runs.experiment import Experiment, build_tokenizers, open_source  # noqa: E402
 
@@ -56,9 +56,24 @@ def duration(seconds: float) -> str:
     return "1 min" if seconds > 30 else "seconds"
 
 
+def shape_of(data: ConfigDict) -> tuple[int, ...]:
+    """Of the pictures of a source within a source."""
+    data = data.get("source", data)
+    return SPECS[data.dataset].shape if data.name == "tfds" else (data.size, data.size, 3)
+
+
+def seen_and_made(seen: tuple[int, ...], made: tuple[int, ...], order: int = 0) -> Spec:
+    """The Spec of pictures that are made of others."""
+    return Spec(pictures(made), seen=Field(seen, "uint8", "image", order=order))
+
+
 def spec_of(config: ConfigDict) -> Spec | None:
     """What data hold that are not here; None of those that are."""
     data = config.data
+    if data.name == "pairs":
+        return seen_and_made(*[(data.size, data.size, 3)] * 2)
+    if data.name == "unpaired":
+        return seen_and_made(*(shape_of(data[k]) for k in ("source_a", "source_b")), order=1)
     if data.name not in ("tfds", "folder"):
         return None
     square = SPECS[data.dataset] if data.name == "tfds" else pictures((data.size, data.size, 3), 10)

@@ -15,8 +15,12 @@ def smaller(config: ConfigDict, devices: int, factor: float = 2.0) -> str:
     ways = [f"--config.method.microbatches={parts} (the same training, in {parts} parts)"] if parts else []
     ways += [" ".join(again) + " (the same, slower)"] if again else []
     ways += ["\"--config.sharding=(('.*', 'fsdp'),)\" (the state spread over the devices)"] if devices > 1 else []
-    ways += [f"--config.data.batch={less} (a run of its own, in another --workdir)"] if less < batch else []
-    return f"add {', or '.join(ways)}" if ways else "a smaller net needs less (--config.method.net.width=32, say)"
+    ways += [f"--config.data.batch={less} (a run of its own, in another --workdir)"] if 0 < less < batch else []
+    return (
+        f"add {', or '.join(ways)}"
+        if ways
+        else f"a smaller net needs less (--{first_net(config)}.width=32, say, in another --workdir)"
+    )
 
 
 def lighter(config: ConfigDict, devices: int, part: str) -> str:

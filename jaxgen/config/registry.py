@@ -202,7 +202,11 @@ def takes(table: str, name: str, key: str, value: Any, where: str) -> bool:
 def members(table: str, name: str, where: str) -> dict[str, Any]:
     """The members of other tables that this name holds by default."""
     known = {k: default(f) for k, f in fields(lookup(table, name, where)).items() if k in KEYS}
-    return {k: as_spec(KEYS[k], v, f"{where}.{k}") for k, v in known.items() if v is not dataclasses.MISSING}
+    return {
+        k: as_spec(KEYS[k], v, f"{where}.{k}")
+        for k, v in known.items()
+        if v is not dataclasses.MISSING and v is not None
+    }
 
 
 def _holds(table: str, spec: Any, key: str) -> bool:

@@ -55,8 +55,8 @@ class CycleGan:
     def __post_init__(self) -> None:
         if list(self.spec.conditions) != list(self.spec.conditions.of("image")) or len(self.spec.conditions) != 1:
             raise UserError(
-                f"cyclegan learns of two kinds of pictures, and is told {self.spec.conditions or 'nothing'}; set "
-                "config.data=unpaired, and no task that adds conditions"
+                f"cyclegan learns of two kinds of pictures, and is told {self.spec.conditions or 'nothing'}; take a source of two "
+                "(unpaired), and no task that adds conditions"
             )
         if not getattr(self.gen.module, "of_pictures", False):
             raise UserError("method.gen must make pictures of pictures; set method.gen.name=resnet_translator")

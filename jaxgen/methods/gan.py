@@ -148,7 +148,7 @@ class Gan(Searched):
         if not self.of_pictures:
             raise UserError(
                 "method.pixel_loss compares what is made of pictures, and method.gen makes them of a latent; set "
-                "method.gen.name=unet_translator, or method.pixel_loss=None"
+                "method.pixel_loss=None"
             )
         if self.fakes != "batch":
             raise UserError(
@@ -156,8 +156,7 @@ class Gan(Searched):
             )
         if apart := next((name for name, field in told.items() if field.order != target.order), ""):
             raise UserError(
-                f"{apart!r} and {self.spec.target!r} do not belong together in these data; set config.data=pairs, or "
-                "config.method.name=cyclegan"
+                f"{apart!r} and {self.spec.target!r} do not belong together in these data; set config.method.name=cyclegan"
             )
         if type(self.augment) is not NoAugment:  # the others inherit from it
             raise UserError(

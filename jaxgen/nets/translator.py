@@ -48,7 +48,7 @@ class Translator(Player):
         if not fields:
             raise UserError(
                 f"{type(self).__name__} makes pictures of pictures, and is told {self.conditions or 'nothing'}; set "
-                "config.tasks.hide={}, or config.data=pairs"
+                "config.tasks.hide={}"
             )
         told, name = told or {}, max(fields, key=lambda name: fields[name].shape[-3])
         num = len(next(iter(told.values()))) if told else 1
@@ -125,6 +125,11 @@ class ResnetTranslator(Translator):
             h = Conv(features, size, stride, 0 if mirrored else size // 2, name=name, **self.layer)(h)
             return self.normalised(h, cond, train, f"{name}_norm")
 
+        if min(height, width) <= 2**self.downs:
+            raise UserError(
+                f"ResnetTranslator with downs={self.downs} leaves nothing of {height}x{width} to mirror at a border; set "
+                f"downs={max((min(height, width) - 1).bit_length() - 1, 0)}"
+            )
         more = [(0, -side % 2**self.downs) for side in (height, width)]
         h = mirror(x, more)
         h = nn.relu(conv(h, self.width, 7, 1, "stem", mirrored=True))
@@ -149,7 +154,6 @@ def mirror(x: Array, edges: list[tuple[int, int]]) -> Array:
     """
     if any(max(edge) >= side for edge, side in zip(edges, x.shape[1:3], strict=True)):
         raise UserError(
-            f"a picture of {x.shape[1]}x{x.shape[2]} is too small to mirror {max(map(max, edges))} pixels at its border; set a "
-            "larger data.size, or fewer downs"
+            f"a picture of {x.shape[1]}x{x.shape[2]} is too small to mirror {max(map(max, edges))} pixels at its border"
         )
     return jnp.pad(x, [(0, 0), *edges, (0, 0)], "reflect") if any(map(any, edges)) else x

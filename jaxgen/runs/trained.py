@@ -153,7 +153,8 @@ class Trained:
                 f"{name} must be one {field.kind} of shape {field.shape} or [N, ...] of them, not {found.shape}"
             )
         if field.kind in ("image", "frames"):
-            found = np.asarray(prepare(self.exp.spec, name, found))  # uint8 levels and floats in [-1, 1] alike
+            levels = field.dtype == "uint8"  # uint8 levels and floats in [-1, 1] alike, as the field is
+            found = to_uint8(found) if levels else np.asarray(prepare(self.exp.spec, name, found))
         found = found.astype(field.dtype).reshape(-1, *field.shape)
         if field.kind == "label" and (wrong := [int(v) for v in found if not 0 <= v < field.values]):
             names = ", ".join(field.names[:10]) + (", ..." if len(field.names) > 10 else "")

@@ -17,7 +17,7 @@ class Reverse(Task):
         if len(told) != 1:
             raise UserError(
                 f"task reverse exchanges the target and one picture that is told, and the data hold {spec}; set "
-                "config.data=unpaired or config.data=pairs, or config.tasks.reverse=None"
+                "config.tasks.reverse=None"
             )
         ((name, seen),) = told.items()
         return Spec({**spec, spec.target: replace(made, role="condition"), name: replace(seen, role="target")})

@@ -114,10 +114,10 @@ def test_samples_by_a_batch_s_own_statistics_are_those_of_training():
 @pytest.mark.parametrize(
     "fields, says",
     [
-        (dict(spec=APART), r"'seen' and 'image' do not belong together .*config.method.name=cyclegan"),
+        (dict(spec=APART), r"'seen' and 'image' do not belong together .*set config.method.name=cyclegan"),
         (dict(fakes="data"), r"method.fakes='data' is about labels.*set method.fakes=batch"),
         (dict(augment=DiffAugment()), r"set method.augment=none"),
-        (dict(gen=Net(DcganGenerator(shape=(8, 8, 1)), SGD)), r"set method.gen.name=unet_translator, or method.pixel_loss=None"),
+        (dict(gen=Net(DcganGenerator(shape=(8, 8, 1)), SGD)), r"makes them of a latent; set method.pixel_loss=None"),
     ],
 )  # fmt: skip
 def test_what_does_not_go_with_pictures_of_pictures(fields, says):
@@ -185,7 +185,7 @@ def test_the_reverse_is_the_other_generator(trained):
 @pytest.mark.parametrize(
     "fields, says",
     [
-        (dict(spec=pictures((8, 8, 1))), r"two kinds of pictures, and is told nothing; set config.data=unpaired"),
+        (dict(spec=pictures((8, 8, 1))), r"two kinds of pictures, and is told nothing; take a source of two"),
         (dict(spec=Spec(pictures((8, 8, 3)), seen=SEEN)), r"have 3 and 1 channels; set method.identity=0.0"),
         (dict(gen=Net(DcganGenerator(shape=(8, 8, 1)), SGD)), r"set method.gen.name=resnet_translator"),
         (dict(loss=Relativistic()), r"set method.loss=least_squares"),

@@ -30,6 +30,8 @@ def test_sides_that_a_unet_cannot_halve_are_refused_with_what_fits():
     assert traced(net.clone(downs=2), (1, 12, 20, 3)) == (1, 12, 20, 1)
     with pytest.raises(UserError, match="a picture of 3x3 is too small to mirror 3 pixels"):
         traced(ResnetTranslator(downs=0, blocks=1), (1, 3, 3, 3))
+    with pytest.raises(UserError, match=r"downs=3 leaves nothing of 8x9 to mirror at a border; set downs=2"):
+        traced(ResnetTranslator(downs=3, blocks=1), (1, 8, 9, 3))
 
 
 def test_small_pictures_are_enlarged_and_nothing_told_is_refused():

@@ -188,6 +188,18 @@ def test_samples_are_streamed_with_labels_and_files_that_are_never_mixed(digits,
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "a.npz", "a.png"]
 
 
+def test_a_picture_is_asked_for_as_a_file_or_as_a_net_has_it():
+    spec = Spec(seen=Field((2, 2, 1), "uint8", "image"), shown=Field((2, 2, 1), "float32", "image"))
+    told = SimpleNamespace(exp=SimpleNamespace(spec=spec), run=SimpleNamespace(path="run"))
+    told._as_condition = lambda *a: Trained._as_condition(told, *a)
+    levels = np.array([0, 51, 204, 255], np.uint8).reshape(1, 2, 2, 1)
+    floats = levels / np.float32(127.5) - 1
+    for asked in (levels, floats):
+        found = Trained.asked(told, seen=asked, shown=asked)
+        np.testing.assert_array_equal(found["seen"], levels)
+        np.testing.assert_allclose(found["shown"], floats, atol=1e-6)
+
+
 def test_a_label_is_asked_for_by_name_or_number(digits):
     """A text is a name first: in folders 0 .. 11, sorted as text or not, 2 is the folder 2."""
     run = jaxgen.open(digits)
