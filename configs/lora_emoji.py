@@ -10,6 +10,8 @@ pictures is a captions.jsonl, or a text file beside every picture. Weights of th
 they are.
 """
 
+from pathlib import Path
+
 from ml_collections import ConfigDict
 
 from jaxgen.config.files import load, tiny
@@ -19,6 +21,10 @@ FOLDER = "a run, such as one of ldm_emoji"  # what the argument names
 
 
 def get_config(arg: str = "") -> ConfigDict:
+    if arg not in ("", "tiny") and not (Path(arg) / "config.json").is_file():
+        raise UserError(
+            f"{arg} holds no run (no config.json); name the directory of one; jaxgen.pretrained imports others' models"
+        )
     c = load(arg if arg not in ("", "tiny") else "ldm_emoji")
     if c.data.name == "latents":
         raise UserError(

@@ -347,3 +347,14 @@ def test_the_cost_of_every_config_is_told():
     """docs/costs.md is made by experiments/benchmarks/costs.py."""
     told = re.findall(r"^\| `(\w+)`", (ROOT / "docs/costs.md").read_text(), re.MULTILINE)
     assert sorted(told) == sorted(CONFIGS)
+
+
+def test_the_argument_of_a_config_is_tiny_or_a_folder(tmp_path):
+    assert configs.load(f"sd15:{tmp_path}").data.tokenizer.path == f"{tmp_path}/tokenizer"
+    for argument, said in (
+        ("sd15:nowhere", "there is no folder nowhere; name that of Stable Diffusion 1.5, or tiny"),
+        ("ddpm_digits:x", "the argument 'x' is unknown"),
+        (f"lora_emoji:{tmp_path}", r"holds no run \(no config.json\); name the directory of one"),
+    ):
+        with pytest.raises(UserError, match=said):
+            configs.load(argument)
