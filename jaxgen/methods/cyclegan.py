@@ -43,9 +43,7 @@ class CycleGan:
     loss: GanLoss = field(default_factory=LeastSquares)
     game: NonNegative = 2.0  # of G's loss in the game: the paper's squares are whole, those of least_squares halves
     cycle: NonNegative = 10.0
-    identity: NonNegative = (
-        0.5  # as a share of `cycle`; the authors' code has it, where the paper does for paintings alone
-    )
+    identity: NonNegative = 0.5  # as a share of `cycle`: of the authors' code; in the paper for paintings alone
     pool: Natural = 50  # pictures of earlier steps for each D; 0: none
     stats: Literal["running", "batch"] = "running"  # by which batch norm samples
     dropout: Literal["training", "always"] = "training"

@@ -77,9 +77,7 @@ class Gan(Searched):
     loss: GanLoss = field(default_factory=NonSaturating)
     disc_penalties: Penalty | tuple[Penalty, ...] = field(default_factory=NoPenalty)
     gen_penalties: GenPenalty | tuple[GenPenalty, ...] = field(default_factory=NoGenPenalty)
-    pixel_loss: Distance | tuple[Distance, ...] | None = (
-        None  # more of G's: from what it makes of pictures to the data's
-    )
+    pixel_loss: Distance | tuple[Distance, ...] | None = None  # of G: what it makes of pictures against the data
     augment: GanAugment = field(default_factory=NoAugment)
     order: Literal["disc_first", "gen_first"] = "disc_first"
     n_critic: Count = 1
