@@ -124,9 +124,7 @@ class Optimizer:
 
     lr: Positive = 1e-3
     warmup: Natural = 0  # steps of linear warm-up from 0
-    schedule: str = (
-        "constant"  # constant | cosine | linear | half_linear | exponential (all end at lr * final) | inverse_sqrt
-    )
+    schedule: str = "constant"  # constant | cosine, linear, half_linear, exponential (to lr * final) | inverse_sqrt
     final: NonNegative = 0.0
     hold: Natural = 0  # inverse_sqrt: lr / sqrt(max(step / hold, 1)) (EDM2, eq. 67)
     clip: NonNegative = 0.0  # global gradient norm; 0 switches it off
