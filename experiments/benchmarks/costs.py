@@ -74,6 +74,8 @@ def spec_of(config: ConfigDict) -> Spec | None:
         return seen_and_made(*[(data.size, data.size, 3)] * 2)
     if data.name == "unpaired":
         return seen_and_made(*(shape_of(data[k]) for k in ("source_a", "source_b")), order=1)
+    if data.name == "crops":
+        return pictures((data.size, data.size, data.channels or 3))
     if data.name not in ("tfds", "folder"):
         return None
     square = SPECS[data.dataset] if data.name == "tfds" else pictures((data.size, data.size, 3), 10)
