@@ -2,6 +2,7 @@
 
 import json
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -191,11 +192,15 @@ def _one(item: Item, way: Way, invert: bool, compare: bool, bar: tqdm) -> dict[s
             + (", is the mask inverted? --invert" if share > MUCH else "")
         )
     exp, choice = way.maker.trained.exp, way.maker.choice
-    seams = []
+    seams, first = [], 0
     with exp.explaining({choice.name: way.maker.w}):
         for i, (result, made) in enumerate(way.results(picture, mask, bar.update)):
             files.write(item.targets[i], result, item.form)
             seams.append(made.seam)
+            if i == 0:
+                first = zlib.crc32(np.ascontiguousarray(result.pixels))
+            elif i == 1 and zlib.crc32(np.ascontiguousarray(result.pixels)) == first:
+                notes.append("the run draws nothing, so all results are the same")
             if compare:
                 folder = item.targets[i].parent.relative_to(_top(item))
                 save_png(

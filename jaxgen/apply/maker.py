@@ -25,6 +25,7 @@ from jaxgen.metrics.resize import resize
 from jaxgen.runs.posthoc import Choice
 from jaxgen.runs.trained import Trained
 
+FEW = 3  # tiles along a side
 FARTHEST = 128  # pixels of a halo; with more, most of a tile would be thrown away
 LUMA = (0.299, 0.587, 0.114)  # BT.601
 NEAR = 1e-5  # outputs in [-1, 1] that are nearer are the same
@@ -49,13 +50,20 @@ class Tiling:
     overlap: int = 0  # more than 0: tiles are blended
     whole: bool = False  # pictures smaller than a tile go through as they are; else they are reflected to its size
     least: int = 1
+    shared: bool = False  # sides of few tiles have smaller ones, so that these share the work
 
     def cut(self, height: int, width: int) -> Cut:
         """A picture of that size."""
         sides = []
         for side, tile in zip((height, width), self.tile, strict=True):
             if self.whole:
-                tile = min(tile, max(self.least, -(-side // self.multiple) * self.multiple))
+                padded = max(self.least, -(-side // self.multiple) * self.multiple)
+                count = -(-(padded - 2 * self.halo) // (tile - 2 * self.halo))
+                if self.shared and 1 < count <= FEW:  # in steps, so that pictures of many sizes have few programs
+                    step = -(-32 // self.multiple) * self.multiple
+                    need = -(-(padded + 2 * self.halo * (count - 1)) // count)
+                    tile = min(tile, max(self.least, -(-need // step) * step))
+                tile = min(tile, padded)
             sides.append(Axis.cut(side, tile, self.multiple, self.halo, self.overlap))
         return Cut(*sides)
 
@@ -316,14 +324,15 @@ class Maker:
                 )
             halo = overlap // (2 * multiple) * multiple
         wide = 256 if jax.default_backend() == "cpu" else 512
-        tile = wide + 2 * halo if tile < 0 else tile
+        shared = tile < 0
+        tile = wide + 2 * halo if shared else tile
         if tile <= 2 * halo or tile % multiple or tile < least:
             need = max(least, 2 * halo + max(multiple, 32 // multiple * multiple))
             raise UserError(
                 f"--tile={tile} must be a multiple of {multiple} above twice the halo of {halo} pixels that {self.name} sees; set "
                 f"--tile={need}, or leave it out"
             )
-        return Tiling((tile, tile), multiple, halo, whole=True, least=least)
+        return Tiling((tile, tile), multiple, halo, whole=True, least=least, shared=shared)
 
     def _blended(self, tile: int, overlap: int) -> Tiling:
         """Of a run that takes one size alone, or that sees all of a picture: the size that it was trained on fits it best."""

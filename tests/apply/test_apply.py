@@ -224,12 +224,14 @@ def test_a_kill_in_the_middle_leaves_no_half_file(local, tmp_path, monkeypatch):
     np.testing.assert_array_equal([pixels(tmp_path / "out" / f"{i}.png") for i in range(4)], whole[..., 0])
 
 
-def test_names(local, tmp_path):
+def test_names(local, tmp_path, capsys):
     """Two that differ in their end alone; a suffix; another format; before and after."""
     (tmp_path / "in" / "x").mkdir(parents=True)
     for name in ("x/a.png", "x/a.bmp", "b.png"):
         odd_pictures.scene().save(tmp_path / "in" / name)
     run(tmp_path / "in", tmp_path / "out", f"--run={local}", "--format=webp", "--suffix=_x", "--compare")
+    run(tmp_path / "in" / "b.png", tmp_path / "two", f"--run={local}", "--num=2")
+    assert "the run draws nothing" in capsys.readouterr().err and len([*(tmp_path / "two").glob("b_?.png")]) == 2
     made = sorted(str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*.*"))
     assert made == [
         "apply.jsonl",

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import convolve1d
 
-from jaxgen.apply.maker import Maker
+from jaxgen.apply.maker import LUMA, Maker, Tiling
 from jaxgen.apply.tiles import Axis, Canvas, Cut
-from jaxgen.core.spec import Field
+from jaxgen.core.spec import Field, pictures
 from jaxgen.metrics.resize import resize
 
 SIZES = [(1, 1), (1, 40), (7, 3), (16, 16), (17, 33), (40, 61), (64, 15)]
@@ -39,6 +39,23 @@ def test_tiled_is_untiled(size, tile, scale):
     x = np.random.default_rng(0).integers(0, 256, (*size, 2), np.uint8)
     canvas = through(x, lambda part: blurred(part, scale), tile, scale, halo=3)
     np.testing.assert_array_equal(canvas.pixels, blurred(x, scale))
+
+
+@pytest.mark.parametrize("side", [1, 250, 290, 291, 320, 546, 547, 600, 900, 4000])
+@pytest.mark.parametrize("multiple", [1, 4])
+def test_few_tiles_share_the_work(side, multiple):
+    """What goes through a run is little more than the picture and the halos, and no tile is larger than asked for."""
+    axis = Tiling((292, 292), multiple, 16, whole=True, shared=True).cut(side, 8).rows
+    assert (
+        axis.tile <= 292
+        and axis.tile % multiple == 0
+        and axis.starts[-1] + axis.tile == -(-side // multiple) * multiple
+    )
+    count = len(axis.starts)
+    assert count > 3 or count * axis.tile - 32 * (count - 1) - side < 32 * count + multiple
+    assert [axis.owned(i)[0] for i in range(1, len(axis.starts))] == [
+        axis.owned(i)[1] for i in range(len(axis.starts) - 1)
+    ]
 
 
 @pytest.mark.parametrize("side, tile, multiple", [*itertools.product((1, 5, 8, 23, 64, 100), (8, 24), (1, 4))])
@@ -84,19 +101,14 @@ def test_beyond_the_border_the_picture_is_reflected():
 class Function(Maker):
     """A function in place of a run."""
 
-    def __init__(self, function, scale=1):
-        names = {
-            "function": function,
-            "field": Field((8, 8, 1), "uint8", "image"),
-            "w": None,
-            "masked": False,
-            "task": None,
-        }
-        self.__dict__.update(
-            names | {"seen": "", "trained": SimpleNamespace(exp=SimpleNamespace(root=None))}, scale=scale
-        )
+    def __init__(self, function, scale=1, channels=1, colours=False):
+        data = pictures((8 * scale, 8 * scale, channels))
+        exp = SimpleNamespace(root=None, data=data, spec=data)
+        names = {"function": function, "field": Field((8, 8, channels), "uint8", "image"), "w": None, "masked": False}
+        names |= {"task": None, "seen": "", "trained": SimpleNamespace(exp=exp), "colours": colours}
+        self.__dict__.update(names)
 
-    scale = None
+    colours = None
 
     def make(self, w, x, known, rng):
         return self.function(x)
@@ -119,3 +131,24 @@ def conv(x, taps=7, stride=1):
 def test_how_far_a_pixel_sees(name, function, scale, multiple, halo):
     """Also through products with 0, in which NaN lives on, and through the nearest of codes, in which it does not."""
     assert Function(function, scale)._halo(multiple) == halo
+
+
+@pytest.mark.parametrize("own", [1, 3])
+@pytest.mark.parametrize("scale", [1, 2])
+def test_grey_stays_grey_and_colour_colour(own, scale):
+    """Whatever the run's channels are: what it leaves as it is comes out as it was."""
+    larger = lambda x: resize(127.5 * x + 127.5, (scale * x.shape[1], scale * x.shape[2]), "pil_bicubic") / 127.5 - 1  # noqa: E731
+    for channels in (1, 3):
+        x = jnp.asarray(np.random.default_rng(0).uniform(-0.5, 0.5, (2, 6, 7, channels)), jnp.float32)
+        made = Function(larger, scale, own).coloured(None, x, None, None)
+        np.testing.assert_allclose(made, larger(x), atol=1e-5)
+
+
+def test_what_makes_colour_is_shown_none():
+    """A run that colours gives colour, of grey and of the luma of colour."""
+    x = jnp.asarray(np.random.default_rng(0).uniform(-0.5, 0.5, (1, 6, 7, 3)), jnp.float32)
+    red = Function(lambda x: x + jnp.array([0.5, 0, 0]), 1, 3, colours=True)
+    grey = x @ jnp.array(LUMA)[:, None]
+    for picture in (x, grey):
+        np.testing.assert_allclose(red.coloured(None, picture, None, None), red.function(grey.repeat(3, -1)), atol=1e-6)
+    assert red.channels(1) == 3
