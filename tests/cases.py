@@ -69,13 +69,13 @@ def choices(part: dict, owner: str) -> Iterator[tuple]:
                 yield whose, key, each
 
 
-@functools.cache
-def distinct() -> list[str]:
-    """Configs for laws that train: every choice that any config makes is in one of them, each part in each place.
-
-    What is left out differs from these in numbers, or in what it puts together; test_shapes.py takes its step abstractly.
-    """
-    return cover({name: {*choices(form, "run")} for name, form in forms().items()}, *CHOSEN)
+def without_optimizers(part: object) -> object:
+    """A part of a config whose nets do not say how they are optimized."""
+    if isinstance(part, tuple):
+        return tuple(map(without_optimizers, part))
+    if isinstance(part, dict):
+        return {key: without_optimizers(value) for key, value in part.items() if key != "optimizer"}
+    return part
 
 
 @functools.cache
@@ -92,6 +92,18 @@ def kinds() -> list[str]:
         nets = {method[key]["name"] for key in ("net", "gen", "disc", "ae") if key in method}
         shown[name] = {method["name"], *nets, *choices(parts, method["name"]), *form.get("tasks", {})}
     return cover(shown, *CHOSEN)
+
+
+@functools.cache
+def others() -> list[str]:
+    """Configs that train beside `kinds`, all of which do with plain SGD: every choice that any config makes is in one of both,
+    each part in each place.
+
+    What is left out differs from these in numbers, or in what it puts together; test_shapes.py takes its step abstractly.
+    """
+    kept = (without_optimizers(forms()[kind]) for kind in kinds())
+    already = set().union(*({*choices(form, "run")} for form in kept))
+    return cover({name: {*choices(form, "run")} - already for name, form in forms().items()})
 
 
 def lend(config, spec, folder: Path, weights: bool = True):

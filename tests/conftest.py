@@ -4,7 +4,7 @@ import gc
 import os
 import tempfile
 
-from cases import CHOSEN, QUICK_COMPILATION, ROOT, distinct, kinds, lend
+from cases import CHOSEN, QUICK_COMPILATION, ROOT, kinds, lend, others
 
 # Before JAX starts.
 os.environ["XLA_FLAGS"] = (
@@ -30,7 +30,7 @@ SKIPPED = pytest.StashKey[list]()
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A law with an argument `name` or `kind` runs for the configs that tests/cases.py says; but for the chosen they are slow."""
-    for argument, every in (("name", distinct()), ("kind", kinds())):
+    for argument, every in (("name", others()), ("kind", kinds())):
         if argument in metafunc.fixturenames and "laws" in str(metafunc.definition.path):
             marked = [pytest.param(n, marks=[] if n in CHOSEN else pytest.mark.slow) for n in every]
             metafunc.parametrize(

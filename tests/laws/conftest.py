@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 
 from jaxgen.config import files as configs
+from jaxgen.config.length import laid_out
 from jaxgen.core import parallel
 from jaxgen.data.pipeline import index_stream, lengths, load_all
 from jaxgen.runs.experiment import Experiment, open_source
+
+RATES = {"hvae_cifar": 1e-4, "glow_digits": 1e-4}  # of SGD, for kinds that diverge with 0.01
 
 
 @pytest.fixture
@@ -36,11 +39,12 @@ def advance() -> Callable:
 
 @pytest.fixture
 def shared(tiny, plain_sgd) -> Callable:
-    """kind -> the one config that the laws of devices, scans and evaluation share, and with it its compiled programs."""
+    """kind -> the one config that the laws share, as `train` opens it, and with it its compiled programs."""
 
     def load(kind):
-        config = plain_sgd(tiny(kind))
-        return configs.override(config, {f"eval.{key}.num": 13 for key in config.eval if key != "grid"})
+        config = plain_sgd(tiny(kind), RATES.get(kind, 1e-2))
+        config = configs.override(config, {f"eval.{key}.num": 13 for key in config.eval if key != "grid"})
+        return laid_out(configs.normalise(config), None)
 
     return load
 

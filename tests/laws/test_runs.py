@@ -50,12 +50,20 @@ def saved(monkeypatch):
 
 
 def test_a_run_and_its_resumption(name, tiny, tmp_path, saved, monkeypatch):
+    whole_and_cut(tiny(name), name, tmp_path, saved, monkeypatch)
+
+
+def test_a_run_of_a_kind_and_its_resumption(kind, shared, tmp_path, saved, monkeypatch):
+    """With the programs of the laws of devices and evaluation."""
+    whole_and_cut(shared(kind), kind, tmp_path, saved, monkeypatch)
+
+
+def whole_and_cut(config, name, tmp_path, saved, monkeypatch):
     monkeypatch.setattr(
         Trained, "open", staticmethod(functools.cache(Trained.open))
     )  # read once, for all that looks at it
     if name != ANY:  # curves take a second, and look like those of any config
         monkeypatch.setattr(writers, "plot", lambda workdir: None)
-    config = tiny(name)
     whole = tmp_path / "whole"
     train(config, whole)
 

@@ -4,7 +4,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import pytest
-from cases import CHOSEN, CONFIGS, ROOT, distinct, kinds, lend
+from cases import CHOSEN, CONFIGS, ROOT, kinds, lend, others
 from published import MODELS, full_size
 
 from jaxgen.config import files as configs
@@ -106,7 +106,7 @@ def test_parameters_optimizer_and_averages_are_float32(exp):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("other", sorted({*CONFIGS} - {*distinct()}))
+@pytest.mark.parametrize("other", sorted({*CONFIGS} - {*KINDS, *others()}))
 def test_a_tiny_form_that_no_law_trains_has_a_step(other, tmp_path):
     config = configs.override(configs.load(f"{ROOT}/configs/{other}.py:tiny"), {"mesh": {"data": 1}})
     spec = open_source(config, "train").spec

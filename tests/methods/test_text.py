@@ -226,6 +226,7 @@ def test_encoders_that_cannot_serve_are_refused(clip, tmp_path):
             opened(clip, **changes)
 
 
+@pytest.mark.slow
 def test_cached_states_train_as_those_made_in_the_step(clip, tmp_path):
     path, few = str(tmp_path / "states"), {"data.num": 40, "data.eval_num": 8, "data.batch": 8}
     exp = opened(clip, **few)

@@ -129,6 +129,7 @@ def refuse_other_tokens(method, w, cond):
     assert len(np.unique(np.asarray(found))) > 3
 
 
+@pytest.mark.slow
 def test_a_masked_model_reads_several_rows_of_a_text_and_weights_of_its_words():
     rows = Field((2, 4), "int32", "tokens", values=9, empty=(1, 2, 0, 0), end=2)
     config = configs.normalise(configs.load(f"{ROOT}/configs/muse_shapes.py:tiny"))

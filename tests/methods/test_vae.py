@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from jaxgen.core.method import Encodes, Infers, Reconstructs, Samples, Scores
 from jaxgen.core.net import Net
@@ -127,6 +128,7 @@ def test_a_label_is_told_to_both_sides():
     assert len(jnp.unique(method.inferred(w, still, KEY)[0], axis=0)) == 3
 
 
+@pytest.mark.slow
 def test_groups_of_a_hierarchical_one_have_the_divergence_of_their_densities():
     """The analytic KL of all groups, and the draws' log q(z | x) - log p(z) that the bound of K draws uses, agree."""
     module = Vdvae((4, 4, 1), width=4, z=1, enc="4d2", dec="2x1,4m2")

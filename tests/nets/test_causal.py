@@ -30,14 +30,12 @@ class Case:
     def __init__(self, name: str, channels: int) -> None:
         self.net, self.channels = NETS[name], channels
         self.order = channels if self.net.orders else 1
-        keys = jax.random.split(jax.random.key(0), 4)
+        keys = jax.random.split(jax.random.key(0))
         self.x = jax.random.normal(keys[0], (4, SIDE, SIDE, channels))
         self.cond = {"label": jnp.arange(4) % 3}
-        fresh = self.net.init(keys[1], *self.args(self.x))
-        leaves, tree = jax.tree.flatten(fresh)
-        noise = jax.random.split(keys[2], len(leaves))
-        more = [0.1 * jax.random.normal(k, v.shape) for k, v in zip(noise, leaves, strict=True)]
-        self.variables = jax.tree.unflatten(tree, [v + m for v, m in zip(leaves, more, strict=True)])
+        fresh = jax.jit(lambda key, x: self.net.init(key, *self.args(x)))(keys[1], self.x)
+        rng = np.random.default_rng(0)
+        self.variables = jax.tree.map(lambda v: v + np.float32(0.1) * rng.standard_normal(v.shape, np.float32), fresh)
 
     def look(self, x):
         return jnp.concatenate([x, jnp.ones_like(x[..., :1])], -1) if self.net.border else x

@@ -276,6 +276,7 @@ def test_evaluators_of_a_run(classifier, tmp_path):
         evaluate.evaluate(tmp_path / "run", changes={"data.batch": "4"})
 
 
+@pytest.mark.slow
 def test_evaluators_of_one_kind_keep_their_figures_apart(tmp_path):
     """Two of a kind with other options, together or alone, in either order: each reports its own figures."""
     config = configs.override(configs.load(f"{ROOT}/configs/vae_digits.py:tiny"), {"eval": {}, "mesh": {"data": 1}})

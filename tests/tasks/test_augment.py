@@ -56,6 +56,7 @@ def test_a_net_that_cannot_be_told_is_refused():
         Experiment.open(config, pictures((8, 8, 1), 10))
 
 
+@pytest.mark.slow
 def test_the_net_hears_how_an_image_was_augmented():
     """The loss of one image depends on its augment label, and none is the label 0."""
     method = Experiment.open(_edm(), pictures((16, 16, 3), 4)).method

@@ -57,7 +57,7 @@ KINDS = ("vqvae", "vae", "tokens")
 COLOUR = pictures((16, 16, 3))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [pytest.param("vqvae", marks=pytest.mark.slow), *KINDS[1:]])
 def test_latents_are_standardised_and_come_back_as_the_codecs_own_pixels(kind, tiny, codecs, tmp_path):
     """decode(encode(x)) through the task is what the codec itself makes of x; each channel has mean 0 and deviation 1."""
     run = codecs["vae" if kind == "vae" else "vqvae"]
@@ -102,6 +102,7 @@ def test_what_the_codec_knows_of_its_latents_is_not_measured_anew(tiny, codecs, 
         assert FrozenRun(str(codec), weights=weights).latents == known
 
 
+@pytest.mark.slow
 def test_a_run_on_latents_samples_pixels_from_its_own_directory_alone(tiny, codecs, tmp_path):
     codec, path = tmp_path / "codec", tmp_path / "run"
     shutil.copytree(codecs["vqvae"], codec)
@@ -119,7 +120,7 @@ def test_a_run_on_latents_samples_pixels_from_its_own_directory_alone(tiny, code
     assert sample(path, num=4, out=tmp_path / "c", step=6).shape == (4, 8, 8, 1)
 
 
-@pytest.mark.parametrize("name", ["vqgan_transformer_mnist", "maskgit_mnist"])
+@pytest.mark.parametrize("name", [pytest.param("vqgan_transformer_mnist", marks=pytest.mark.slow), "maskgit_mnist"])
 def test_a_run_on_tokens_samples_completes_and_evaluates_from_its_own_directory_alone(name, tiny, codecs, tmp_path):
     """Codes of what is shown of a picture stay; where a pixel is hidden, its code is drawn."""
     codec, path = tmp_path / "codec", tmp_path / "run"
@@ -143,6 +144,7 @@ def test_a_run_on_tokens_samples_completes_and_evaluates_from_its_own_directory_
     np.testing.assert_array_equal(again[:, :2], stored["known"][:, :2])
 
 
+@pytest.mark.slow
 def test_a_pyramid_of_codes_is_one_row_of_tokens_coarse_first(tmp_path):
     config = configs.override(configs.load("configs/vqvae2_cifar.py:tiny"), {"mesh": {"data": 1}})
     task = registry.build("task", {"name": "codec", "run": untrained(config, COLOUR, tmp_path, True), "tokens": True})
@@ -234,7 +236,7 @@ def publish(kind, folder):
     return str(folder)
 
 
-@pytest.mark.parametrize("kind", PUBLISHED)
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[] if k == "tiny" else pytest.mark.slow) for k in PUBLISHED])
 def test_a_published_autoencoder_is_a_codec(kind, tmp_path):
     """Statistics as it was published with (shift and 1 / scale) or measured; pictures come back as its own decoder gives them."""
     lender = {"name": "pretrained", "path": publish(kind, tmp_path / "published")}
@@ -254,6 +256,7 @@ def test_a_published_autoencoder_is_a_codec(kind, tmp_path):
     assert measured["std"] != (4.0, 4.0) and len(measured["mean"]) == 2
 
 
+@pytest.mark.slow
 def test_the_copy_of_a_published_autoencoder_is_enough(tiny, tmp_path):
     path = publish("tiny", tmp_path / "published")
     config = configs.override(latent(tiny, ""), {"tasks.codec.run": "pretrained", "tasks.codec.run.path": path})
