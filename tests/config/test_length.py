@@ -60,6 +60,7 @@ def test_remarks_tell_the_rate_that_there_is():
         assert told == pytest.approx(100 * float(Adam(lr=1.0, **spec).rate()(600)), abs=0.6)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_is_the_run_that_was_asked_for_so_long(tiny, tmp_path):
     """Cut at step 2 of a schedule of 4, and on to 4: the bits of the run that was never cut."""
     cosine = {"method.net.optimizer.schedule": "cosine", "eval": {}}

@@ -106,6 +106,7 @@ def test_a_beam_of_one_is_greedy_and_drawing_word_by_word_is_the_whole_net(kind)
     assert (found[:, 0] == 1).all() and len({tuple(row) for row in found}) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", NETS)
 def test_a_wider_beam_finds_texts_that_are_as_likely_at_least_and_other_pictures_change_nothing(kind):
     method, w = made(kind, length_penalty=0.0)

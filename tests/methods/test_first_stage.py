@@ -62,7 +62,8 @@ def test_capabilities():
     assert isinstance(vq, Quantizes) and not isinstance(kl, Quantizes)
 
 
-@pytest.mark.parametrize("cls", [pytest.param(VqGan, marks=pytest.mark.slow), KlAutoencoder])
+@pytest.mark.slow
+@pytest.mark.parametrize("cls", [VqGan, KlAutoencoder])
 def test_the_gradient_is_that_of_the_weighed_sum(cls):
     """Against the losses written down as they stand, with the weight by two gradients of the last kernel."""
     learned = cls is KlAutoencoder

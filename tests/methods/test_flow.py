@@ -44,6 +44,7 @@ def run():
     return method, metrics, said(states[0].view()), said(state.view())
 
 
+@pytest.mark.slow
 def test_it_can_do_what_a_flow_can_and_learns(run):
     method, metrics, (before, *_), (after, *_) = run
     assert all(isinstance(method, can) for can in (Samples, HasLatent, Encodes, Reconstructs, Scores))

@@ -415,6 +415,7 @@ def test_lazy_r1_is_zero_between():
     assert seen == [True, False, True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("net", ["disc", "gen"])
 def test_a_penalty_apart_is_an_update_of_its_own(net):
     """Adam by hand: the game's gradient, then the penalty's times `every` from the same moments, all at k / (k + 1)."""
@@ -640,6 +641,7 @@ def test_bad_options_are_named():
 RING = 0.7 * np.stack([np.cos(np.arange(8) * np.pi / 4), np.sin(np.arange(8) * np.pi / 4)], -1).astype(np.float32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields, steps",
     [

@@ -58,7 +58,15 @@ def grown(shape, classes=0, learn=False):
     return (small, state), (large, *renewed(fresh, adopted, stayed), stayed)
 
 
-@pytest.mark.parametrize("shape, classes", [((4, 4, 1), 0), ((8, 8, 3), 3), ((8, 12, 4), 0), ((7, 7, 1), 2)])
+@pytest.mark.parametrize(
+    "shape, classes",
+    [
+        pytest.param((4, 4, 1), 0, marks=pytest.mark.slow),
+        pytest.param((8, 8, 3), 3, marks=pytest.mark.slow),
+        pytest.param((8, 12, 4), 0, marks=pytest.mark.slow),
+        ((7, 7, 1), 2),
+    ],
+)
 def test_growth_changes_nothing_while_alpha_is_zero(shape, classes):
     (small, before), (large, after, players, _) = grown(shape, classes)
     assert players == ["disc", "gen"]

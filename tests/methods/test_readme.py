@@ -63,6 +63,7 @@ def test_every_block_of_python_in_a_document_runs_as_it_stands(path, folder, mon
         )
 
 
+@pytest.mark.slow
 def test_a_method_and_a_task_of_ones_own_are_trained_and_sampled_without_editing_the_package(
     folder, monkeypatch, tmp_path
 ):

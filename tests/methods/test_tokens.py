@@ -321,6 +321,7 @@ def test_the_masked_loss_is_of_hidden_tokens_alone():
     np.testing.assert_allclose(smooth, 0.9 * each + 0.1 * mean, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_learns_which_tokens_go_together(kind):
     """Of three labels, each with one map of tokens, nothing else is drawn after some hundred steps."""

@@ -54,6 +54,7 @@ class Case:
         return jax.jit(lambda given: raster(apply, self.look, draw, given, shown, self.order))(given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, channels", CASES)
 def test_a_value_depends_on_those_before_it_alone(name, channels):
     """By the Jacobian; the first value depends on nothing. PixelCNN's masks and the row LSTM's triangle leave blind spots."""

@@ -124,6 +124,7 @@ def test_targets_and_bases_that_do_not_fit(adapted):
         exp.method.net.adapter.on({"params": {}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scan", [False, True], ids=["plain", "scan"])
 def test_what_is_trained_goes_to_files_and_merged_is_unmerged(scan, tmp_path):
     module = UNetCondition(

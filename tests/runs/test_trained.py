@@ -158,6 +158,7 @@ def test_the_name_of_an_output_tells_what_made_it(digits):
     assert {replace(run, changes=changes).stem("raw") for changes in alike} == {"0000060_raw"}
 
 
+@pytest.mark.slow
 def test_what_is_drawn_with_other_settings_leaves_the_runs_own_pictures_alone(digits, tmp_path):
     shutil.copytree(digits, tmp_path / "run")
     own = {"eval.grid.every": 0, "eval.grid.num": 10, "eval.loss.num": 8}
@@ -225,6 +226,7 @@ def test_a_label_is_asked_for_by_name_or_number(digits):
             ask(wrong)
 
 
+@pytest.mark.slow
 def test_another_number_of_devices_than_trained_with_samples_and_measures_the_same(digits, tmp_path):
     """One trained it with batches of 8; three share it, in batches of 9 of which 8 count."""
     three, loss = {"mesh": {"data": 3}}, {"eval": {"loss": {"num": 11}}}
@@ -351,6 +353,7 @@ def test_a_run_starts_from_anothers_weights_by_path_and_shape(tiny, tmp_path, ca
         train(stranger, tmp_path / "third")
 
 
+@pytest.mark.slow
 def test_pictures_that_are_asked_for_may_be_levels_or_floats_one_or_many(tiny, tmp_path):
     """Whatever the form, the same picture gives the same sample; what has another shape is refused, not reshaped."""
     config = tiny("super_resolution_digits", eval={}, **SMALL, **{"method.net.ema": "none"})

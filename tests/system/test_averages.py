@@ -50,6 +50,7 @@ def run(tmp_path_factory):
     return config, path
 
 
+@pytest.mark.slow
 def test_snapshots_are_the_averages_of_their_steps_and_survive_resumption(run, tmp_path):
     config, whole = run
     state, kept = open_run(config, whole)

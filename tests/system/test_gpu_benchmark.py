@@ -28,6 +28,7 @@ def gpu(monkeypatch):
     return {"gpu": gpu, "rows": gpu_rows, "sides": gpu_sides}
 
 
+@pytest.mark.slow
 def test_one_command_records_rows(tmp_path):
     out = tmp_path / "gpu.json"
     command = [FOLDER / "gpu.sh", "--tiny", "--no-compile", "--rows=ceilings,dit_s", "--seconds=3000", f"--out={out}"]

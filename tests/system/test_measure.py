@@ -59,6 +59,7 @@ def figures(view, made, real):
     return compare(ALL, mine, theirs, NATIVE)
 
 
+@pytest.mark.slow
 def test_the_judge_learns(classifier):
     """A minute part of its recipe is far above chance already."""
     found = evaluate.evaluate(classifier, changes={"eval.loss.num": "297"})
@@ -164,6 +165,7 @@ def test_statistics_say_by_what_protocol_they_were_made(judge, tmp_path):
         assert features.from_file(tmp_path / name, judge).origin["N"] is None
 
 
+@pytest.mark.slow
 def test_no_spread_is_given_of_one_and_the_same_set(judge):
     """KID's subsets deviate only where they are smaller than both sets; a part of one image has the Inception Score 1."""
     made, real = ([pair] for pair in (digits("eval"), digits("train")))
