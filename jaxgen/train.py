@@ -507,9 +507,14 @@ class Loop:
             return
         (start, stop, future), self.late = self.late, None
         fetched, now = future.result()
-        rate = (stop - self.counted) * self.exp.batch / max(now - self.clock, 1e-9)
-        speed = {"images_per_s": rate} if rate else {}  # none when the interval was the first dispatch alone
-        self.counted, self.clock = stop, now
+        steps, rate = (
+            stop - self.counted,
+            0.0,
+        )  # none where the first dispatches, whose pace was told, were all of the interval
+        if steps > 0:
+            rate = steps * self.exp.batch / max(now - self.clock, 1e-9)
+            self.counted, self.clock = stop, now
+        speed = {"images_per_s": rate} if rate else {}
         means = mean(fetched)
         if not np.isfinite(list(means.values())).all():
             sound = {k: np.isfinite(v) for k, v in series(fetched).items()}

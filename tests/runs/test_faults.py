@@ -16,6 +16,7 @@ from jaxgen.runs.writers import Writers, read_metrics
 from jaxgen.train import train
 
 NAME = "vae_digits"  # for laws of the loop, which knows no method
+SPEED = "train/images_per_s"
 
 
 def full(*_, **__):
@@ -57,6 +58,13 @@ def test_a_full_disk_loses_pictures_and_no_run(tiny, tmp_path, monkeypatch, capf
             f"{tmp_path}/{what} could not be written (No space left on device); training goes on" in t for t in told
         )
     assert jaxgen.open(tmp_path).at == 20
+
+
+def test_speeds_are_those_of_steps_that_were_made(tiny, tmp_path):
+    """The pace of the first programs is told, and counted, before their figures are there."""
+    train(tiny(NAME, steps=8, log_every=1, save_every=8, eval={}), tmp_path)
+    speeds = [record[SPEED] for record in read_metrics(tmp_path) if SPEED in record]
+    assert speeds and min(speeds) > 0
 
 
 def test_figures_that_found_no_room_are_written_when_there_is_some(tmp_path, monkeypatch, capfd):
