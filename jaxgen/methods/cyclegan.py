@@ -59,6 +59,14 @@ class CycleGan:
         if not getattr(self.gen.module, "of_pictures", False):
             raise UserError("method.gen must make pictures of pictures; set method.gen.name=resnet_translator")
         shapes = [self.spec[name].shape for name in self.kinds]
+        sides = [shape[:-1] for shape in shapes]
+        if sides[0] != sides[1]:
+            told = " and ".join("x".join(map(str, own)) for own in sides)
+            least = min(map(min, filter(None, sides)))
+            raise UserError(
+                f"cyclegan makes pictures as large as those that it sees, and its two kinds are {told}; "
+                f"set config.data.source_a.size={least} and config.data.source_b.size={least}"
+            )
         if self.identity and shapes[0][-1] != shapes[1][-1]:
             raise UserError(
                 f"method.identity={self.identity:g} wants pictures that stay as they are, and theirs have {shapes[0][-1]} and "

@@ -105,7 +105,7 @@ def test_what_does_not_fit_is_named(two, tmp_path):
         Pairs(str(tmp_path / "d")).open("train")
 
 
-@pytest.mark.parametrize("name", ["flip", "crop", "piece", "geometric"])
+@pytest.mark.parametrize("name", sorted(set(registry.TABLES["augment"]) - {"dequantise"}))  # which leaves places alone
 def test_every_augmentation_moves_a_pair_alike(two, name):
     """The negative of what is made is what is seen, wherever it is moved."""
     spec = Pairs(*two).open("train").spec
@@ -117,10 +117,6 @@ def test_every_augmentation_moves_a_pair_alike(two, name):
     )
     made, seen = (to_uint8(batch[k]).astype(int) for k in ("image", "seen"))
     assert np.abs(made + seen - 255).max() <= 1 and (made[:, :4, :4] != image[:, :4, :4]).any()
-
-
-def test_augmentations_are_all_tried():
-    assert set(registry.TABLES["augment"]) - {"dequantise"} == {"flip", "crop", "piece", "geometric"}
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -290,6 +290,9 @@ CASES = {
     "a grey picture that stays in colour": Case(
         "cyclegan_mnist", {"data.source_b": {"name": "shapes", "size": 8, "num": 64}, "method.identity": 0.5}
     ),
+    "kinds of two sizes": Case("cyclegan_mnist", {
+        f"data.source_{side}": {"name": "shapes", "size": size, "num": 64} for side, size in (("a", 8), ("b", 16))
+    }),
     "a game of differences": Case("cyclegan_mnist", {"method.loss": "relativistic"}),
     "nothing to reverse": Case("dcgan_digits", {"tasks.reverse": {}}),
     "no pictures told": Case("ddpm_digits", {"eval.from_conditions.num": 8}),

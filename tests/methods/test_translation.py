@@ -186,6 +186,7 @@ def test_the_reverse_is_the_other_generator(trained):
     "fields, says",
     [
         (dict(spec=pictures((8, 8, 1))), r"two kinds of pictures, and is told nothing; take a source of two"),
+        (dict(spec=Spec(pictures((16, 8, 1)), seen=SEEN)), r"kinds are 16x8 and 8x8; set config.data.source_a.size=8 and config"),
         (dict(spec=Spec(pictures((8, 8, 3)), seen=SEEN)), r"have 3 and 1 channels; set method.identity=0.0"),
         (dict(gen=Net(DcganGenerator(shape=(8, 8, 1)), SGD)), r"set method.gen.name=resnet_translator"),
         (dict(loss=Relativistic()), r"set method.loss=least_squares"),
