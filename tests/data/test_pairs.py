@@ -59,6 +59,23 @@ def test_halves_of_a_picture(tmp_path, direction):
     assert small["image"].shape == small["seen"].shape == (4, 4, 3)
 
 
+@pytest.mark.parametrize(
+    "direction, made, seen", [("ab", "eval_path_b", "eval_path"), ("ba", "eval_path", "eval_path_b")]
+)
+def test_what_is_held_out_is_used_or_refused(two, tmp_path, direction, made, seen):
+    """The folder of what is made will do, whose partners lie with those of training; that of what is seen will not."""
+    held = {"eval_path": two[0], "eval_path_b": two[1]}
+    source = Pairs(*two, direction=direction, **{made: held[made]}).open("eval")
+    assert len(source) == 12 and all(file.startswith(held[made]) for file, _ in source.files)
+    with pytest.raises(
+        UserError,
+        match=rf"config\.data\.{seen} names pictures that are seen.*name the folder of what is made by config\.data\.{made},",
+    ):
+        Pairs(*two, direction=direction, **{seen: held[seen]}).open("train")
+    with pytest.raises(UserError, match=r"eval_path_b is of a second folder.*set config\.data\.eval_path_b=''"):
+        Pairs(two[0], eval_path_b=two[1]).open("train")
+
+
 def test_a_pair_with_a_broken_file_stands_aside_whole(two):
     file = Path(two[0], "set0", "0.png")
     source = Pairs(*two, eval_fraction=0.0).open("train")

@@ -359,7 +359,7 @@ ELSEWHERE = {
     "convert.py": (17, "files of other projects; tests/pretrained/test_convert.py"),
     "core": (31, "the code of a method of one's own, an adapter, a lent net, a second run or host; tests/core, tests/runs"),
     "core/task.py": (3, "two tasks that exclude each other; tests/tasks"),
-    "data": (69, "what is wrong with the user's files or data set; tests/data"),
+    "data": (71, "what is wrong with the user's files or data set; tests/data"),
     "degradations": (5, "asked of what is not linear, or of other channels; tests/tasks/test_degradations.py"),
     "diffusion": (4, "a guide's second model, or values that the user must choose; tests/diffusion"),
     "evaluate.py": (3, "a trained run is needed; tests/system"),

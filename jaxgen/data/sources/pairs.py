@@ -133,6 +133,11 @@ class Pairs:
 
     def _halves(self, split: str) -> PairSource:
         """Of a folder of pictures A|B."""
+        if self.eval_path_b:
+            raise UserError(
+                "config.data.eval_path_b is of a second folder, and halves are of one: name it by config.data.path_b, or set "
+                "config.data.eval_path_b=''"
+            )
         folder = self._folder(self.path, self.eval_path)
         train, held, notes = folder.parts()
         train, (height, width, channels), looked = folder.look(train, self.channels)
@@ -155,6 +160,13 @@ class Pairs:
         sides = [(self.path, self.eval_path), (self.path_b, self.eval_path_b)]
         made, seen = (self._folder(*side) for side in (sides if self.direction == "ba" else sides[::-1]))
         (train, held, notes), (train_seen, held_seen, _) = made.parts(), seen.parts()
+        b_is_seen = self.direction == "ba"
+        if sides[b_is_seen][1] and not held:
+            alone, other = ("eval_path_b", "eval_path") if b_is_seen else ("eval_path", "eval_path_b")
+            raise UserError(
+                f"config.data.{alone} names pictures that are seen, and what is made says what is held out; name the folder of "
+                f"what is made by config.data.{other}, or set config.data.{alone}=''"
+            )
         if held and not held_seen:  # one folder holds the partners of both
             held_seen = train_seen
         partners, shapes, left = {}, None, 0
