@@ -20,6 +20,7 @@ from scipy.ndimage import distance_transform_edt
 
 from jaxgen.data import decode
 from jaxgen.data.decode import Unreadable
+from jaxgen.data.files import readable
 from jaxgen.errors import UserError
 
 Options = dict[str, Any]
@@ -135,8 +136,6 @@ def read(file: str) -> Picture:
     solid = pixels.shape[-1] % 2
     alpha = None if solid else turn(pixels[..., -1:])
     pixels = turn(pixels if solid else pixels[..., :-1])
-    if kept.get("icc_profile", b"")[16:20] not in (b"", b"GRAY" if pixels.shape[-1] == 1 else b"RGB "):
-        kept.pop("icc_profile")
     return Picture(pixels if alpha is None else under(pixels, alpha), alpha, kept)
 
 
@@ -173,6 +172,8 @@ def write(path: Path, picture: Picture, form: str) -> None:
         picture = replace(picture, pixels=_eight(picture.pixels), alpha=_eight(picture.alpha))
         deep = False
     kept = dict(picture.kept)
+    if kept.get("icc_profile", b"")[16:20] not in (b"", b"GRAY" if picture.pixels.shape[-1] == 1 else b"RGB "):
+        kept.pop("icc_profile")  # of inks, or of grey where there is colour now
     if "exif" in kept:
         kept["exif"] = _resized(kept["exif"], picture.pixels.shape)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -322,6 +323,15 @@ def _write_png16(path: Path, pixels: np.ndarray, kept: Options) -> None:
             if body := packer.compress(filtered.tobytes()):
                 file.write(chunk(b"IDAT", body))
         file.write(chunk(b"IDAT", packer.flush()) + chunk(b"IEND", b""))
+
+
+def refuse_end(target: Path, form: str, end: str) -> None:
+    """A UserError for a file whose name says another format than what is written; end: one of that."""
+    said = Image.registered_extensions().get(target.suffix.lower(), "")
+    if SAME.get(said, said) != form:
+        raise UserError(
+            f"OUT={readable(str(target))} would hold {form}, which its end does not say; name it {readable(target.stem + end)}"
+        )
 
 
 def refuse_format(wanted: str) -> None:

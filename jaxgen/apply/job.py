@@ -89,6 +89,8 @@ def plan(
             made.failed[name] = f"cannot be read: {error}"
             continue
         to, written, why = head.written(name, form)
+        if alone:
+            files.refuse_end(target, written, Path(to).suffix)
         stem, end = str(Path(to).with_suffix("")), Path(to).suffix
         if f"{stem}{suffix}{end}".lower() in taken:  # of two that differ in their end alone, the second keeps it
             stem = f"{stem}{Path(name).suffix}"

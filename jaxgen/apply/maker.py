@@ -205,20 +205,20 @@ class Maker:
         Grey for a run in colour: three times, and the luma of what comes. Colour for a run in grey: channel by channel; enlarged,
         its luma, and the colours by cubic interpolation, as papers on super-resolution have it.
         """
-        luma, channels = jnp.asarray(LUMA), x.shape[-1]
+        channels = x.shape[-1]
         own, made = self.field.shape[-1], self.output.shape[-1]
         if channels == 3 and self.colours and (own == 1 or not self.seen):  # what it is given has no colour
-            x, channels = x @ luma[:, None], 1
+            x, channels = luma(x), 1
         if channels == own or channels == 1:
             found = self.make(w, jnp.broadcast_to(x, (*x.shape[:-1], own)), known, rng)
-            return found @ luma[:, None] if made == 3 and channels == 1 and not self.colours else found
+            return luma(found) if made == 3 and channels == 1 and not self.colours else found
         if self.scale == 1:
             parts = jnp.moveaxis(x, -1, 1).reshape(-1, *x.shape[1:3], 1)
             parts = self.make(w, parts, None if known is None else jnp.repeat(known, channels, 0), rng)
             return jnp.moveaxis(parts.reshape(len(x), channels, *parts.shape[1:3]), 1, -1)
         size = tuple(side * self.scale for side in x.shape[1:3])
         smooth = resize((x + 1.0) * 127.5, size, "pil_bicubic") / 127.5 - 1.0
-        return jnp.clip(smooth + self.make(w, x @ luma[:, None], known, rng) - smooth @ luma[:, None], -1.0, 1.0)
+        return jnp.clip(smooth + self.make(w, luma(x), known, rng) - luma(smooth), -1.0, 1.0)
 
     def _shape(self, height: int, width: int) -> tuple[int, ...]:
         """Of what becomes of one picture of that size."""
@@ -243,7 +243,7 @@ class Maker:
                 1,
                 height * self.scale,
                 width * self.scale,
-                self.trained.exp.data.shape[-1],
+                self.output.shape[-1],
             )
         except Exception:  # of many kinds: a net says in its own way that its weights are of another size
             return False
@@ -455,3 +455,8 @@ def _reached(outputs: np.ndarray, spot: slice, scale: int, multiple: int) -> int
         if len(found):
             far += [spot.start - int(found[0]) // scale, -(-(int(found[-1]) + 1) // scale) - spot.stop]
     return -(-max(far) // multiple) * multiple
+
+
+def luma(x: Array) -> Array:
+    """RGB [..., 3] -> [..., 1]: a product and a sum, which no matrix unit rounds."""
+    return (x * jnp.asarray(LUMA)).sum(-1, keepdims=True)

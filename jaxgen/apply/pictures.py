@@ -65,10 +65,15 @@ class Way:
 
     def passes(self, alpha: bool) -> int:
         """How often the tiles of a picture go through the run."""
-        return self.num + (alpha and self.alpha == "net" and self.maker.scale > 1)
+        return self.num + (alpha and self._by_net and self.maker.scale > 1)
+
+    @property
+    def _by_net(self) -> bool:
+        """Whether the run enlarges alpha; one that makes colour would make colour of it."""
+        return self.alpha == "net" and not self.maker.colours
 
     def _enlarged(self, alpha: np.ndarray, tick: Callable[[int], Any]) -> np.ndarray:
-        if self.alpha == "net":
+        if self._by_net:
             return self.maker.through(alpha, None, self.tiling, self.seed, tick).pixels
         size = tuple(side * self.maker.scale for side in alpha.shape[1::-1])
         image = Image.fromarray(alpha[..., 0] if alpha.dtype == np.uint8 else alpha[..., 0].astype(np.float32))
@@ -96,7 +101,8 @@ def apply(
 
     images: one picture, an array [H, W] or [H, W, C] of grey, grey and alpha, RGB or RGBA; a list of them; or [N, H, W, C]. uint8,
     uint16, or floats in [-1, 1], which are taken as 16 bits. What comes is of the same kind, as many times as large as the run
-    enlarges; with num above 1 each result is an array [num, H, W, C]. run: a directory, or what `jaxgen.open` gave.
+    enlarges, and [H, W, 3] where colour is made of grey; with num above 1 each result is an array [num, H, W, C]. run: a directory,
+    or what `jaxgen.open` gave.
     known: for each picture an array [H, W], True where a pixel comes out bit for bit. task, restorer: what a run that was not
     trained for it does all the same (`task="hide", restorer="ddnm"`). tile, overlap: "auto", or pixels of the input. alpha: of what
     is enlarged, by the run ("net"), "bicubic", or "drop" (laid on white); else it stays. The rest as in `sample`.
@@ -112,7 +118,10 @@ def apply(
     for i, (image, mask) in enumerate(zip(pictures, masks, strict=True)):
         picture = of_array(np.asarray(image), f"images[{i}]")
         if mask is not None:
-            mask = np.asarray(mask).astype(bool).reshape(*np.shape(mask)[:2], 1)
+            mask = np.asarray(mask).astype(bool)
+            if mask.ndim not in (2, 3) or mask.shape[2:] not in ((), (1,)):
+                raise UserError(f"known[{i}] has the shape {mask.shape}; a mask is [H, W], or [H, W, 1]")
+            mask = mask.reshape(*mask.shape[:2], 1)
             refuse_mask(mask, picture.pixels.shape[:2], f"known[{i}]")
         with exp.explaining({choice.name: way.maker.w}, f"images[{i}]: "):
             made = [to_array(one, np.asarray(image)) for one, _ in way.results(picture, mask)]
@@ -139,10 +148,10 @@ def of_array(image: np.ndarray, where: str) -> Picture:
 
 
 def to_array(picture: Picture, like: np.ndarray) -> np.ndarray:
-    """The Picture as an array of the type and the number of axes of another."""
+    """The Picture as an array of the type and, unless it has become colour, the number of axes of another."""
     x = picture.pixels if picture.alpha is None else np.concatenate([picture.pixels, picture.alpha], -1)
     x = (x / 32_767.5 - 1).astype(like.dtype) if like.dtype.kind == "f" else x
-    return x[..., 0] if like.ndim == 2 else x
+    return x[..., 0] if like.ndim == 2 and x.shape[-1] == 1 else x
 
 
 def refuse_num(num: int) -> None:

@@ -49,15 +49,15 @@ class Found:
         return (f"left aside: {'; '.join(kinds)}",)
 
 
-def find(root: str) -> Found:
-    """All pictures below a folder; hidden files and folders (a dot first) are passed over.
+def find(root: str, key: str = "data.path") -> Found:
+    """All pictures below a folder; hidden files and folders (a dot first) are passed over. key: of the config, which names it.
 
     A linked folder is entered unless its pictures are there already or it holds the root itself. Errors: no folder, one
     that must not be read, no picture.
     """
     if not os.path.isdir(root):
         what = "is not a folder" if os.path.exists(root) else "does not exist"
-        raise UserError(f"image folder '{readable(root)}' {what}; where it is now says --config.data.path=FOLDER")
+        raise UserError(f"image folder '{readable(root)}' {what}; where it is now says --config.{key}=FOLDER")
     found, links, real = Found(), [""], os.path.realpath(root)
     seen: dict[str, str] = {}  # real place of a folder -> its name here
     while (

@@ -85,7 +85,7 @@ class SecondOrder(Degradation):
         early = wide(jax.random.bernoulli(next(keys), 0.5, (num,)))  # JPEG before the last resize, or behind the rings
         x = jnp.where(early, self.compressed(x, next(keys)), x)
         x = resized(x, second, small, last, next(keys))
-        ringing = blurred(x, sinc(*_rings(next(keys), num)))
+        ringing = blurred(x, sinc(*_rings(next(keys), num, jnp.pi / 3)))
         x = jnp.where(wide(jax.random.bernoulli(next(keys), self.rings2, (num,))), ringing, x)
         x = jnp.where(early, x, self.compressed(x, next(keys)))
         return from_levels(to_levels(x, 256), 256).astype(jnp.float32)
@@ -186,11 +186,12 @@ def kernels(rng: Array, num: int, sigma: tuple[float, ...], rings: float) -> Arr
     return jnp.where(ring, sinc(half, cut), found)
 
 
-def _rings(rng: Array, num: int) -> tuple[Array, Array]:
-    """(half a kernel's side [num], 3 to 10 pixels; the frequency at which a sinc cuts off [num])."""
+def _rings(rng: Array, num: int, least: float = jnp.pi / 5) -> tuple[Array, Array]:
+    """(half a kernel's side [num], 3 to 10 pixels; the frequency at which a sinc cuts off [num]: from pi / 3, of kernels
+    of 13 pixels and more from `least`)."""
     size_rng, cut_rng = jax.random.split(rng)
     half = jax.random.randint(size_rng, (num,), 3, REACH + 1)
-    low = jnp.where(half < 6, jnp.pi / 3, jnp.pi / 5)
+    low = jnp.where(half < 6, jnp.pi / 3, least)
     return half, low + jax.random.uniform(cut_rng, (num,)) * (jnp.pi - low)
 
 

@@ -127,7 +127,7 @@ class Benchmark:
         if not exp.from_data:
             raise UserError("config.eval.benchmark needs a run that is told pictures; set config.eval.benchmark=None")
         self.named(exp)
-        find(str(self.path))
+        find(str(self.path), "eval.benchmark.path")
 
     def named(self, exp: Experiment) -> list[Measure]:
         """The measures."""

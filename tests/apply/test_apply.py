@@ -288,6 +288,13 @@ def test_bad_input_is_one_line_with_a_cure(local, inpaint, larger, tmp_path, cap
         (scene, out, f"--run={inpaint}"): "give one: --known=MASK",
         (scene, out, f"--run={larger}", mask): "leave --known out",
         (scene, out, f"--run={local}", "--format=gif"): "--format=gif is unknown",
+        (
+            scene,
+            tmp_path / "b.gif",
+            f"--run={local}",
+        ): "b.gif would hold PNG, which its end does not say; name it b.png",
+        (scene, tmp_path / "b.ppm", f"--run={local}"): "name it b.png",
+        (scene, tmp_path / "b.jpg", f"--run={local}", "--format=png"): "name it b.png",
         (scene, out, f"--run={local}", "--alpha=no"): "--alpha=no is unknown",
         (scene, out, f"--run={local}", "--num=0"): "--num=0 must be at least 1",
         (scene, out, f"--run={local}", "--invert"): "give some by --known=MASK",
@@ -312,4 +319,6 @@ def test_bad_input_is_one_line_with_a_cure(local, inpaint, larger, tmp_path, cap
     with pytest.raises(UserError, match="1 of 1"):
         run(scene, out, f"--run={inpaint}", "--known=alpha")
     assert "nothing of it is transparent" in capsys.readouterr().err
+    with pytest.raises(UserError, match=r"^known\[0\] has the shape \(8, 8, 3\); a mask is \[H, W\]"):
+        apply.apply(np.zeros((8, 8), np.uint8), inpaint, known=np.ones((8, 8, 3)))
     assert not list(out.glob("*.png"))

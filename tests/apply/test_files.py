@@ -84,6 +84,16 @@ def test_the_profile_and_the_resolution_stay(end, tmp_path):
             np.testing.assert_allclose([float(x) for x in image.info["dpi"]], 300, atol=0.1)
 
 
+def test_a_profile_of_grey_is_not_told_of_colour(tmp_path):
+    """A picture that was given its colour is written without the profile that it came with."""
+    profile = b"\0" * 16 + b"GRAY" + b"\0" * 108
+    Image.new("L", (4, 3)).save(tmp_path / "a.png", icc_profile=profile)
+    grey = files.read(str(tmp_path / "a.png"))
+    for name, pixels in (("b.png", grey.pixels), ("c.png", grey.pixels.repeat(3, -1))):
+        files.write(tmp_path / name, files.replace(grey, pixels=pixels), "PNG")
+        assert ("icc_profile" in Image.open(tmp_path / name).info) == (name == "b.png")
+
+
 @pytest.mark.parametrize("channels", [2, 3, 4])
 def test_sixteen_bits_in_several_channels(channels, tmp_path):
     """PNG, read by PyAV: all 16 bits, with the profile; Pillow finds the upper eight in what was written."""

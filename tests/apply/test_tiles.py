@@ -1,6 +1,7 @@
 """Tiles: every pixel comes from one of them that sees all it depends on, or from several whose weights sum to 1."""
 
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 from scipy.ndimage import convolve1d
 
-from jaxgen.apply.maker import LUMA, Maker, Tiling
+from jaxgen.apply.files import Picture
+from jaxgen.apply.maker import Maker, Tiling, luma
+from jaxgen.apply.pictures import Way, to_array
 from jaxgen.apply.tiles import Axis, Canvas, Cut
-from jaxgen.core.spec import Field, pictures
+from jaxgen.core.spec import Field, Spec, pictures
 from jaxgen.metrics.resize import resize
 
 SIZES = [(1, 1), (1, 40), (7, 3), (16, 16), (17, 33), (40, 61), (64, 15)]
@@ -142,13 +145,45 @@ def test_grey_stays_grey_and_colour_colour(own, scale):
         x = jnp.asarray(np.random.default_rng(0).uniform(-0.5, 0.5, (2, 6, 7, channels)), jnp.float32)
         made = Function(larger, scale, own).coloured(None, x, None, None)
         np.testing.assert_allclose(made, larger(x), atol=1e-5)
+        program = jax.jit(lambda x: Function(larger, scale, own).coloured(None, x, None, None)).lower(x)
+        assert "DEFAULT" not in program.as_text()  # precision of a product that matrix units may round
 
 
 def test_what_makes_colour_is_shown_none():
     """A run that colours gives colour, of grey and of the luma of colour."""
     x = jnp.asarray(np.random.default_rng(0).uniform(-0.5, 0.5, (1, 6, 7, 3)), jnp.float32)
     red = Function(lambda x: x + jnp.array([0.5, 0, 0]), 1, 3, colours=True)
-    grey = x @ jnp.array(LUMA)[:, None]
+    grey = luma(x)
     for picture in (x, grey):
         np.testing.assert_allclose(red.coloured(None, picture, None, None), red.function(grey.repeat(3, -1)), atol=1e-6)
     assert red.channels(1) == 3
+
+
+def test_alpha_has_one_channel_whatever_the_run_makes():
+    """A run that enlarges and colours makes no colour of alpha; where it does not colour, it enlarges alpha itself."""
+    x = np.random.default_rng(0).integers(0, 256, (6, 7, 1), np.uint8)
+    for colours, passes in ((True, 1), (False, 2)):
+        maker = Function(lambda x: x.repeat(2, 1).repeat(2, 2), 2, 3, colours)
+        maker.__dict__["through"] = lambda image, *rest, m=maker: SimpleNamespace(
+            pixels=image.repeat(2, 0).repeat(2, 1).repeat(m.channels(1), 2)
+        )
+        way = Way(maker, None)
+        ((made, _),) = way.results(Picture(x.repeat(3, 2), x), None)
+        assert made.alpha.shape == (12, 14, 1) and way.passes(True) == passes
+
+
+def test_an_array_of_grey_becomes_one_of_colour_where_the_run_makes_colour():
+    made = np.random.default_rng(0).integers(0, 256, (6, 7, 3), np.uint8)
+    for like in (made[..., 0], made[..., :1], made):
+        np.testing.assert_array_equal(to_array(Picture(made), like), made)
+    assert to_array(Picture(made[..., :1]), made[..., 0]).shape == (6, 7)
+
+
+def test_a_run_that_makes_the_other_kind_fits_by_the_channels_of_that_kind(monkeypatch):
+    """Of pairs in grey and in colour that are told the other way round, what is made has the channels of what is the target now."""
+    maker, picture = Function(lambda x: x), Field((8, 8, 1), "uint8", "image")
+    data = Spec(image=replace(picture, shape=(8, 8, 3), role="target"), seen=picture)
+    spec = Spec(image=replace(data["image"], role="condition"), seen=replace(picture, role="target"))
+    maker.trained.exp.data, maker.trained.exp.spec = data, spec
+    monkeypatch.setattr(Function, "_shape", lambda self, height, width: (1, height, width, 1))
+    assert maker.fits(8, 8) and maker.fits(16, 24)

@@ -304,7 +304,9 @@ def test_given_size_and_channels_spare_the_first_look(tmp_path: Path):
 
 
 def test_unfit_folders_are_told(tmp_path: Path):
-    _one_line(Folder(str(tmp_path / "none")), "does not exist", "none")
+    _one_line(Folder(str(tmp_path / "none")), "does not exist", "none", "--config.data.path=")
+    Image.new("L", (4, 4)).save(tmp_path / "sound.png")
+    _one_line(Folder(str(tmp_path), str(tmp_path / "none")), "does not exist", "none", "--config.data.eval_path=")
     (tmp_path / "file").write_text("")
     _one_line(Folder(str(tmp_path / "file")), "not a folder", "file")
     (tmp_path / "empty").mkdir()

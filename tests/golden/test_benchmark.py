@@ -1,5 +1,7 @@
 """The evaluator `benchmark`: published figures of bicubic interpolation, a real denoiser, and pictures that were trained on."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from cases import ROOT
@@ -68,3 +70,9 @@ def test_a_wrong_measure_is_told():
     for name in ("psnr", "psnr:y", "lpips:y@4", "psnr:cb@4"):
         with pytest.raises(UserError, match="psnr:y@4"):
             Measure.of(name)
+
+
+def test_a_folder_that_is_not_there_is_told_by_the_key_that_named_it(tmp_path):
+    exp = SimpleNamespace(from_data=["seen"], spec=pictures((8, 8, 1)))
+    with pytest.raises(UserError, match=r"does not exist; where it is now says --config\.eval\.benchmark\.path="):
+        Benchmark(path=str(tmp_path / "none")).prepare(exp)

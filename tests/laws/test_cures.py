@@ -351,7 +351,7 @@ def pattern(node) -> str:
 
 # Where else messages are: how many of a room (or a file of it) no case above gives, and why. A new error adds a case or is counted.
 ELSEWHERE = {
-    "apply": (34, "a command of its own, and what is wrong with a person's files; tests/apply"),
+    "apply": (36, "a command of its own, and what is wrong with a person's files; tests/apply"),
     "cache.py": (8, "a codec's run or folder is needed; tests/runs/test_cache.py"),
     "caption.py": (4, "a trained run and pictures are needed; tests/laws/test_runs.py"),
     "compare.py": (8, "a command of its own; tests/system/test_measure.py"),

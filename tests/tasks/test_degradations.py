@@ -180,6 +180,25 @@ def test_a_sinc_is_scipys_bessel_function():
         np.testing.assert_allclose(one, want / want.sum(), atol=1e-6)
 
 
+def test_where_rings_are_cut_off(monkeypatch):
+    """As in the authors' program: from pi / 3, and wide kernels (13 pixels and more) from pi / 5, but not at the end."""
+    drawn, rings, plain = [], second_order._rings, lambda x, *told: x
+    monkeypatch.setattr(second_order, "_rings", lambda *told: drawn.append(rings(*told)) or drawn[-1])
+    monkeypatch.setattr(second_order, "sinc", lambda half, cut: half)
+    for name, do in {
+        "kernels": lambda key, num, *told: second_order._rings(key, num),
+        "blurred": plain,
+        "resized": plain,
+    }.items():
+        monkeypatch.setattr(second_order, name, do)
+    for name in ("noisy", "compressed"):
+        monkeypatch.setattr(second_order.SecondOrder, name, lambda self, x, *told: x)
+    told = jax.jit(lambda x: (second_order.SecondOrder()(x, None, KEY), drawn)[1])(jnp.zeros((2048, 4, 4, 1)))
+    for (half, cut), wide in zip(told, (np.pi / 5, np.pi / 5, np.pi / 3), strict=True):
+        half, cut = np.asarray(half), np.asarray(cut)
+        assert abs(cut[half < 6].min() - np.pi / 3) < 0.02 and abs(cut[half >= 6].min() - wide) < 0.02
+
+
 def test_the_second_order_makes_pictures_four_times_smaller_and_keeps_their_colour():
     flat = jnp.broadcast_to(jnp.array([0.4, -0.2, 0.1]), (16, 32, 40, 3))
     y, level = jax.jit(lambda x: degraded(second_order.SecondOrder(), x, KEY))(flat)

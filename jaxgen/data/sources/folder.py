@@ -204,7 +204,7 @@ class Folder:
             told = f"splits: '{train}' is trained on" + (f", '{held}' held out" if held and not self.eval_path else "")
             notes = (told + (f"; left aside: {', '.join(aside)}" if aside else ""), *notes)
         if self.eval_path:
-            other = find(self.eval_path)
+            other = find(self.eval_path, "data.eval_path")
             return part, Part(self.eval_path, other.names), (*notes, *other.notes())
         return part, Part(os.path.join(self.path, held), found.below(held).names) if held else None, notes
 
