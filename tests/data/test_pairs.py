@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from jaxgen.config import registry
-from jaxgen.data import Digits, Negative, Pairs, Shapes, Unpaired, eval_batches, index_stream, train_stream
+from jaxgen.data import Digits, Folder, Negative, Pairs, Shapes, Unpaired, eval_batches, index_stream, train_stream
 from jaxgen.errors import UserError
 from jaxgen.images import to_uint8
 
@@ -181,3 +181,17 @@ def test_what_is_no_set_of_pictures_is_refused():
 
     with pytest.raises(UserError, match=r"source_b|uint8"):
         Unpaired(Digits(), Negative(Lattice())).open("train").spec  # noqa: B018
+
+
+def test_an_error_of_a_set_names_its_keys_where_they_stand(tmp_path):
+    for i in range(2):
+        save(tmp_path / f"{i}.png", np.zeros((8 + i, 8, 3), np.uint8))
+    lost, odd = Folder("nowhere"), Folder(str(tmp_path))
+    for source, says in (
+        (Unpaired(lost, Digits()), r"--config\.data\.source_a\.path=FOLDER"),
+        (Unpaired(Digits(), Negative(lost)), r"--config\.data\.source_b\.source\.path=FOLDER"),
+        (Unpaired(Digits(), Negative(Negative(odd))), r"config\.data\.source_b\.source\.source\.size="),
+        (Unpaired(odd, Digits()), r"config\.data\.source_a\.size="),
+    ):
+        with pytest.raises(UserError, match=says):
+            source.open("train")

@@ -1,5 +1,6 @@
 """Two sets of pictures that do not belong together, and sets made of others."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,6 +17,15 @@ class Opens(Protocol):
 
     def open(self, split: str) -> Source:
         """The "train" or "eval" part."""
+
+
+def opened(source: Opens, split: str, key: str) -> Source:
+    """That part of a source which is named in a config by a key of another; its errors say its own keys as they stand there."""
+    try:
+        return source.open(split)
+    except UserError as error:
+        own = lambda found: f"config.data.{key}.{found[1]}" if hasattr(source, found[1]) else found[0]  # noqa: E731
+        raise type(error)(re.sub(r"config\.data\.(\w+)", own, str(error))) from None
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ class Unpaired:
     def open(self, split: str) -> UnpairedSource:
         """The "train" or "eval" part. Errors: those of the sources, and one that holds no pictures."""
         one_of(split, ("train", "eval"), "split")
-        a, b = self.source_a.open(split), self.source_b.open(split)
+        a, b = opened(self.source_a, split, "source_a"), opened(self.source_b, split, "source_b")
         for name, source in (("a", a), ("b", b)):
             kind = source.spec[source.spec.target].kind
             if kind != "image" or not len(source):
@@ -128,4 +138,4 @@ class Negative:
 
     def open(self, split: str) -> NegativeSource:
         """The "train" or "eval" part."""
-        return NegativeSource(self.source.open(split))
+        return NegativeSource(opened(self.source, split, "source"))
