@@ -76,6 +76,14 @@ def test_what_is_held_out_is_used_or_refused(two, tmp_path, direction, made, see
         Pairs(two[0], eval_path_b=two[1]).open("train")
 
 
+@pytest.mark.parametrize("direction", ["ab", "ba"])
+def test_a_folder_that_is_not_there_is_told_by_its_key(two, direction):
+    there = {"path": two[0], "path_b": two[1], "eval_path": two[0], "eval_path_b": two[1]}
+    for key in there:
+        with pytest.raises(UserError, match=rf"'nowhere' does not exist.*--config\.data\.{key}=FOLDER"):
+            Pairs(**{**there, key: "nowhere"}, direction=direction).open("train")
+
+
 def test_a_pair_with_a_broken_file_stands_aside_whole(two):
     file = Path(two[0], "set0", "0.png")
     source = Pairs(*two, eval_fraction=0.0).open("train")

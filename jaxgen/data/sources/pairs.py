@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -159,7 +160,7 @@ class Pairs:
         """Of two folders."""
         sides = [(self.path, self.eval_path), (self.path_b, self.eval_path_b)]
         made, seen = (self._folder(*side) for side in (sides if self.direction == "ba" else sides[::-1]))
-        (train, held, notes), (train_seen, held_seen, _) = made.parts(), seen.parts()
+        (train, held, notes), (train_seen, held_seen, _) = (self._parts(folder) for folder in (made, seen))
         b_is_seen = self.direction == "ba"
         if sides[b_is_seen][1] and not held:
             alone, other = ("eval_path_b", "eval_path") if b_is_seen else ("eval_path", "eval_path_b")
@@ -202,6 +203,14 @@ class Pairs:
         files, more = self._split(split, *found)
         aside = (f"left aside: {left:,} without a partner",) if left else ()
         return self._source(*shapes, tuple((f, partners[f]) for f in files), "", (*notes, *aside, *more))
+
+    def _parts(self, folder: Folder) -> tuple[Part, Part | None, tuple[str, ...]]:
+        """Its parts; errors say the keys of b where it is b."""
+        try:
+            return folder.parts()
+        except UserError as error:
+            b = folder.path == self.path_b
+            raise UserError(re.sub(r"(config\.data\.(?:eval_)?path)\b", r"\1_b" if b else r"\1", str(error))) from None
 
     def _matched(self, part: Part, others: Part, shared: bool) -> tuple[list[str], dict[str, str]]:
         """(names with a partner, each name's partner); the first without one is an error where all must have one.
