@@ -215,7 +215,10 @@ class _Whole:
             told = {**batch, **({} if given is None else {_smaller(exp): given})}
             cond = conditions.read(spec, told, 1)
             made = replace(exp.method, spec=spec).sample(w, keys.named(rng, "use"), 1, cond)
-            return exp.show(w.frozen, made, cond), told.get("seen", made)
+            shown = next(
+                (told[name] for name, field in spec.conditions.of("image").items() if field.shape == shape), made
+            )
+            return exp.show(w.frozen, made, cond), shown
 
         batch = {"whole": _scaled(whole)} | ({} if small is None else {"small": _scaled(small)})
         program = exp.jit((self.owner, "whole", *(x.shape for x in batch.values())), run)

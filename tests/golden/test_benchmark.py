@@ -11,7 +11,7 @@ from jaxgen.core.spec import pictures
 from jaxgen.errors import UserError
 from jaxgen.evaluation.benchmark import Benchmark, Measure, bicubic, examples
 from jaxgen.images import save_png
-from jaxgen.runs.experiment import Experiment
+from jaxgen.runs.experiment import Experiment, open_source
 
 BICUBIC = {2: 33.66, 3: 30.39, 4: 28.42}  # dB on Set5 (Dong et al. 2014, table 1)
 
@@ -76,3 +76,16 @@ def test_a_folder_that_is_not_there_is_told_by_the_key_that_named_it(tmp_path):
     exp = SimpleNamespace(from_data=["seen"], spec=pictures((8, 8, 1)))
     with pytest.raises(UserError, match=r"does not exist; where it is now says --config\.eval\.benchmark\.path="):
         Benchmark(path=str(tmp_path / "none")).prepare(exp)
+
+
+def test_the_baseline_is_what_was_shown(tmp_path):
+    """Of a run that completes pictures: the picture whose hidden half is grey."""
+    changes = {"tasks": {"hide": {"shape": "lower"}}, "mesh": {"data": 1}, "eval": {}}
+    config = configs.override(configs.load(f"{ROOT}/configs/dncnn_25.py:tiny"), changes)
+    exp = Experiment.open(config, open_source(config, "train").spec)
+    picture = np.random.default_rng(0).integers(0, 256, (16, 20, 1), np.uint8)
+    save_png(tmp_path / "0.png", picture)
+    w = exp.init().view()
+    found = Benchmark(path=str(tmp_path))(exp, w, w, None).scalars
+    shown = np.where(np.arange(16)[:, None, None] < 8, picture, 128)
+    assert abs(found["baseline_psnr:rgb@0"] - Measure.of("psnr:rgb@0")(shown, picture)) < 0.05
