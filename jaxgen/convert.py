@@ -28,6 +28,7 @@ from jaxgen.core.text import NAMES
 from jaxgen.data.sources.tokenized import CAPTIONS
 from jaxgen.data.tokenize import Published
 from jaxgen.errors import UserError
+from jaxgen.nets.restorer import Restorer
 from jaxgen.nets.tiny_autoencoder import TinyAutoencoder
 from jaxgen.pretrained import (
     autoencoders,
@@ -396,8 +397,8 @@ def lora_of(src: str | Path, base: str | Path = "", step: int = -1) -> lora.Lora
         net = alone(base) or read(base).net
         return lora.read(path, pipelines.kind_of(net, base).module(net))
     trained = Trained.open(path, step)
-    net = trained.exp.method.net
-    if not net.adapter:
+    net = getattr(trained.exp.method, "net", None)
+    if not getattr(net, "adapter", None):
         raise UserError(
             f"{src} has trained no LoRA; convert it --to=diffusers, or train with --config.method.net.adapter=lora"
         )
@@ -442,7 +443,13 @@ def convert(
         return dst
     if to == "published":
         trained = Trained.open(src, step)
-        (choice,), module = trained.choose([weights]), getattr(getattr(trained.exp.method, "net", None), "module", None)
+        module = getattr(getattr(trained.exp.method, "net", None), "module", None)
+        if not isinstance(module, Restorer):
+            raise UserError(
+                f"{src} is a run of method {trained.exp.config.method.name}, and nets that enlarge or mend pictures alone have "
+                "published names; name a run of method regress"
+            )
+        (choice,) = trained.choose([weights])
         restorers.save(dst, module, choice.weights().nets["net"])
         return dst
     if (published := restorer_of(Path(expand(src)))) and to == "run":

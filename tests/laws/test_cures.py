@@ -356,7 +356,7 @@ ELSEWHERE = {
     "caption.py": (4, "a trained run and pictures are needed; tests/laws/test_runs.py"),
     "compare.py": (8, "a command of its own; tests/system/test_measure.py"),
     "config": (20, "what a config file or a command line holds; tests/config and tests/system/test_command.py"),
-    "convert.py": (17, "files of other projects; tests/pretrained/test_convert.py"),
+    "convert.py": (18, "files of other projects; tests/pretrained/test_convert.py"),
     "core": (31, "the code of a method of one's own, an adapter, a lent net, a second run or host; tests/core, tests/runs"),
     "core/task.py": (3, "two tasks that exclude each other; tests/tasks"),
     "data": (71, "what is wrong with the user's files or data set; tests/data"),

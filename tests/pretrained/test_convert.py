@@ -7,18 +7,21 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from cases import ROOT, untrained
 from pipeline_files import FAMILIES, SCHEDULER, encoder, net, pipeline, pipeline_xl, unet, vae
 
 from jaxgen import convert
+from jaxgen.config import files as configs
 from jaxgen.core import conditions
 from jaxgen.errors import UserError
 from jaxgen.pretrained import pipelines, single_files
+from jaxgen.pretrained.__main__ import FORMS
 from jaxgen.pretrained.__main__ import run as command
 from jaxgen.pretrained.diffusers import write_folder
 from jaxgen.pretrained.pipelines import Part
 from jaxgen.pretrained.torch_files import read_tensors, write_tensors
 from jaxgen.runs.directory import RunDir
-from jaxgen.runs.experiment import Experiment
+from jaxgen.runs.experiment import Experiment, open_source
 from jaxgen.runs.trained import Trained
 
 OPTIONS = dict(heads=2, text_heads=2, groups=4)
@@ -295,6 +298,15 @@ def test_the_command_line(folder, imported, tmp_path, capsys):
     ):  # fmt: skip
         with pytest.raises(UserError, match=said):
             command(argv)
+
+
+def test_a_run_of_other_nets_is_refused_in_every_form(tmp_path):
+    config = configs.override(configs.load(f"{ROOT}/configs/gan_digits.py:tiny"), {"mesh": {"data": 1}})
+    run = untrained(config, open_source(config, "train").spec, tmp_path, True)
+    for to in FORMS:
+        with pytest.raises(UserError, match=r"run of method gan|has trained no LoRA"):
+            convert.convert(run, tmp_path / "made", to=to)
+        assert not (tmp_path / "made").exists()
 
 
 def test_what_diffusers_and_single_files_cannot_hold(folder, tmp_path):
