@@ -126,6 +126,11 @@ class Benchmark:
             )
         if not exp.from_data:
             raise UserError("config.eval.benchmark needs a run that is told pictures; set config.eval.benchmark=None")
+        if own := [name for name in exp.from_data if name in exp.data]:
+            raise UserError(
+                f"config.eval.benchmark needs a run whose tasks make what it is told, and {own[0]!r} comes with the data; set "
+                "config.eval.benchmark=None"
+            )
         self.named(exp)
         find(str(self.path), "eval.benchmark.path")
 

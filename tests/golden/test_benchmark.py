@@ -73,7 +73,7 @@ def test_a_wrong_measure_is_told():
 
 
 def test_a_folder_that_is_not_there_is_told_by_the_key_that_named_it(tmp_path):
-    exp = SimpleNamespace(from_data=["seen"], spec=pictures((8, 8, 1)))
+    exp = SimpleNamespace(from_data=["seen"], spec=pictures((8, 8, 1)), data=pictures((8, 8, 1)))
     with pytest.raises(UserError, match=r"does not exist; where it is now says --config\.eval\.benchmark\.path="):
         Benchmark(path=str(tmp_path / "none")).prepare(exp)
 

@@ -117,6 +117,7 @@ CASES = {
     "an autoencoder told small pictures": Case("dae_digits", {"method.corrupt": "second_order"}),
     "kernels that have no middle": Case("srcnn_photos", {"method.net.kernels": (8, 1, 5)}),
     "a benchmark of a run that is told nothing": Case("ddpm_digits", {"eval.benchmark": {"path": MIXED}}),
+    "a benchmark of pairs": Case("cyclegan_mnist", {"eval.benchmark": {"path": MIXED}}),
     "a benchmark without pictures": Case("dncnn_25", {"eval.benchmark": {}}),
     "a key": Case("vae_digits", {"method.net.latnet": "3"}, "latnet"),
     "a key of the run": Case("vae_digits", {"stepz": "3"}, "stepz"),
