@@ -40,6 +40,11 @@ def exp(request, tmp_path_factory) -> Experiment:
     own = {"digits": Digits().open("train").spec, "folder": pictures((side, side, 3), 10)}
     if config.data.name == "crops":
         own |= {"crops": pictures((config.data.size, config.data.size, config.data.channels or 3))}
+    if config.data.name in ("pairs", "unpaired"):
+        side = config.data.get("source_a", config.data).get("size")
+        shape = (side, side, 3) if side else (28, 28, 1)
+        seen = Field(shape, "uint8", "image", order=int(config.data.name == "unpaired"))
+        own[config.data.name] = Spec(pictures(shape), seen=seen)
     own |= dict.fromkeys(("ring", "grid"), Spec(image=Field((1, 1, 2), "float32", "image", "target")))
     own |= {"shapes": Shapes(size=32, attributes=config.data.get("attributes", False)).open("train").spec}
     spec = own.get(config.data.name) or SPECS[config.data.dataset]

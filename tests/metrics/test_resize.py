@@ -133,7 +133,7 @@ def test_it_compiles_batches_and_keeps_float64():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda x: resize(x, (8, 8), "bicubic"), "'bicubic' is unknown; there are: clean, pil_bicubic"),
+        (lambda x: resize(x, (8, 8), "bicubic"), "'bicubic' is unknown; there are: clean, matlab_bicubic"),
         (lambda x: resize(x[0, 0], (8, 8), "clean"), r"\[..., H, W, C\]"),
         (lambda x: resize(x, (0, 8), "clean"), "cannot be resized"),
     ],

@@ -23,7 +23,8 @@ from jaxgen.tasks.levels import Levels
 from jaxgen.tasks.shrink import Shrink
 
 AUGMENTS = sorted(set(registry.TABLES["augment"]) - {"piece"})  # while training its pictures are others than the Spec's
-TASKS = AUGMENTS + sorted(set(registry.TABLES["task"]) - {"codec", "describe"})  # of a run; of a caption
+NEEDS = {"codec", "describe", "reverse"}  # a run, a caption, two kinds of pictures: with their methods
+TASKS = AUGMENTS + sorted(set(registry.TABLES["task"]) - NEEDS)
 SIDE, NUM = 16, 24
 SPECS = {
     "image": pictures((SIDE, SIDE, 3), classes=5),
