@@ -22,7 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxgen.core.given import expand
-from jaxgen.errors import UserError, told, warn_in_a_line
+from jaxgen.errors import UserError, command
 from jaxgen.runs import setup as backend
 
 OTHERS = ("pytorch_fid", "cleanfid", "torch_fidelity")
@@ -256,13 +256,8 @@ def run(argv: list[str]) -> None:
 
 
 def main() -> None:
-    """Exit code 0: done; 1: an error told in one line."""
-    warn_in_a_line()
-    try:
-        run(sys.argv[1:])
-    except (UserError, OSError) as error:
-        print(f"error: {told(error)}", file=sys.stderr)
-        sys.exit(1)
+    """The command."""
+    command(run, parser().print_help)
 
 
 if __name__ == "__main__":

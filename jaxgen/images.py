@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from jaxgen.errors import NotFinite, UserError
 
 Array = jax.Array
+LUMA = (0.299, 0.587, 0.114)  # BT.601
 
 
 def to_float(x: Array) -> Array:
@@ -39,6 +40,11 @@ def to_uint8(x: Array | np.ndarray) -> np.ndarray:
     if not np.isfinite(x).all():
         raise NotFinite("pictures hold NaN or infinity")
     return np.clip(np.rint((x.astype(np.float32) + 1.0) * 127.5), 0, 255).astype(np.uint8)
+
+
+def luma(x: Array) -> Array:
+    """[..., 3] -> [..., 1]: a product and a sum, which no matrix unit rounds; of other numbers of channels their mean."""
+    return (x * jnp.asarray(LUMA)).sum(-1, keepdims=True) if x.shape[-1] == 3 else x.mean(-1, keepdims=True)
 
 
 def to_levels(x: Array, levels: int) -> Array:

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jaxgen.core.given import expand
-from jaxgen.errors import UserError, line, told, warn_in_a_line
+from jaxgen.errors import UserError, command, line
 
 MODES = ("train", "eval", "sample", "caption", "sweep", "latents", "cache", "show")
 
@@ -324,24 +324,8 @@ def _remembered(workdir: str):
 
 
 def main() -> None:
-    """Exit code 0: done; 1: an error told in one line."""
-    warn_in_a_line()
-    if len(sys.argv) == 1:
-        parser().print_help()
-        return
-    try:
-        run(sys.argv[1:])
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (UserError, OSError) as error:
-        if "--traceback" in sys.argv:
-            raise
-        print(f"error: {told(error)}", file=sys.stderr)
-        sys.unraisablehook = lambda _: None  # what a broken write leaves behind has nothing to add
-        leave(1)
-    except KeyboardInterrupt as why:
-        print(f"interrupted: {why}" if str(why) else "interrupted", file=sys.stderr)
-        leave(130)
+    """The command."""
+    command(run, lambda: parser().print_help(), leave=leave)
 
 
 def leave(code: int) -> NoReturn:

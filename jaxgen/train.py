@@ -507,11 +507,8 @@ class Loop:
             return
         (start, stop, future), self.late = self.late, None
         fetched, now = future.result()
-        steps, rate = (
-            stop - self.counted,
-            0.0,
-        )  # none where the first dispatches, whose pace was told, were all of the interval
-        if steps > 0:
+        rate, steps = 0.0, stop - self.counted
+        if steps > 0:  # none where the first dispatches, whose pace was told, were all of the interval
             rate = steps * self.exp.batch / max(now - self.clock, 1e-9)
             self.counted, self.clock = stop, now
         speed = {"images_per_s": rate} if rate else {}

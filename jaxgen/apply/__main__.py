@@ -13,12 +13,10 @@ OUT/apply.jsonl has a record of every file. EXIF turns the pixels; the rest of i
 """
 
 import argparse
-import os
-import sys
 
 from jaxgen.config.files import split
 from jaxgen.core.given import expand
-from jaxgen.errors import UserError, told, warn_in_a_line
+from jaxgen.errors import UserError, command
 from jaxgen.runs import setup as backend
 
 
@@ -122,23 +120,8 @@ def run(argv: list[str]) -> None:
 
 
 def main() -> None:
-    """Exit code 0: done; 1: an error told in one line, or pictures that failed."""
-    warn_in_a_line()
-    if len(sys.argv) == 1:
-        parser().print_help()
-        return
-    try:
-        run(sys.argv[1:])
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (UserError, OSError) as error:
-        if "--traceback" in sys.argv:
-            raise
-        print(f"error: {told(error)}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on", file=sys.stderr)
-        sys.exit(130)
+    """The command."""
+    command(run, lambda: parser().print_help(), "the same command goes on")
 
 
 if __name__ == "__main__":

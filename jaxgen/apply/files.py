@@ -215,11 +215,7 @@ def _has_alpha(image: Image.Image) -> bool:
 
 
 def _notes(image: Image.Image) -> Iterator[str]:
-    try:
-        several = image.format not in ("JPEG", "MPO") and getattr(image, "is_animated", False)
-    except Exception:  # broken from the second frame on
-        several = True
-    if several:
+    if decode.has_frames(image):
         yield "of several frames the first is taken"
     if image.mode == "CMYK":
         yield "CMYK becomes RGB"

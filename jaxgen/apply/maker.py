@@ -21,13 +21,13 @@ from jaxgen.core.spec import Field
 from jaxgen.core.state import Array, Weights
 from jaxgen.core.task import Asks, Batch, is_cached
 from jaxgen.errors import NotFinite, UserError
+from jaxgen.images import luma
 from jaxgen.metrics.resize import resize
 from jaxgen.runs.posthoc import Choice
 from jaxgen.runs.trained import Trained
 
 FEW = 3  # tiles along a side
 FARTHEST = 128  # pixels of a halo; with more, most of a tile would be thrown away
-LUMA = (0.299, 0.587, 0.114)  # BT.601
 NEAR = 1e-5  # outputs in [-1, 1] that are nearer are the same
 
 
@@ -455,8 +455,3 @@ def _reached(outputs: np.ndarray, spot: slice, scale: int, multiple: int) -> int
         if len(found):
             far += [spot.start - int(found[0]) // scale, -(-(int(found[-1]) + 1) // scale) - spot.stop]
     return -(-max(far) // multiple) * multiple
-
-
-def luma(x: Array) -> Array:
-    """RGB [..., 3] -> [..., 1]: a product and a sum, which no matrix unit rounds."""
-    return (x * jnp.asarray(LUMA)).sum(-1, keepdims=True)

@@ -134,13 +134,17 @@ def opened(file: str | BinaryIO) -> Image.Image:
     return Image.open(file, formats=FORMATS)
 
 
+def has_frames(image: Image.Image) -> bool:
+    """Whether it is one of several: an animation's first, a page."""
+    try:
+        return image.format not in ("JPEG", "MPO") and getattr(image, "is_animated", False)
+    except Exception:  # broken from the second frame on
+        return True
+
+
 def _conversions(image: Image.Image) -> Iterator[str]:
     """The rules that take something from this image."""
-    try:
-        frames = image.format not in ("JPEG", "MPO") and getattr(image, "is_animated", False)
-    except Exception:  # broken from the second frame on
-        frames = True
-    if frames:
+    if has_frames(image):
         yield "the first of several frames or pages"
     if image.mode.startswith("I"):
         yield "16 bits scaled to 8"

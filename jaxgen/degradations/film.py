@@ -10,16 +10,11 @@ import numpy as np
 
 from jaxgen.core.ranges import NonNegative, Positive, Share
 from jaxgen.degradations.degradation import Degradation, Maps, bright, dark, wide
+from jaxgen.images import LUMA, luma
 
 Array = jax.Array
 
-LUMA = (0.299, 0.587, 0.114)  # BT.601
 SEPIA = ((0.393, 0.769, 0.189), (0.349, 0.686, 0.168), (0.272, 0.534, 0.131))  # rows of red, green, blue out
-
-
-def luma(x: Array) -> Array:
-    """[..., C] -> [..., 1]; grey pictures are their own."""
-    return (x * jnp.asarray(LUMA)).sum(-1, keepdims=True) if x.shape[-1] == 3 else x.mean(-1, keepdims=True)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ import argparse
 import sys
 
 from jaxgen.core.given import expand
-from jaxgen.errors import UserError, told, warn_in_a_line
+from jaxgen.errors import UserError, command
 
 FORMS = ("run", "diffusers", "ldm", "kohya", "peft", "published")
 FILES = ("heads", "text_heads", "groups", "prediction")  # options of single files
@@ -86,21 +86,8 @@ def run(argv: list[str]) -> None:
 
 
 def main() -> None:
-    """Exit code 0: done; 1: an error told in one line."""
-    warn_in_a_line()
-    if len(sys.argv) == 1:
-        parser().print_help()
-        return
-    try:
-        run(sys.argv[1:])
-    except (UserError, OSError) as error:
-        if "--traceback" in sys.argv:
-            raise
-        print(f"error: {told(error)}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    """The command."""
+    command(run, lambda: parser().print_help())
 
 
 if __name__ == "__main__":

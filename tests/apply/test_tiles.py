@@ -11,10 +11,11 @@ import pytest
 from scipy.ndimage import convolve1d
 
 from jaxgen.apply.files import Picture
-from jaxgen.apply.maker import Maker, Tiling, luma
+from jaxgen.apply.maker import Maker, Tiling
 from jaxgen.apply.pictures import Way, to_array
 from jaxgen.apply.tiles import Axis, Canvas, Cut
 from jaxgen.core.spec import Field, Spec, pictures
+from jaxgen.images import luma
 from jaxgen.metrics.resize import resize
 
 SIZES = [(1, 1), (1, 40), (7, 3), (16, 16), (17, 33), (40, 61), (64, 15)]

@@ -21,7 +21,7 @@ from jaxgen.core.linear import Linear
 from jaxgen.core.ranges import Count, Share
 from jaxgen.diffusion.grid import Even, Grid
 from jaxgen.diffusion.process import Process
-from jaxgen.diffusion.restorers.restorer import Array, Restorer
+from jaxgen.diffusion.restorers.restorer import Array, OwnLoop
 from jaxgen.diffusion.solvers.table import Clip, Denoiser, Solver, at, limited, padded, x0_of
 
 
@@ -36,7 +36,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Ddrm(Restorer):
+class Ddrm(OwnLoop):
     """The solver is its own."""
 
     steps: Count = 20
@@ -55,12 +55,6 @@ class Ddrm(Restorer):
         alpha, sigma = process.alpha(grid), process.sigma(grid)
         rows = Row(grid[:-1], alpha[:-1], sigma[:-1], alpha[1:], sigma[1:])
         return Coordinates(Row(*map(padded, rows)), self.steps, self.eta, self.eta_seen, self.clip)
-
-    def __call__(
-        self, denoise: Denoiser, solver: Solver, process: Process, x: Array, rng: Array, seen: Linear | None
-    ) -> Array:
-        """x at t=1 -> x at t=0."""
-        return self.prepared(process)(denoise, solver, process, x, rng, seen)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from jaxgen.core.linear import Linear
 from jaxgen.core.ranges import Count, NonNegative
 from jaxgen.diffusion.grid import Even, Grid
 from jaxgen.diffusion.process import Process
-from jaxgen.diffusion.restorers.restorer import Array, Restorer
+from jaxgen.diffusion.restorers.restorer import Array, OwnLoop
 from jaxgen.diffusion.solvers.chain import Ddim
 from jaxgen.diffusion.solvers.table import Clip, Denoiser, Solver, at, limited, padded, x0_of
 
@@ -51,7 +51,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class RePaint(Restorer):
+class RePaint(OwnLoop):
     """The solver is its own: DDIM's steps, ancestral for eta 1."""
 
     needs: ClassVar[tuple[str, ...]] = ("seen", "pixels", "clean")
@@ -83,12 +83,6 @@ class RePaint(Restorer):
         """Its rows, for a program that is given them."""
         rows = self.rows(process)
         return Jumps(Row(*map(padded, rows)), len(rows.t), self.clip)
-
-    def __call__(
-        self, denoise: Denoiser, solver: Solver, process: Process, x: Array, rng: Array, seen: Linear | None
-    ) -> Array:
-        """x at t=1 -> x at t=0."""
-        return self.prepared(process)(denoise, solver, process, x, rng, seen)
 
 
 @dataclass(frozen=True)

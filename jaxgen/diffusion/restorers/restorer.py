@@ -16,7 +16,7 @@ Restored = Callable[[Array, Array], Array | Estimate]  # (x_t, t) -> x_0 given y
 
 
 class Restorer:
-    """Those that change D alone serve with any solver, and write `given`; others have a loop of their own."""
+    """Those that change D alone serve with any solver, and write `given`; others have a loop of their own (`OwnLoop`)."""
 
     needs: ClassVar[tuple[str, ...]] = ("seen", "pixels")  # of the run, see jaxgen.diffusion.needs
 
@@ -33,6 +33,20 @@ class Restorer:
     def nfe(self, solver: Solver, process: Process) -> int:
         """How often the denoiser is evaluated."""
         return solver.nfe(process)
+
+
+class OwnLoop(Restorer):
+    """One that follows rows of its own and asks the solver nothing."""
+
+    def prepared(self, process: Process) -> Restorer:
+        """Its rows, and how they are followed: for a program that is given them."""
+        raise TypeError(f"{type(self).__name__} must say which rows it follows")
+
+    def __call__(
+        self, denoise: Denoiser, solver: Solver, process: Process, x: Array, rng: Array, seen: Linear | None
+    ) -> Array:
+        """x at t=1 -> x at t=0."""
+        return self.prepared(process)(denoise, solver, process, x, rng, seen)
 
 
 @dataclass(frozen=True)
