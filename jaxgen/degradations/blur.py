@@ -37,6 +37,14 @@ def gaussian_taps(sigma: Array, reach: int) -> Array:
     return taps / taps.sum(-1, keepdims=True)
 
 
+def along_both(x: Array, taps: Array) -> Array:
+    """Pictures [B, H + k - 1, W + k - 1, C] correlated with taps [B or 1, k] along both sides -> [B, H, W, C]."""
+    num = taps.shape[-1]
+    height, width = (side - num + 1 for side in x.shape[1:3])
+    x = sum(wide(taps[:, i]) * x[:, i : i + height] for i in range(num))
+    return sum(wide(taps[:, i]) * x[:, :, i : i + width] for i in range(num))
+
+
 @dataclass(frozen=True)
 class Blur(Degradation):
     """A Gaussian of deviation `sigma` pixels, cut off at three of them."""
@@ -51,11 +59,8 @@ class Blur(Degradation):
 
     def __call__(self, x: Array, level: Array, rng: Array) -> Array:
         """Along rows, then along columns."""
-        taps, n = gaussian_taps(level, self.reach), self.reach
-        height, width = x.shape[1:3]
-        x = jnp.pad(x, ((0, 0), (n, n), (n, n), (0, 0)), "edge")
-        x = sum(wide(taps[:, i]) * x[:, i : i + height] for i in range(2 * n + 1))
-        return sum(wide(taps[:, i]) * x[:, :, i : i + width] for i in range(2 * n + 1))
+        n = self.reach
+        return along_both(jnp.pad(x, ((0, 0), (n, n), (n, n), (0, 0)), "edge"), gaussian_taps(level, n))
 
     def maps(self, shape: tuple[int, ...]) -> Maps:
         """A band matrix for each axis."""

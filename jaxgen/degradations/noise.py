@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.core.ranges import NonNegative, Number, Positive, Share
+from jaxgen.degradations.blur import along_both, gaussian_taps
 from jaxgen.degradations.degradation import Degradation, Maps, bright, dark, wide
 from jaxgen.errors import UserError
 
@@ -109,13 +110,11 @@ class Correlated(Degradation):
     def __call__(self, x: Array, level: Array, rng: Array) -> Array:
         """x + sigma times the blurred noise, scaled to deviation 1."""
         reach = max(1, int(3 * self.scale + 0.5))
-        taps = jnp.exp(-0.5 * (jnp.arange(-reach, reach + 1) / self.scale) ** 2)
+        taps = gaussian_taps(jnp.array([self.scale]), reach)
         taps = taps / jnp.sqrt((taps**2).sum())
         b, h, w, c = x.shape
         eps = jax.random.normal(rng, (b, h + 2 * reach, w + 2 * reach, c))
-        eps = sum(taps[i] * eps[:, i : i + h] for i in range(2 * reach + 1))
-        eps = sum(taps[i] * eps[:, :, i : i + w] for i in range(2 * reach + 1))
-        x = x + wide(level) * eps
+        x = x + wide(level) * along_both(eps, taps)
         return jnp.clip(x, -1.0, 1.0) if self.clip else x
 
 
