@@ -167,10 +167,11 @@ def _rrdb(weights: Tensors, block: str, dense: str) -> Restorer:
 class Form(NamedTuple):
     """How a file is known, what net it is, and what its tensors are called."""
 
-    mark: str  # the name of a tensor that such a file alone has
+    mark: str  # the name of a kernel that such a file alone has
     module: Callable[[Tensors], Restorer]
     kinds: tuple[type[Restorer], ...]
     names: Callable[[Any], Callable[[Path], list[str]]]
+    side: int = 3  # of that kernel: discriminators have kernels of the same names, of 4 pixels
 
 
 FORMS: dict[str, Form] = {
@@ -201,7 +202,7 @@ FORMS: dict[str, Form] = {
         _plain(BASIC_RRDB),
     ),
     "basicsr_srresnet": Form("upconv1.weight", _srresnet, (SrResNet,), _plain(BASIC_SRRESNET)),
-    "srcnn": Form("conv3.weight", _srcnn, (Srcnn,), _plain({r"(conv\d)": r"\1"})),
+    "srcnn": Form("conv3.weight", _srcnn, (Srcnn,), _plain({r"(conv\d)": r"\1"}), 5),
 }
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -224,7 +225,8 @@ def _below(weights: Tensors) -> Tensors:
 def form_of(weights: Tensors) -> str:
     """The key of FORMS that those tensors have; "": none."""
     weights = _below(weights)
-    return next((name for name, form in FORMS.items() if form.mark in weights), "")
+    kernels = {name: v.shape[-1] for name, v in weights.items() if v.ndim == 4}
+    return next((name for name, form in FORMS.items() if kernels.get(form.mark) == form.side), "")
 
 
 def from_tensors(weights: Tensors) -> Published:

@@ -11,8 +11,10 @@ from safetensors.numpy import load_file
 from jaxgen import convert
 from jaxgen.errors import UserError
 from jaxgen.nets.dncnn import FfdNet
+from jaxgen.nets.patchgan import PatchGan
 from jaxgen.pretrained import restorers
 from jaxgen.pretrained.torch_files import write_tensors
+from jaxgen.pretrained.translation import to_author
 from jaxgen.runs.trained import Trained
 
 WHITE = {"edsr": 255.0}  # of the range in which a reference works
@@ -139,3 +141,13 @@ def test_a_published_file_becomes_a_run_and_a_file_again(folder, published, tmp_
     again = load_file(tmp_path / "again.safetensors")
     for name, value in tensors.items():
         np.testing.assert_array_equal(again[name], value, err_msg=name)
+
+
+def test_a_discriminator_is_no_restorer():
+    """Its kernels have the names of KAIR's, and 4 pixels a side."""
+    module = PatchGan(width=4, layers=2, norm="batch")
+    shapes = jax.eval_shape(module.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32))
+    tensors = to_author(module, jax.tree.map(lambda x: np.zeros(x.shape, np.float32), shapes))
+    assert "model.0.weight" in tensors and not restorers.form_of(tensors)
+    with pytest.raises(UserError, match="of no restorer known here"):
+        restorers.from_tensors(tensors)
