@@ -20,9 +20,8 @@ from jaxgen.errors import UserError
 from jaxgen.images import read_mask, to_float
 
 Array = jax.Array
-Shape = Callable[
-    [float, int, int, int, Array], Array
-]  # (size, height, width, num, rng) -> bool [num, H, W], True: hidden
+# (size, height, width, num, rng) -> bool [num, H, W], True: hidden
+Shape = Callable[[float, int, int, int, Array], Array]
 
 
 def _between(height: int, width: int, top: Array, bottom: Array, left: Array, right: Array) -> Array:
